@@ -1,0 +1,55 @@
+use std::{fmt, sync::Arc};
+
+use crate::{BackendSpec, LoadError, SampleError, SampleRow, Sampled, Step, StepError, Tokenizer, Vocab};
+
+/// Owns a loaded model and runs it one step at a time, on one thread.
+///
+/// No method has a default body: a wrapper that forgets one should not compile.
+pub trait InferenceBackend {
+    /// What the model can do; the same for the backend's whole life.
+    fn spec(&self) -> &BackendSpec;
+
+    /// Enqueues one forward pass. May return before the device has finished.
+    ///
+    /// # Errors
+    /// [`StepError::KvFull`] when the step does not fit, with nothing computed; [`StepError::Device`] when the backend is finished.
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError>;
+
+    /// Waits for the last `forward` and appends one result per row to `out`.
+    ///
+    /// `rows` are the last step's chunks with `sample` set, in the same order, each exactly once.
+    ///
+    /// # Errors
+    /// [`StepError::Device`] when the backend is finished. A row that yields no token is an `Err` in `out`.
+    fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError>;
+}
+
+/// Loads a model on the engine's thread and lends it out.
+///
+/// A scope rather than a return value: a llama.cpp context borrows its model and is not `Send`, so the pair lives in one stack frame, and
+/// unloading is that frame's return.
+pub trait BackendLoader: Send + 'static {
+    /// Loads the model, calls `serve` once with it, and unloads it when `serve` returns.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded; `serve` is then never called.
+    fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError>;
+}
+
+/// A loaded model, lent for the length of one call.
+pub struct Loaded<'a> {
+    /// The model.
+    pub backend: &'a mut dyn InferenceBackend,
+    /// Token ids to bytes, and which of them are special.
+    pub vocab: Arc<Vocab>,
+    /// Text to token ids.
+    pub tokenizer: Arc<dyn Tokenizer>,
+    /// The model's chat template (Jinja), if it ships one.
+    pub chat_template: Option<String>,
+}
+
+impl fmt::Debug for Loaded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("spec", self.backend.spec()).finish_non_exhaustive()
+    }
+}

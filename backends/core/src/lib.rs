@@ -1,0 +1,35 @@
+//! The contract between the engine and a backend.
+//!
+//! A backend *owns a loaded model and runs one step at a time*; everything else that a user can observe about generation
+//! (admission, prefix reuse, preemption, stop conditions, seeds, text) is decided above it, once, in the engine.
+//!
+//! Three choices shape [`InferenceBackend`]:
+//!
+//! - **A step, not a request and a stream.** A backend that owns its loop owns a scheduler too, and two schedulers drift apart. A step is
+//!   self-contained and borrowed: between two of them a backend remembers its KV memory and nothing else.
+//! - **Two calls, [`forward`](InferenceBackend::forward) and [`sample`](InferenceBackend::sample).** What the host has to do for a step
+//!   happens between them, while the device works. Sampling is *called* by the backend, because logits are too large to move for
+//!   nothing; it is *specified* in [`sampling`], and its randomness is drawn by the engine.
+//! - **Loading is a scope.** [`BackendLoader`] lends the backend to a closure instead of returning it, since a llama.cpp context borrows
+//!   its model and may not leave its thread. Unloading is the scope's end.
+//!
+//! Differences between backends are data in [`BackendSpec`], never methods with default bodies.
+
+mod backend;
+pub mod conformance;
+mod error;
+mod ids;
+mod model;
+pub mod sampling;
+mod spec;
+mod step;
+mod vocab;
+
+pub use backend::{BackendLoader, InferenceBackend, Loaded};
+pub use error::{BoxError, LoadError, SampleError, StepError};
+pub use ids::{BlockId, SlotId, TokenId};
+pub use model::{TokenizeError, Tokenizer};
+pub use sampling::SamplingParams;
+pub use spec::{BackendSpec, KvLayout};
+pub use step::{Chunk, KvOp, SampleRow, Sampled, Step, TokenLogprobs};
+pub use vocab::{Special, TokenKind, Vocab, VocabParts};

@@ -1,0 +1,96 @@
+use std::time::Duration;
+
+use tandem_core::TokenId;
+use thiserror::Error;
+
+/// What happens to a generation. After [`Finished`](Event::Finished) or [`Failed`](Event::Failed) comes nothing more.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// One token was generated.
+    Token {
+        /// The token.
+        id: TokenId,
+        /// What became certain with it: empty while a character or a possible stop string is still open.
+        text: String,
+        /// Present when the request asked for log-probabilities.
+        logprobs: Option<Logprobs>,
+    },
+    /// The generation ended well.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that was held back and turned out to be part of the answer.
+        text: String,
+        /// Tokens counted.
+        usage: Usage,
+        /// Where the time went.
+        timing: Timing,
+    },
+    /// The generation ended badly.
+    Failed(EngineError),
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model's end of generation, a stop token or a stop string.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+}
+
+/// Tokens of one generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Of these, tokens whose KV was found in the cache when the sequence was first admitted.
+    pub cached_tokens: u32,
+    /// Tokens generated, the one that ended the generation included.
+    pub completion_tokens: u32,
+}
+
+/// Where the time of one generation went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From submission to admission.
+    pub queued: Duration,
+    /// From submission to the first token.
+    pub first_token: Duration,
+    /// From submission to the end.
+    pub total: Duration,
+}
+
+/// Log-probabilities of one generated token, under the model's own distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// The chosen token.
+    pub chosen: TokenText,
+    /// The likeliest tokens, best first.
+    pub top: Vec<TokenText>,
+}
+
+/// A token with its bytes and log-probability.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenText {
+    /// The token.
+    pub id: TokenId,
+    /// Its bytes; not always whole characters.
+    pub bytes: Vec<u8>,
+    /// Its log-probability.
+    pub logprob: f32,
+}
+
+/// Why a generation failed, by what the submitter can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum EngineError {
+    /// This generation alone: the model's logits for it were not finite.
+    #[error("the model produced non-finite logits")]
+    NonFinite,
+    /// This generation alone: bans and biases left no token to choose.
+    #[error("no token is left to sample")]
+    NothingLeft,
+    /// The engine ended; the request may be tried again on another.
+    #[error("the engine has ended")]
+    Gone,
+}

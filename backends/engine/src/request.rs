@@ -1,0 +1,70 @@
+use tandem_core::{SamplingParams, TokenId};
+use thiserror::Error;
+
+/// What to generate: everything is checked and resolved before it gets here.
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// Never empty; all ids within the vocabulary.
+    pub prompt: Vec<TokenId>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// When to stop.
+    pub stop: StopRules,
+    /// The randomness of token *i* is a function of this and *i* alone.
+    pub seed: u64,
+    /// Who goes first.
+    pub priority: Priority,
+    /// How many of the likeliest tokens to report beside each chosen one; `None` reports no log-probabilities.
+    pub logprobs: Option<u8>,
+}
+
+/// When a generation ends.
+#[derive(Clone, Debug)]
+pub struct StopRules {
+    /// Tokens to generate at most; at least 1. The context may end a generation earlier.
+    pub max_tokens: u32,
+    /// No end of generation before this many tokens.
+    pub min_tokens: u32,
+    /// Texts that end the generation and are not part of it. None is empty.
+    pub strings: Vec<String>,
+    /// Tokens that end the generation, beside the model's own.
+    pub token_ids: Vec<TokenId>,
+    /// Go on past the model's own end of generation.
+    pub ignore_eos: bool,
+}
+
+impl StopRules {
+    /// At most `max_tokens`, and whatever the model ends with.
+    #[must_use]
+    pub fn max_tokens(max_tokens: u32) -> Self {
+        Self { max_tokens, min_tokens: 0, strings: Vec::new(), token_ids: Vec::new(), ignore_eos: false }
+    }
+}
+
+/// Who goes first when not all fit; within a priority, who came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Somebody is waiting for the answer.
+    Interactive,
+    /// A line of a batch: fills what interactive work leaves, and gives way to it.
+    Batch,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SubmitError {
+    /// The queue is full; try again later.
+    #[error("the engine's queue is full")]
+    Overloaded,
+    /// The request could never run: it needs more KV memory than there is, even alone.
+    #[error("the request needs {needed} tokens of KV cache where {available} can be had")]
+    TooLarge {
+        /// Prompt and output tokens.
+        needed: u64,
+        /// Tokens that one sequence can have.
+        available: u64,
+    },
+    /// The engine has ended.
+    #[error("the engine has ended")]
+    Gone,
+}

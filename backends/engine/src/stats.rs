@@ -1,0 +1,30 @@
+/// Counters of one engine since it was loaded, and gauges as of the last step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences that hold a slot.
+    pub running: u32,
+    /// Sequences that wait for one.
+    pub waiting: u32,
+    /// Tokens of KV cache in use by running sequences.
+    pub kv_used: u64,
+    /// Tokens of KV cache in all.
+    pub kv_capacity: u64,
+    /// Steps carried out.
+    pub steps: u64,
+    /// Tokens computed by steps, prompt and output alike.
+    pub computed_tokens: u64,
+    /// Prompt tokens of admitted sequences that were found in the cache.
+    pub cached_tokens: u64,
+    /// Prompt tokens of admitted sequences.
+    pub prompt_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Sequences that lost their slot and were computed again.
+    pub preemptions: u64,
+    /// Generations that ended well.
+    pub finished: u64,
+    /// Generations whose submitter left.
+    pub cancelled: u64,
+    /// Generations that failed.
+    pub failed: u64,
+}

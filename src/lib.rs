@@ -1,0 +1,3 @@
+//! Tandem: a batch LLM inference server.
+
+pub mod openai;

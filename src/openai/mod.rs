@@ -1,0 +1,3 @@
+//! What goes over the wire: serde types of OpenAI's API, without policy.
+
+pub mod error;
