@@ -1,7 +1,6 @@
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use llama_cpp_2::{
-    LlamaModelLoadError,
     context::params::LlamaContextParams,
     llama_backend::LlamaBackend,
     model::{LlamaModel, params::LlamaModelParams},
@@ -32,7 +31,7 @@ impl LlamaCppLoader {
         let params = match self.settings.gpu_layers {
             GpuLayers::Count(layers) if layers > 0 && !llama.supports_gpu_offload() => {
                 return Err(LoadError::Unsupported(format!(
-                    "{layers} layers shall go to a GPU, but llama.cpp sees none: set gpu_layers to 0, or build with CUDA"
+                    "{layers} layers shall go to a GPU, but llama.cpp sees none: set gpu_layers to 0, or build with the feature `cuda`"
                 )));
             }
             GpuLayers::Count(layers) => params.with_n_gpu_layers(layers),
@@ -44,10 +43,7 @@ impl LlamaCppLoader {
                 params.with_n_gpu_layers(i32::MAX.unsigned_abs())
             }
         };
-        let path = &self.settings.model;
-        let what =
-            format!("llama.cpp cannot load this model of architecture `{}`; its log says why", file.architecture);
-        LlamaModel::load_from_file(llama, path, &params).map_err(|error| load_error(path, &what, &error))
+        file.load(&params)
     }
 
     fn context_params(&self, sizes: Sizes) -> LlamaContextParams {
@@ -77,7 +73,7 @@ impl BackendLoader for LlamaCppLoader {
         self.settings.check()?;
         let file = ModelFile::check(path)?;
         let llama = runtime::llama()?;
-        let tokenizer = Arc::new(GgufTokenizer::load(path)?);
+        let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let model = self.load_model(llama, &file)?;
         let vocab = Arc::new(vocab::build(&model));
         let sizes = self.settings.sizes(model.n_ctx_train())?;
@@ -115,14 +111,4 @@ impl BackendLoader for LlamaCppLoader {
         serve(Loaded { backend: &mut backend, vocab, tokenizer, chat_template: file.chat_template });
         Ok(())
     }
-}
-
-/// llama.cpp returns nothing but "no" for a file that it does not like; what it logged is in the server's log.
-pub(crate) fn load_error(path: &Path, what: &str, error: &LlamaModelLoadError) -> LoadError {
-    let reason = match error {
-        LlamaModelLoadError::NullResult => what.to_owned(),
-        LlamaModelLoadError::NullError(_) => "its path contains a NUL byte".to_owned(),
-        LlamaModelLoadError::PathToStrError(_) => "its path is not UTF-8".to_owned(),
-    };
-    LoadError::Invalid { path: path.display().to_string(), reason }
 }

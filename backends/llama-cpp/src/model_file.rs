@@ -1,10 +1,20 @@
 //! A model's file or files, checked before llama.cpp opens them.
 
-use std::{io::BufReader, path::Path};
+use std::{
+    io::BufReader,
+    path::{Path, PathBuf},
+};
 
+use llama_cpp_2::{
+    LlamaModelLoadError,
+    model::{LlamaModel, params::LlamaModelParams},
+};
 use tandem_core::LoadError;
 
-use crate::gguf::{Header, HeaderError, Value};
+use crate::{
+    gguf::{Header, HeaderError, Value},
+    runtime,
+};
 
 /// Templates beyond this are no templates.
 const MAX_CHAT_TEMPLATE_BYTES: u64 = 256 << 10;
@@ -32,11 +42,11 @@ const NOT_GENERATIVE: &[&str] = &[
     "clip",
 ];
 
-/// What is known of a model from its file alone.
+/// A file that llama.cpp may see, and what it says of its model.
 #[derive(Debug)]
 pub(crate) struct ModelFile {
-    /// `llama`, `qwen3`, …
-    pub(crate) architecture: String,
+    path: PathBuf,
+    architecture: String,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
 }
@@ -61,7 +71,25 @@ impl ModelFile {
         check_hyper_parameters(&header, &architecture).map_err(invalid)?;
         check_tokenizer(&header).map_err(invalid)?;
         let chat_template = chat_template(&header).map_err(invalid)?;
-        Ok(Self { architecture, chat_template })
+        Ok(Self { path: path.to_owned(), architecture, chat_template })
+    }
+
+    /// Has llama.cpp load it, or a part of it.
+    ///
+    /// # Errors
+    /// When llama.cpp says no. It says no more than that; the reason is in its log, which is the server's.
+    pub(crate) fn load(&self, params: &LlamaModelParams) -> Result<LlamaModel, LoadError> {
+        let Self { path, architecture, .. } = self;
+        LlamaModel::load_from_file(runtime::llama()?, path, params).map_err(|error| LoadError::Invalid {
+            path: path.display().to_string(),
+            reason: match error {
+                LlamaModelLoadError::NullResult => {
+                    format!("llama.cpp cannot load this model of architecture `{architecture}`; its log says why")
+                }
+                LlamaModelLoadError::NullError(_) => "its path contains a NUL byte".into(),
+                LlamaModelLoadError::PathToStrError(_) => "its path is not UTF-8".into(),
+            },
+        })
     }
 }
 

@@ -1,9 +1,7 @@
-use std::path::Path;
-
 use llama_cpp_2::model::{LlamaModel, params::LlamaModelParams};
 use tandem_core::{LoadError, TokenId, TokenizeError, Tokenizer};
 
-use crate::{loader, runtime};
+use crate::model_file::ModelFile;
 
 /// llama.cpp measures texts and token lists in signed 32-bit numbers, and some vocabularies write three bytes for a space. Far above any
 /// request, far below where that could overflow.
@@ -16,11 +14,9 @@ pub(crate) struct GgufTokenizer {
 }
 
 impl GgufTokenizer {
-    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn load(file: &ModelFile) -> Result<Self, LoadError> {
         let params = LlamaModelParams::default().with_vocab_only(true);
-        let model = LlamaModel::load_from_file(runtime::llama()?, path, &params)
-            .map_err(|error| loader::load_error(path, "llama.cpp cannot read the file's vocabulary", &error))?;
-        Ok(Self { model })
+        Ok(Self { model: file.load(&params)? })
     }
 }
 

@@ -147,7 +147,7 @@ fn an_architecture_that_nobody_knows() {
         let at = value_of(bytes, "general.architecture") + 8;
         bytes[at..at + 5].copy_from_slice(b"xxxxx");
     });
-    assert_eq!(invalid(&path), "llama.cpp cannot read the file's vocabulary");
+    assert_eq!(invalid(&path), "llama.cpp cannot load this model of architecture `xxxxx`; its log says why");
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(crate) fn settings(parallel: u32, context: u32) -> LlamaCppSettings {
         context: Some(context),
         parallel,
         gpu_layers: GpuLayers::Count(0),
+        // More of them would spin against the other tests.
         threads: Some(1),
         kv_type: KvType::F16,
         max_step_tokens: 512,
