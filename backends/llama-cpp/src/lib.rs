@@ -6,7 +6,7 @@
 //! sample is the logits of a chunk's last token.
 //!
 //! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
-//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`) and steps before they reach it (`backend`).
+//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`) and steps before they reach it (`backend`).
 //!
 //! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
 //! [`with_backend`](tandem_core::BackendLoader::with_backend) but the vocabulary and the tokenizer, which hold no weights.
@@ -14,6 +14,7 @@
 mod backend;
 mod ggml_type;
 mod gguf;
+mod hyper_parameters;
 mod loader;
 mod model_file;
 mod runtime;

@@ -13,7 +13,7 @@ use tandem_core::LoadError;
 
 use crate::{
     gguf::{Header, HeaderError, Value},
-    runtime,
+    hyper_parameters, runtime,
 };
 
 /// Templates beyond this are no templates.
@@ -40,6 +40,7 @@ const NOT_GENERATIVE: &[&str] = &[
     "rnd1",
     "clef",
     "clip",
+    "llama-embed",
 ];
 
 /// A file that llama.cpp may see, and what it says of its model.
@@ -68,7 +69,7 @@ impl ModelFile {
             .ok_or_else(|| invalid("names no architecture (`general.architecture`)".into()))?
             .to_owned();
         check_generative(&header, &architecture).map_err(invalid)?;
-        check_hyper_parameters(&header, &architecture).map_err(invalid)?;
+        hyper_parameters::check(&header, &architecture).map_err(invalid)?;
         check_tokenizer(&header).map_err(invalid)?;
         let chat_template = chat_template(&header).map_err(invalid)?;
         Ok(Self { path: path.to_owned(), architecture, chat_template })
@@ -152,36 +153,6 @@ fn check_generative(header: &Header, architecture: &str) -> Result<(), String> {
     let causal = header.get(&format!("{architecture}.attention.causal"));
     if NOT_GENERATIVE.contains(&architecture) || causal == Some(&Value::Bool(false)) {
         return Err(format!("a model of architecture `{architecture}` cannot generate text"));
-    }
-    Ok(())
-}
-
-/// What llama.cpp divides by or sizes memory with. Keys that an architecture does not have, and those that differ from layer to layer, are
-/// left to llama.cpp.
-fn check_hyper_parameters(header: &Header, architecture: &str) -> Result<(), String> {
-    let key = |name: &str| format!("{architecture}.{name}");
-    let invalid = |name: &str, value: &dyn std::fmt::Display| format!("invalid hyper-parameter {}: {value}", key(name));
-    for (name, max) in [("block_count", 10_000), ("embedding_length", 1 << 24), ("context_length", (1 << 31) - 1)] {
-        match header.unsigned(&key(name)) {
-            Some(value) if (1..=max).contains(&value) => {}
-            Some(value) => return Err(invalid(name, &value)),
-            None => return Err(invalid(name, &"missing, or no positive number")),
-        }
-    }
-    let heads = header.unsigned(&key("attention.head_count"));
-    let kv_heads = header.unsigned(&key("attention.head_count_kv"));
-    if let (Some(heads), Some(kv_heads)) = (heads, kv_heads)
-        && kv_heads != 0
-        && (heads == 0 || heads % kv_heads != 0)
-    {
-        return Err(invalid("attention.head_count", &format!("{heads}, with {kv_heads} for keys and values")));
-    }
-    for name in ["rope.freq_base", "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"] {
-        if let Some(&Value::Float(value)) = header.get(&key(name))
-            && !(value.is_finite() && value > 0.0)
-        {
-            return Err(invalid(name, &value));
-        }
     }
     Ok(())
 }

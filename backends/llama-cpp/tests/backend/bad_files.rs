@@ -94,7 +94,8 @@ fn a_download_cut_short() {
 fn hyper_parameters_that_make_no_sense() {
     for (key, value, reason) in [
         ("llama.block_count", 0u32, "invalid hyper-parameter llama.block_count: 0"),
-        ("llama.block_count", 1_000_000, "invalid hyper-parameter llama.block_count: 1000000"),
+        ("llama.block_count", 513, "invalid hyper-parameter llama.block_count: 513"),
+        ("llama.attention.value_length", 1 << 31, "invalid hyper-parameter llama.attention.value_length: 2147483648"),
         ("llama.embedding_length", 0, "invalid hyper-parameter llama.embedding_length: 0"),
         ("llama.context_length", u32::MAX, "invalid hyper-parameter llama.context_length: 4294967295"),
         (
