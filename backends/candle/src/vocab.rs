@@ -64,7 +64,9 @@ impl Files {
 
 /// The vocabulary of a model with `logits` logits; `file` is the `tokenizer.json` that `tokenizer` was read from.
 pub(crate) fn parts(tokenizer: &Tokenizer, file: &[u8], files: &Files, logits: u32) -> Result<VocabParts, String> {
-    let spelling = Spelling::find(file)?;
+    let file: FileParts = serde_json::from_slice(file).map_err(|error| format!("tokenizer rejected: {error}"))?;
+    file.check_added(tokenizer)?;
+    let spelling = Spelling::find(&file)?;
     let vocab = tokenizer.get_vocab(true);
     let len = vocab.values().max().map_or(0, |&id| u64::from(id) + 1);
     if len > u64::from(logits) {
@@ -101,6 +103,37 @@ fn adds_bos(tokenizer: &Tokenizer, files: &Files, bos: Option<TokenId>) -> Resul
     }
 }
 
+/// What the tokenizer does not tell of its file.
+#[derive(Deserialize)]
+struct FileParts {
+    decoder: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: TokenId,
+    content: String,
+}
+
+impl FileParts {
+    /// The library numbers added tokens on from the vocabulary, whatever the file says, and would let two tokens share an id.
+    fn check_added(&self, tokenizer: &Tokenizer) -> Result<(), String> {
+        for AddedToken { id, content } in &self.added_tokens {
+            let got = tokenizer.token_to_id(content);
+            if got != Some(*id) {
+                let got = got.map_or_else(|| "none".to_owned(), |id| id.to_string());
+                return Err(format!(
+                    "tokenizer rejected: added token {content:?} has id {id} in the file and {got} by the order"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How the vocabulary writes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spelling {
@@ -114,13 +147,7 @@ const SPACE_MARK: &str = "▁";
 
 impl Spelling {
     /// As the decoder in `tokenizer.json` reads it, or where there is none as the pre-tokenizer writes it.
-    fn find(file: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Parts {
-            decoder: Option<Value>,
-            pre_tokenizer: Option<Value>,
-        }
-        let parts: Parts = serde_json::from_slice(file).map_err(|error| error.to_string())?;
+    fn find(parts: &FileParts) -> Result<Self, String> {
         let decoders = parts.decoder.as_ref().or(parts.pre_tokenizer.as_ref()).map(flatten).unwrap_or_default();
         let has = |kind: &str| decoders.iter().any(|decoder| decoder["type"] == kind);
         if has("ByteLevel") {
