@@ -169,10 +169,12 @@ fn rejected(path: &Path, error: &SafeTensorError) -> LoadError {
     invalid(path, format!("invalid safetensors file: {error}"))
 }
 
-/// What turns the bytes of a type into F32.
-fn widener(dtype: Dtype) -> Option<fn(&[u8], &mut Vec<f32>)> {
-    let known: [(Dtype, fn(&[u8], &mut Vec<f32>)); 3] =
-        [(Dtype::F32, widen_f32), (Dtype::BF16, widen_bf16), (Dtype::F16, widen_f16)];
+/// Appends values, given as bytes, in F32.
+type Widen = fn(&[u8], &mut Vec<f32>);
+
+/// What widens a type.
+fn widener(dtype: Dtype) -> Option<Widen> {
+    let known: [(Dtype, Widen); 3] = [(Dtype::F32, widen_f32), (Dtype::BF16, widen_bf16), (Dtype::F16, widen_f16)];
     known.into_iter().find(|(known, _)| *known == dtype).map(|(_, widen)| widen)
 }
 
