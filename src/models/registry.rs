@@ -6,7 +6,10 @@ use std::{
 use tandem_core::LoadError;
 use tandem_engine::EngineLimits;
 
-use super::{Lease, LeaseError, loader, resident::Resident};
+use super::{
+    Lease, LeaseError, loader,
+    resident::{MakeLoader, Resident},
+};
 use crate::settings::{BackendSettings, ModelSettings};
 
 /// All models that this server knows, by name.
@@ -27,13 +30,20 @@ impl Models {
     /// Begins to load every model, each on a thread of its own.
     #[must_use]
     pub fn start(backend: &BackendSettings, models: &[ModelSettings], limits: EngineLimits) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let residents = models.iter().map(|model| {
+        let loaders = models.iter().map(|model| {
             let (backend, source) = (backend.clone(), model.source.clone());
-            let make = Box::new(move || loader::loader(&backend, source.as_ref()));
-            Resident::start(model.name.as_str().into(), created, limits, make)
+            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref()));
+            (model.name.clone(), make)
         });
-        Self(residents.collect())
+        Self::start_loaders(loaders, limits)
+    }
+
+    /// As [`start`](Self::start), with loaders of the caller's choice.
+    #[must_use]
+    pub fn start_loaders(loaders: impl IntoIterator<Item = (String, MakeLoader)>, limits: EngineLimits) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
+        Self(loaders.into_iter().map(start).collect())
     }
 
     /// Waits until every model is loaded.
