@@ -3,7 +3,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tandem_core::LoadError;
+use tandem_core::{BackendLoader, LoadError};
 use tandem_engine::EngineLimits;
 
 use super::{Lease, LeaseError, loader, resident::Resident};
@@ -34,6 +34,17 @@ impl Models {
             Resident::start(model.name.as_str().into(), created, limits, make)
         });
         Self(residents.collect())
+    }
+
+    /// One model, from loaders of the caller's own making: each attempt to load it asks for one.
+    #[must_use]
+    pub fn from_loader(
+        name: &str,
+        limits: EngineLimits,
+        make: impl Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync + 'static,
+    ) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        Self([Resident::start(name.into(), created, limits, Box::new(make))].into())
     }
 
     /// Waits until every model is loaded.
