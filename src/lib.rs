@@ -4,12 +4,14 @@
 //!
 //! - [`cli`]: the commands; [`app`]: the server as a value with a port; [`telemetry`]: logs.
 //! - [`settings`]: layers of files, environment and flags, resolved once.
+//! - [`api`]: the HTTP surface, one file per resource.
 //! - [`completion`]: the one path from a request to tokens and back.
 //! - [`models`]: which models are resident; the one place that names concrete backends.
 //! - [`openai`]: wire types.
 
 //APP
 //CLI
+pub mod api;
 pub mod completion;
 pub mod models;
 pub mod openai;
