@@ -3,7 +3,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use tandem_core::LoadError;
+use tandem_core::{BackendLoader, LoadError};
 use tandem_engine::EngineLimits;
 
 use super::{
@@ -44,6 +44,17 @@ impl Models {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
         Self(loaders.into_iter().map(start).collect())
+    }
+
+    /// One model, from loaders of the caller's own making: each attempt to load it asks for one.
+    #[must_use]
+    pub fn from_loader(
+        name: &str,
+        limits: EngineLimits,
+        make: impl Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync + 'static,
+    ) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        Self([Resident::start(name.into(), created, limits, Box::new(make))].into())
     }
 
     /// Waits until every model is loaded.
