@@ -8,4 +8,3 @@ mod resident;
 pub use lease::{Lease, LeaseError};
 pub use loader::backend_versions;
 pub use registry::{ModelCard, Models};
-pub use resident::MakeLoader;

@@ -1,7 +1,4 @@
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use tandem_core::{BackendLoader, LoadError};
 use tandem_engine::EngineLimits;
@@ -10,7 +7,10 @@ use super::{
     Lease, LeaseError, loader,
     resident::{MakeLoader, Resident},
 };
-use crate::settings::{BackendSettings, ModelSettings};
+use crate::{
+    clock::Clock,
+    settings::{BackendSettings, ModelSettings},
+};
 
 /// All models that this server knows, by name.
 #[derive(Clone, Debug)]
@@ -35,15 +35,9 @@ impl Models {
             let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref()));
             (model.name.clone(), make)
         });
-        Self::start_loaders(loaders, limits)
-    }
-
-    /// As [`start`](Self::start), with loaders of the caller's choice.
-    #[must_use]
-    pub fn start_loaders(loaders: impl IntoIterator<Item = (String, MakeLoader)>, limits: EngineLimits) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let created = Clock::system().seconds();
         let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
-        Self(loaders.into_iter().map(start).collect())
+        Self(loaders.map(start).collect())
     }
 
     /// One model, from loaders of the caller's own making: each attempt to load it asks for one.
@@ -53,8 +47,7 @@ impl Models {
         limits: EngineLimits,
         make: impl Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync + 'static,
     ) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        Self([Resident::start(name.into(), created, limits, Box::new(make))].into())
+        Self([Resident::start(name.into(), Clock::system().seconds(), limits, Box::new(make))].into())
     }
 
     /// Waits until every model is loaded.

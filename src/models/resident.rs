@@ -13,7 +13,7 @@ const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
 
 /// Makes a loader for each attempt.
-pub type MakeLoader = Box<dyn Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync>;
+pub(super) type MakeLoader = Box<dyn Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync>;
 
 /// One model, kept loaded: when its engine ends, it is loaded again.
 pub(super) struct Resident {
