@@ -1,7 +1,10 @@
 //! The database schema, one migration per noun. Forward only: a newer schema is never undone, and a database that a newer version has
 //! migrated is refused.
 
-#![expect(elided_lifetimes_in_paths, reason = "the trait's signature, as async_trait expands it, takes no named lifetime")]
+#![expect(
+    elided_lifetimes_in_paths,
+    reason = "the trait's signature, as async_trait expands it, takes no named lifetime"
+)]
 
 use sea_orm_migration::prelude::{MigrationTrait, async_trait};
 

@@ -97,7 +97,7 @@ mod tests {
     async fn blank_lines_count_and_marks_do_not() {
         let lines = read(b"\xef\xbb\xbf{\"a\":1}\r\n\r\n  \n {\"b\":2} \n{\"c\":3}", 100).await;
         let text = |text: &str| Some(text.to_owned());
-        assert_eq!(lines, [(1, 3, text("{\"a\":1}")), (4, 16, text("{\"b\":2}")), (5, 25, text("{\"c\":3}"))]);
+        assert_eq!(lines, [(1, 3, text("{\"a\":1}")), (4, 18, text("{\"b\":2}")), (5, 27, text("{\"c\":3}"))]);
     }
 
     #[tokio::test]

@@ -5,11 +5,11 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use super::Batches;
 use super::jsonl::JsonlReader;
 use super::line::LineExecutor;
 use super::settings::{CompletionWindow, Settings};
 use super::state::BatchStatus;
-use super::Batches;
 use crate::openai::batches::{BatchError, Endpoint};
 use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, hex};
 
@@ -170,7 +170,9 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
     match store.create_batch(new, u64::MAX, now).await? {
         Created::New(batch) => Ok((batch, false)),
         Created::Known(batch) => Ok((batch, true)),
-        Created::Mismatch | Created::TooMany => Err(StoreError::Corrupt("the state folder is not ours".to_owned()).into()),
+        Created::Mismatch | Created::TooMany => {
+            Err(StoreError::Corrupt("the state folder is not ours".to_owned()).into())
+        }
     }
 }
 

@@ -27,8 +27,10 @@ pub(super) async fn publish(store: &Store, settings: &Settings, batch: &Batch) -
         created_at: now,
         expires_at,
     };
-    let files =
-        PublishedFiles { output: output.map(|blob| file(blob, "output")), error: error.map(|blob| file(blob, "error")) };
+    let files = PublishedFiles {
+        output: output.map(|blob| file(blob, "output")),
+        error: error.map(|blob| file(blob, "error")),
+    };
     if store.publish(&batch.id, epoch, files, now).await? {
         tracing::info!(batch.id = %batch.id, "published a batch");
     }

@@ -7,11 +7,11 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::line::{self, Execution, LineExecutor, Source};
+use super::publish::{publish, purge};
 use super::settings::Settings;
 use super::state::{BatchStatus, StopReason};
 use super::validate::{damaged_input, fail, validate};
 use super::writer::Writer;
-use super::publish::{publish, purge};
 use crate::store::{Batch, Claimed, Store, StoreError};
 
 /// Looks again at least this often, whatever it was told.

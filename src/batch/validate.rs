@@ -227,7 +227,8 @@ fn parse(text: &str) -> Result<Envelope<'_>, Refusal> {
         Err(error) if is_object && error.is_data() => {
             // Every field takes every JSON value, so this can only be a field that comes twice.
             let error = error.to_string();
-            let twice = ["custom_id", "method", "url", "body"].into_iter().find(|name| error.contains(&format!("`{name}`")));
+            let twice =
+                ["custom_id", "method", "url", "body"].into_iter().find(|name| error.contains(&format!("`{name}`")));
             Err(refuse(&format!("Duplicate field '{}'.", twice.unwrap_or("body"))))
         }
         _ => Err(refuse("This line is not parseable as valid JSON.")),
@@ -235,14 +236,16 @@ fn parse(text: &str) -> Result<Envelope<'_>, Refusal> {
 }
 
 fn check_custom_id(value: Option<Value>) -> Result<String, Refusal> {
-    match value.ok_or_else(|| missing("custom_id"))? {
-        Value::String(id) if (1..=CUSTOM_ID_BYTES_MAX).contains(&id.len()) && !id.chars().any(char::is_control) => Ok(id),
-        _ => {
-            let message =
-                format!("Invalid 'custom_id': expected a string of 1 to {CUSTOM_ID_BYTES_MAX} bytes without control characters.");
-            Err(("invalid_custom_id", Some("custom_id"), message))
-        }
+    if let Value::String(id) = value.ok_or_else(|| missing("custom_id"))?
+        && (1..=CUSTOM_ID_BYTES_MAX).contains(&id.len())
+        && !id.chars().any(char::is_control)
+    {
+        return Ok(id);
     }
+    let message = format!(
+        "Invalid 'custom_id': expected a string of 1 to {CUSTOM_ID_BYTES_MAX} bytes without control characters."
+    );
+    Err(("invalid_custom_id", Some("custom_id"), message))
 }
 
 fn check_method(value: Option<Value>) -> Result<(), Refusal> {

@@ -13,7 +13,7 @@ use super::{StoreError, ids};
 /// Keys are ours and random: no text of a client ever becomes part of a path.
 #[derive(Clone, Debug)]
 pub struct Blobs {
-    dir: Arc<PathBuf>,
+    dir: Arc<Path>,
 }
 
 /// A blob that was written and synced.
@@ -29,7 +29,7 @@ impl Blobs {
     pub(super) async fn open(dir: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(dir.join("tmp")).await?;
         fs::create_dir_all(dir.join("blobs")).await?;
-        Ok(Self { dir: Arc::new(dir.to_owned()) })
+        Ok(Self { dir: Arc::from(dir) })
     }
 
     /// Starts a blob; it exists once [`BlobWriter::finish`] has returned.

@@ -97,7 +97,8 @@ impl Store {
             .await?;
         for file in &expired {
             let tx = self.begin().await?;
-            tx.execute_raw(statement("UPDATE files SET deleted_at = ? WHERE seq = ?", [now.into(), file.seq.into()])).await?;
+            tx.execute_raw(statement("UPDATE files SET deleted_at = ? WHERE seq = ?", [now.into(), file.seq.into()]))
+                .await?;
             let needed = is_needed(&tx, &file.storage_key).await?;
             tx.commit().await?;
             if !needed {

@@ -103,8 +103,13 @@ impl Store {
         let sql = "UPDATE batches SET total = total + ?1, open_lines = open_lines + ?1, ingest_line = ?2, ingest_offset = ?3, errors = ?4
                    WHERE id = ?5 AND status = 'validating'";
         let added = i64::try_from(lines.len()).unwrap_or(i64::MAX);
-        let values: [Value; 5] =
-            [added.into(), point.next_line.into(), point.next_offset.into(), point.errors.clone().into(), batch_id.into()];
+        let values: [Value; 5] = [
+            added.into(),
+            point.next_line.into(),
+            point.next_offset.into(),
+            point.errors.clone().into(),
+            batch_id.into(),
+        ];
         if tx.execute_raw(statement(sql, values)).await?.rows_affected() == 0 {
             tx.rollback().await?;
             return Ok(false);
@@ -120,7 +125,10 @@ impl Store {
     pub async fn custom_hashes(&self, batch_id: &str) -> Result<Vec<(Vec<u8>, i64)>, StoreError> {
         let sql = "SELECT custom_hash, line_no FROM lines WHERE batch_id = ?";
         let rows = self.readers().query_all_raw(statement(sql, [batch_id.into()])).await?;
-        Ok(rows.iter().map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))).collect::<Result<_, DbErr>>()?)
+        Ok(rows
+            .iter()
+            .map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?)))
+            .collect::<Result<_, DbErr>>()?)
     }
 
     /// The model of the first line that a half-ingested batch has stored.
@@ -188,9 +196,11 @@ impl Store {
 
     /// Gives up the leases of this process, of one batch or of all; the lines are open again. Answers how many they were.
     pub async fn release_leases(&self, batch_id: Option<&str>) -> Result<u64, StoreError> {
-        let sql = "UPDATE lines SET state = 0, owner = NULL WHERE state = 1 AND owner = ?1 AND (?2 IS NULL OR batch_id = ?2)";
+        let sql =
+            "UPDATE lines SET state = 0, owner = NULL WHERE state = 1 AND owner = ?1 AND (?2 IS NULL OR batch_id = ?2)";
         let tx = self.begin().await?;
-        let released = tx.execute_raw(statement(sql, [self.instance().into(), batch_id.map(str::to_owned).into()])).await?;
+        let released =
+            tx.execute_raw(statement(sql, [self.instance().into(), batch_id.map(str::to_owned).into()])).await?;
         tx.commit().await?;
         Ok(released.rows_affected())
     }
@@ -212,7 +222,8 @@ impl Store {
     }
 
     pub async fn has_suspects(&self, batch_id: &str) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM lines INDEXED BY lines_suspect WHERE batch_id = ? AND state = 0 AND suspect > 0 LIMIT 1";
+        let sql =
+            "SELECT 1 FROM lines INDEXED BY lines_suspect WHERE batch_id = ? AND state = 0 AND suspect > 0 LIMIT 1";
         Ok(self.readers().query_one_raw(statement(sql, [batch_id.into()])).await?.is_some())
     }
 }

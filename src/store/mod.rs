@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait, Value,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use tandem_migrations::{Migrator, MigratorTrait};
 
@@ -149,7 +149,10 @@ async fn connect(path: &Path, connections: u32, read_only: bool) -> Result<Datab
             if read_only {
                 return options.pragma("query_only", "ON");
             }
-            options.pragma("auto_vacuum", "INCREMENTAL").pragma("journal_mode", "WAL").pragma("wal_autocheckpoint", "1000")
+            options
+                .pragma("auto_vacuum", "INCREMENTAL")
+                .pragma("journal_mode", "WAL")
+                .pragma("wal_autocheckpoint", "1000")
         });
     Ok(Database::connect(options).await?)
 }
@@ -160,7 +163,9 @@ async fn check_version(connection: &DatabaseConnection) -> Result<(), StoreError
     let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     if (next(), next(), next()) < SQLITE_VERSION_MIN {
-        return Err(StoreError::Corrupt(format!("SQLite {version} can damage a database in WAL mode; 3.51.3 or newer is needed")));
+        return Err(StoreError::Corrupt(format!(
+            "SQLite {version} can damage a database in WAL mode; 3.51.3 or newer is needed"
+        )));
     }
     Ok(())
 }

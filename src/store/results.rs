@@ -34,7 +34,8 @@ impl Store {
         let sql = "DELETE FROM results WHERE (batch_id, line_no) IN
                        (SELECT batch_id, line_no FROM results WHERE batch_id = ? ORDER BY line_no LIMIT ?) RETURNING spill_key";
         let results = tx.query_all_raw(statement(sql, [batch_id.into(), limit.into()])).await?;
-        let spilled = results.iter().map(|row| row.try_get_by_index(0)).collect::<Result<Vec<Option<String>>, DbErr>>()?;
+        let spilled =
+            results.iter().map(|row| row.try_get_by_index(0)).collect::<Result<Vec<Option<String>>, DbErr>>()?;
         let sql = "DELETE FROM lines WHERE batch_id = ?1 AND line_no IN
                        (SELECT line_no FROM lines WHERE batch_id = ?1 ORDER BY line_no LIMIT ?2)";
         let lines = tx.execute_raw(statement(sql, [batch_id.into(), limit.into()])).await?;

@@ -5,7 +5,8 @@ const NOW: i64 = 1_800_000_000;
 
 async fn batch_of(store: &Store, lines: i64) -> String {
     let blob = store.blobs().put(b"text").await.unwrap();
-    let file = NewFile { purpose: "batch".to_owned(), filename: "x".to_owned(), blob, created_at: NOW, expires_at: None };
+    let file =
+        NewFile { purpose: "batch".to_owned(), filename: "x".to_owned(), blob, created_at: NOW, expires_at: None };
     let file = store.add_file(file).await.unwrap();
     let new = NewBatch {
         input_file_id: file.id,
@@ -86,7 +87,8 @@ async fn an_ended_batch_stays_ended() {
     assert!(store.fail_batch(&id, "[]", NOW).await.unwrap());
     assert!(!store.fail_batch(&id, "[]", NOW).await.unwrap());
     let tx = store.begin().await.unwrap();
-    let back = tx.execute_raw(statement("UPDATE batches SET status = 'in_progress' WHERE id = ?", [id.as_str().into()])).await;
+    let back =
+        tx.execute_raw(statement("UPDATE batches SET status = 'in_progress' WHERE id = ?", [id.as_str().into()])).await;
     assert!(back.unwrap_err().to_string().contains("keeps its status"));
 }
 
@@ -96,7 +98,8 @@ async fn miscounting_is_refused() {
     let store = Store::open(dir.path()).await.unwrap();
     let id = batch_of(&store, 1).await;
     let tx = store.begin().await.unwrap();
-    let drift = tx.execute_raw(statement("UPDATE batches SET done = done + 1 WHERE id = ?", [id.as_str().into()])).await;
+    let drift =
+        tx.execute_raw(statement("UPDATE batches SET done = done + 1 WHERE id = ?", [id.as_str().into()])).await;
     assert!(drift.unwrap_err().to_string().contains("CHECK"));
 }
 
@@ -166,5 +169,8 @@ async fn a_repeated_key_is_the_same_request() {
     assert_eq!(first.id, again.id);
     assert!(matches!(store.create_batch(new("b"), 1, NOW).await.unwrap(), Created::Mismatch));
     assert!(matches!(store.create_batch(new("b"), 1, NOW + 86400).await.unwrap(), Created::TooMany));
-    assert!(matches!(store.create_batch(new("b"), 2, NOW + 86400).await.unwrap(), Created::New(_)), "a day later it is new");
+    assert!(
+        matches!(store.create_batch(new("b"), 2, NOW + 86400).await.unwrap(), Created::New(_)),
+        "a day later it is new"
+    );
 }

@@ -152,10 +152,12 @@ async fn what_is_published_twice_is_the_same_file() {
     let world = World::start_with(dir.path(), |settings| settings.spill_bytes = 300).await;
     let text = lines(60, "hello") + &line("big", &"x".repeat(400)) + &line("bad", "refuse") + &line("wait", "gate");
     let id = world.create(&text).await;
-    let batch = eventually(async || world.batches.get(&id).await.ok().filter(|batch| batch.done + batch.failed == 62)).await;
+    let batch =
+        eventually(async || world.batches.get(&id).await.ok().filter(|batch| batch.done + batch.failed == 62)).await;
     let first = render(&world.store, world.batches.settings(), &batch).await.unwrap();
     let second = render(&world.store, world.batches.settings(), &batch).await.unwrap();
-    let hashes = |rendered: crate::batch::publish::Rendered| [rendered.output, rendered.error].map(|blob| blob.unwrap().sha256);
+    let hashes =
+        |rendered: crate::batch::publish::Rendered| [rendered.output, rendered.error].map(|blob| blob.unwrap().sha256);
     assert_eq!(hashes(first), hashes(second));
 }
 

@@ -171,10 +171,8 @@ impl World {
             output_expires_s: None,
             identity: None,
         };
-        match self.batches.create(new).await.unwrap() {
-            Created::New(batch) => batch.id,
-            other => panic!("{other:?}"),
-        }
+        let Created::New(batch) = self.batches.create(new).await.unwrap() else { panic!("not new") };
+        batch.id
     }
 
     async fn ended(&self, id: &str) -> Batch {
@@ -196,7 +194,10 @@ impl World {
         let file = self.store.file(id, NOW).await.unwrap();
         let text = self.store.blobs().read(&file.storage_key).await.unwrap();
         assert_eq!(i64::try_from(text.len()).unwrap(), file.bytes);
-        text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect()
+        text.split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
     }
 
     async fn output(&self, batch: &Batch) -> Vec<Value> {

@@ -13,7 +13,9 @@ fn until_killed<T>(work: impl Future<Output = T>) -> T {
 #[test]
 fn a_killed_batch_is_finished_by_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
-    let text = lines(100, "hello") + &lines(12, "gate").replace("line-", "gate-") + &lines(100, "bye").replace("line-", "bye-");
+    let text = lines(100, "hello")
+        + &lines(12, "gate").replace("line-", "gate-")
+        + &lines(100, "bye").replace("line-", "bye-");
     let id = until_killed(async {
         let world = World::start(dir.path()).await;
         let id = world.create(&text).await;
