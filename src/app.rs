@@ -11,11 +11,11 @@ use tandem_engine::{EngineLimits, Priority};
 use thiserror::Error;
 
 use crate::{
-    api,
+    api::{self, files::UploadLimits},
     batch::{self, Batches, LineAnswer, LineExecutor},
-    completion::{Completions, Endpoint, Limits},
+    completion::{Completions, Limits},
     models::Models,
-    openai::error::ApiError,
+    openai::{Endpoint, error::ApiError},
     settings::{BatchSettings, LimitSettings, ServerSettings, Settings},
     store::{Store, StoreError, Tokens},
 };
@@ -76,8 +76,9 @@ impl App {
         let models = models();
         let completions = completions(models.clone(), settings.limits);
         let executor = CompletionExecutor { models: models.clone(), completions: completions.clone() };
-        let batches = Batches::start(store.clone(), executor, batch_settings(settings.batch)).await.map_err(store_error)?;
-        let upload_limits = api::UploadLimits { batch_bytes: settings.batch.max_file_bytes, ..api::UploadLimits::default() };
+        let batches =
+            Batches::start(store.clone(), executor, batch_settings(settings.batch)).await.map_err(store_error)?;
+        let upload_limits = UploadLimits { batch_bytes: settings.batch.max_file_bytes, ..UploadLimits::default() };
         let shared = (models.clone(), store.clone(), batches.clone());
         let server = HttpServer::new(move || {
             let (models, store, batches) = shared.clone();
@@ -87,7 +88,7 @@ impl App {
                 .app_data(Data::new(models))
                 .app_data(Data::new(store))
                 .app_data(Data::new(batches))
-                .app_data(Data::new(upload_limits.clone()))
+                .app_data(Data::new(upload_limits))
                 .configure(api::routes)
         })
         // Without this a client that closes its side is not noticed while an answer is awaited, and keeps its slot.
@@ -134,7 +135,10 @@ impl App {
         let ((), ()) = drained;
         let served = server.await;
         if let Err(error) = store.close().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the store did not close cleanly; it is checked at the next start");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the store did not close cleanly; it is checked at the next start"
+            );
         }
         outcome?;
         served.map_err(std::io::Error::other)??;
@@ -158,10 +162,10 @@ fn listen(settings: &ServerSettings) -> Result<TcpListener, AppError> {
     let address = format!("{host}:{port}");
     let refused = |error: &std::io::Error| AppError::Bind {
         address: address.clone(),
-        reason: match error.kind() {
-            std::io::ErrorKind::AddrInUse => "the port is in use".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            _ => error.to_string(),
+        reason: if error.kind() == std::io::ErrorKind::AddrInUse {
+            "the port is in use".to_owned()
+        } else {
+            error.to_string()
         },
     };
     let addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs().map_err(|error| refused(&error))?.collect();
@@ -207,10 +211,12 @@ impl LineExecutor for CompletionExecutor {
     async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let answer = self.completions.respond(endpoint, body, Priority::Batch).await?;
         let usage = answer.usage;
+        let count = |tokens| u32::try_from(tokens).unwrap_or(u32::MAX);
         let tokens = Tokens {
-            input: usage.prompt_tokens.into(),
-            cached: usage.prompt_tokens_details.cached_tokens.into(),
-            output: usage.completion_tokens.into(),
+            input: count(usage.prompt_tokens),
+            cached: count(usage.prompt_tokens_details.cached_tokens),
+            output: count(usage.completion_tokens),
+            reasoning: count(usage.completion_tokens_details.reasoning_tokens),
         };
         Ok(LineAnswer { body: answer.body, tokens })
     }

@@ -31,7 +31,8 @@ struct Answer {
 }
 
 fn settings(backend: &str) -> Settings {
-    let overrides = Overrides { backend: Some(backend.to_owned()), profile: Some("demo".to_owned()), ..Overrides::default() };
+    let overrides =
+        Overrides { backend: Some(backend.to_owned()), profile: Some("demo".to_owned()), ..Overrides::default() };
     Settings::load(&overrides).unwrap()
 }
 

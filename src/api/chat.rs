@@ -3,7 +3,8 @@ use actix_web::web::Data;
 use tandem_engine::Priority;
 
 use super::{JsonBody, sse};
-use crate::completion::{Completions, Endpoint};
+use crate::completion::Completions;
+use crate::openai::Endpoint;
 use crate::openai::error::ApiError;
 
 /// `POST /v1/chat/completions`

@@ -1,10 +1,13 @@
 //! The HTTP surface: one file per resource, and this table of what is served where.
 
+pub mod batches;
 mod body;
 mod chat;
 mod completions;
 mod error;
+pub mod files;
 mod health;
+mod listing;
 mod models;
 mod request_id;
 mod sse;
@@ -19,9 +22,12 @@ use crate::openai::error::ApiError;
 pub use body::{JsonBody, MAX_JSON_BYTES};
 pub use request_id::{RequestId, with_request_id};
 
-/// Everything that is served. The app around it wraps [`with_request_id`] and shares `Completions` and `Models` as data.
+/// Everything that is served. The app around it wraps [`with_request_id`] and shares `Completions`,
+/// `Models`, `Store`, `Batches` and `UploadLimits` as data.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.service(resource("/v1/chat/completions", &[Method::POST]).route(web::post().to(chat::create)))
+    cfg.configure(files::routes)
+        .configure(batches::routes)
+        .service(resource("/v1/chat/completions", &[Method::POST]).route(web::post().to(chat::create)))
         .service(resource("/v1/completions", &[Method::POST]).route(web::post().to(completions::create)))
         .service(resource("/v1/models", &[Method::GET]).route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}", &[Method::GET]).route(web::get().to(models::show)))

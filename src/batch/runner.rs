@@ -146,6 +146,8 @@ impl<E: LineExecutor> Runner<E> {
                 self.begin_job(batch, status, writer);
             }
         }
+        // The oldest first: a batch waits its turn until one before it has ended.
+        running.truncate(self.settings.concurrent_max);
         self.fill(&running, writer).await?;
         Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
     }

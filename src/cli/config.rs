@@ -28,7 +28,8 @@ impl ConfigCommand {
                 resolved.settings()?;
             }
             Self::Check { file, profile } => {
-                let settings = Settings::load(&Overrides { config: Some(file.clone()), profile, ..Overrides::default() })?;
+                let settings =
+                    Settings::load(&Overrides { config: Some(file.clone()), profile, ..Overrides::default() })?;
                 print(&format!("{}: ok over profile {}", file.display(), settings.profile));
             }
         }

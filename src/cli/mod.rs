@@ -73,7 +73,8 @@ pub fn run() -> ExitCode {
 }
 
 fn long_version() -> String {
-    let backends: Vec<_> = models::backend_versions().into_iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let backends: Vec<_> =
+        models::backend_versions().into_iter().map(|(name, version)| format!("{name} {version}")).collect();
     format!("{} ({})\nbackends: {}", env!("CARGO_PKG_VERSION"), env!("TANDEM_COMMIT"), backends.join(", "))
 }
 

@@ -4,7 +4,6 @@
 //! then either [collected](Started::collect) into one answer or [streamed](Started::into_stream) in chunks. [`Completions::respond`] does
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
 
-mod endpoint;
 mod engine_errors;
 mod guard;
 mod logprobs;
@@ -29,10 +28,9 @@ use tandem_engine::{GenerateRequest, Priority};
 use tokio::time::Instant;
 
 use crate::models::{Lease, LeaseError, Models};
-use crate::openai;
 use crate::openai::error::ApiError;
+use crate::openai::{self, Endpoint};
 
-pub use endpoint::Endpoint;
 pub use started::{Started, random_id};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};

@@ -7,8 +7,9 @@ use tandem_core::Vocab;
 use tandem_engine::{Event, FinishReason, Generation, Logprobs, Usage};
 
 use super::started::total_usage;
-use super::{Answer, Endpoint, Settings, Started, engine_errors, logprobs};
+use super::{Answer, Settings, Started, engine_errors, logprobs};
 use crate::openai;
+use crate::openai::Endpoint;
 use crate::openai::chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatLogprobs};
 use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::openai::error::ApiError;

@@ -7,9 +7,10 @@ use tandem_core::Vocab;
 use tandem_engine::{Generation, Usage};
 use time::OffsetDateTime;
 
-use super::{Endpoint, Plan, Settings, engine_errors};
+use super::{Plan, Settings, engine_errors};
 use crate::models::Lease;
 use crate::openai;
+use crate::openai::Endpoint;
 use crate::openai::error::ApiError;
 
 /// A request whose generations run. Dropping it cancels them.

@@ -13,9 +13,10 @@ use tandem_engine::{Event, Logprobs, Usage};
 
 use super::respond::reason;
 use super::started::{Label, total_usage};
-use super::{Endpoint, Settings, Started, engine_errors, logprobs};
+use super::{Settings, Started, engine_errors, logprobs};
 use crate::models::Lease;
 use crate::openai;
+use crate::openai::Endpoint;
 use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta};
 use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::openai::error::ApiError;

@@ -4,10 +4,11 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use tandem_core::{TokenId, TokenKind, TokenizeError, Tokenizer, Vocab, VocabParts};
 
+use super::Limits;
 use super::prompt::{self, Conversation};
 use super::read::{Message, body, chat};
 use super::template::ChatTemplate;
-use super::{Endpoint, Limits};
+use crate::openai::Endpoint;
 use crate::openai::error::ApiError;
 
 const SPECIALS: [&str; 7] = ["<s>", "<|im_start|>", "<|im_end|>", "[INST]", "</think>", "<a b>", ">>"];

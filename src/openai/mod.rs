@@ -3,9 +3,11 @@
 pub mod batches;
 pub mod chat;
 pub mod completions;
+mod endpoint;
 pub mod error;
 pub mod files;
 pub mod models;
 mod usage;
 
+pub use endpoint::Endpoint;
 pub use usage::{CompletionTokensDetails, PromptTokensDetails, Usage};

@@ -215,9 +215,13 @@ impl Resolved {
     fn add_table(&mut self, at: &[String], entries: impl Iterator<Item = (String, Value)>, layer: usize) {
         for (key, value) in entries {
             let path: Vec<String> = at.iter().cloned().chain([key]).collect();
-            match value.kind {
-                ValueKind::Table(table) if !table.is_empty() => self.add_table(&path, table.into_iter(), layer),
-                _ => drop(self.leaves.insert(path, Leaf { value, layer })),
+            // An empty table is a leaf: it names a model that has no settings of its own.
+            if let ValueKind::Table(table) = &value.kind
+                && !table.is_empty()
+            {
+                self.add_table(&path, table.clone().into_iter(), layer);
+            } else {
+                self.leaves.insert(path, Leaf { value, layer });
             }
         }
     }
@@ -230,7 +234,7 @@ fn path(section: &str, key: &str) -> Vec<String> {
 /// A tree of values, as it is put together from leaves.
 enum Node {
     Leaf(Value),
-    Table(BTreeMap<String, Node>),
+    Table(BTreeMap<String, Self>),
 }
 
 fn insert(table: &mut BTreeMap<String, Node>, path: &[String], value: Value) {
@@ -259,7 +263,6 @@ fn table(nodes: BTreeMap<String, Node>) -> Value {
 }
 
 fn variable(name: &str) -> Result<Option<String>, SettingsError> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place where the environment is read")]
     match env::var(name) {
         Ok(text) if text.is_empty() => Ok(None),
         Ok(text) => Ok(Some(text)),
@@ -277,9 +280,11 @@ fn parse_word(text: &str) -> ValueKind {
 
 /// What is wrong with a value, without the path, which stands before it.
 fn reason(error: &config::ConfigError) -> String {
-    match error {
-        config::ConfigError::Type { unexpected, expected, .. } => format!("expected {expected}, got {unexpected}"),
-        config::ConfigError::At { error, .. } => reason(error),
-        other => other.to_string(),
+    if let config::ConfigError::Type { unexpected, expected, .. } = error {
+        format!("expected {expected}, got {unexpected}")
+    } else if let config::ConfigError::At { error, .. } = error {
+        reason(error)
+    } else {
+        error.to_string()
     }
 }

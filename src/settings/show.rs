@@ -31,10 +31,7 @@ fn is_secret(key: &str) -> bool {
 }
 
 fn value_text(value: config::Value) -> String {
-    match value.kind {
-        config::ValueKind::String(text) => format!("{text:?}"),
-        kind => kind.to_string(),
-    }
+    if let config::ValueKind::String(text) = &value.kind { format!("{text:?}") } else { value.kind.to_string() }
 }
 
 fn quoted(part: &str) -> String {

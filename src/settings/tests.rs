@@ -1,7 +1,7 @@
 use super::*;
 
-fn load(overrides: Overrides) -> Result<Settings, String> {
-    Settings::load(&overrides).map_err(|error| error.to_string())
+fn load(overrides: &Overrides) -> Result<Settings, String> {
+    Settings::load(overrides).map_err(|error| error.to_string())
 }
 
 fn profile(name: &str) -> Overrides {
@@ -11,16 +11,16 @@ fn profile(name: &str) -> Overrides {
 fn with_file(text: &str) -> Result<Settings, String> {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     fs_err::write(file.path(), text).unwrap();
-    load(Overrides { config: Some(file.path().to_owned()), ..profile("sim") })
+    load(&Overrides { config: Some(file.path().to_owned()), ..profile("sim") })
 }
 
 #[test]
 fn shipped_profiles_say_what_they_promise() {
-    let demo = load(profile("demo")).unwrap();
+    let demo = load(&profile("demo")).unwrap();
     assert_eq!(demo.backend.name(), "llama-cpp");
     assert_eq!(demo.models[0].name, "tiny");
-    assert!(matches!(load(profile("sim")).unwrap().backend, BackendSettings::Sim { .. }));
-    let rtx4080 = load(profile("rtx4080")).unwrap().backend;
+    assert!(matches!(load(&profile("sim")).unwrap().backend, BackendSettings::Sim { .. }));
+    let rtx4080 = load(&profile("rtx4080")).unwrap().backend;
     assert!(
         matches!(rtx4080, BackendSettings::LlamaCpp { parallel: 8, gpu_layers: GpuLayers::All, .. }),
         "{rtx4080:?}"
@@ -29,13 +29,13 @@ fn shipped_profiles_say_what_they_promise() {
 
 #[test]
 fn a_profile_for_a_gpu_is_refused_by_a_build_without_one() {
-    let error = load(profile("a100")).unwrap_err();
+    let error = load(&profile("a100")).unwrap_err();
     assert!(error.starts_with("config: backend.device: this build of candle has no CUDA support"), "{error}");
 }
 
 #[test]
 fn another_backend_takes_over_a_profile() {
-    let settings = load(Overrides { backend: Some("candle".to_owned()), ..profile("demo") }).unwrap();
+    let settings = load(&Overrides { backend: Some("candle".to_owned()), ..profile("demo") }).unwrap();
     assert!(matches!(settings.backend, BackendSettings::Candle { parallel: 8, context: 1024, .. }), "{settings:?}");
     assert_eq!(settings.models[0].source, Some(ModelSource::Path("models/tiny".into())));
 }
@@ -66,21 +66,21 @@ fn wrong_settings_are_refused_by_name() {
 
 #[test]
 fn an_unknown_profile_names_those_that_exist() {
-    let error = load(profile("rtx9999")).unwrap_err();
+    let error = load(&profile("rtx9999")).unwrap_err();
     assert_eq!(error, "config: profile: unknown profile 'rtx9999': those that ship are a100, demo, rtx4080, sim");
-    assert!(load(profile("../secret")).is_err());
+    assert!(load(&profile("../secret")).is_err());
 }
 
 #[test]
 fn a_file_with_a_duplicate_key_or_none_at_all_is_refused() {
     assert!(with_file("[server]\nport = 1\nport = 2").is_err());
-    let missing = load(Overrides { config: Some("no/such.toml".into()), ..Overrides::default() }).unwrap_err();
+    let missing = load(&Overrides { config: Some("no/such.toml".into()), ..Overrides::default() }).unwrap_err();
     assert!(missing.starts_with("config: no/such.toml: "), "{missing}");
 }
 
 #[test]
 fn one_model_on_the_command_line_is_the_only_one() {
-    let settings = load(Overrides { model: Some("some/dir/model.gguf".to_owned()), ..profile("demo") }).unwrap();
+    let settings = load(&Overrides { model: Some("some/dir/model.gguf".to_owned()), ..profile("demo") }).unwrap();
     let names: Vec<_> = settings.models.iter().map(|model| model.name.as_str()).collect();
     assert_eq!(names, ["model"]);
 }

@@ -119,6 +119,19 @@ impl Store {
     }
 }
 
+/// The migrations of this version, in order, and whether each is applied to the database in `dir`. Nothing is created or changed.
+pub async fn migrations(dir: &Path) -> Result<Vec<(String, bool)>, StoreError> {
+    let path = dir.join("tandem.db");
+    let all = Migrator::migrations().into_iter().map(|migration| migration.name().to_owned());
+    if !path.exists() {
+        return Ok(all.map(|name| (name, false)).collect());
+    }
+    let connection = connect(&path, 1, true).await?;
+    let applied = connection.query_all_raw(statement("SELECT version FROM seaql_migrations", [])).await?;
+    let applied = applied.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<Vec<_>, _>>()?;
+    Ok(all.map(|name| (name.clone(), applied.contains(&name))).collect())
+}
+
 /// A bound statement in SQLite's dialect.
 fn statement<I: IntoIterator<Item = Value>>(sql: &str, values: I) -> Statement {
     Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tandem::api::files::UploadLimits;
 use tandem::api::{batches, files};
 use tandem::batch::{Batches, LineAnswer, LineExecutor, Settings};
-use tandem::openai::batches::Endpoint;
+use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
 use tandem::store::{Store, Tokens};
 
