@@ -18,7 +18,7 @@ impl Resolved {
                 let _ = write!(text, "\n[{}]\n", name.join("."));
                 section = Some(parents);
             }
-            let value = if is_secret(key) { "\"***\"".to_owned() } else { value_text(leaf.value.clone()) };
+            let value = if is_secret(key) { "\"***\"".to_owned() } else { value_text(&leaf.value) };
             let _ = writeln!(text, "{} = {value}  # {}", quoted(key), self.origin(leaf));
         }
         text
@@ -30,7 +30,7 @@ fn is_secret(key: &str) -> bool {
     SECRET.iter().any(|word| key == *word || key.ends_with(&format!("_{word}")))
 }
 
-fn value_text(value: config::Value) -> String {
+fn value_text(value: &config::Value) -> String {
     if let config::ValueKind::String(text) = &value.kind { format!("{text:?}") } else { value.kind.to_string() }
 }
 
