@@ -1,7 +1,7 @@
 //! The inner loops, in safe Rust written so that the compiler turns them into vector instructions.
 
-/// Floats that one accumulator holds: a register, or two of a machine that has 32 of them.
-const LANES: usize = if cfg!(target_feature = "avx512f") { 16 } else { 8 };
+/// Floats that one accumulator holds: a register of AVX2. Wider ones spill the larger tiles to memory, at a tenth of the speed.
+const LANES: usize = 8;
 
 /// The inner products of `R` rows with `C` columns, all of one length.
 ///
