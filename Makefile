@@ -48,10 +48,12 @@ fmt-check:
 clippy:
 	$(call clippy,all crates,--workspace --all-targets)
 
+# The server with each backend alone and with none. The other crates stay in the selection, so that dependencies keep the features they
+# have been compiled with: without them llama.cpp would be compiled once more.
 features:
-	$(call clippy,sim alone,-p tandem --no-default-features --all-targets)
-	$(call clippy,llama-cpp alone,-p tandem --no-default-features --features llama-cpp)
-	$(call clippy,candle alone,-p tandem --no-default-features --features candle)
+	$(call clippy,sim alone,--workspace --all-targets --no-default-features)
+	$(call clippy,llama-cpp alone,--workspace --all-targets --no-default-features --features tandem/llama-cpp)
+	$(call clippy,candle alone,--workspace --all-targets --no-default-features --features tandem/candle)
 
 doc:
 	$(step) "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
