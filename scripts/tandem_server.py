@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -57,7 +58,9 @@ class TandemServer:
             raise
         return self
 
-    def __exit__(self, *_exception) -> None:
+    def __exit__(self, exception_type, *_) -> None:
+        if exception_type is not None:
+            print(self.log_tail(), file=sys.stderr)
         self._process.send_signal(signal.SIGTERM)
         try:
             status = self._process.wait(STOPPED_WITHIN_S)

@@ -30,11 +30,14 @@ def target(request):
 
 
 @pytest.fixture(scope="session")
-def client(target):
+def client(target, request):
+    failed_before = request.session.testsfailed
     with TandemServer(default_binary(), list(target.arguments)) as server:
         # No retries: an error is to be seen as it came, and at once.
         with OpenAI(base_url=server.base_url, api_key="not-needed-for-local", max_retries=0, timeout=120) as client:
             yield client
+        if request.session.testsfailed > failed_before:
+            print(server.log_tail(100))
 
 
 @pytest.fixture(scope="session")
