@@ -11,6 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+# Profiles name the shipped model by a path from here.
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 READY_WITHIN_S = 120
 STOPPED_WITHIN_S = 30
 POLL_S = 0.05
@@ -49,7 +52,8 @@ class TandemServer:
         environment = os.environ | {"STORAGE_PATH": str(Path(self._directory.name) / "data")}
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                cwd=REPOSITORY,
             )
         try:
             self._wait_until_ready()

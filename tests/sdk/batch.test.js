@@ -51,6 +51,7 @@ before(async () => {
   server = spawn(binary, ["serve", "--profile", "demo", "--host", "127.0.0.1", "--port", String(port)], {
     stdio: ["ignore", log, log],
     env: { ...process.env, STORAGE_PATH: join(directory, "data") },
+    cwd: join(import.meta.dirname, "../.."), // profiles name the shipped model by a path from there
   });
   closeSync(log);
   await once(server, "spawn");
