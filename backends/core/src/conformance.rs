@@ -4,8 +4,8 @@
 //! difference. Greedy tokens are compared, and log-probabilities within `tolerance`, since kernels may round differently for other shapes.
 
 use crate::{
-    BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled, SamplingParams, SlotId, Step,
-    StepError, TokenId,
+    BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled, SamplingParams,
+    SlotId, Step, StepError, TokenId,
 };
 
 /// Runs the whole suite on one loaded model. The model must hold two sequences of 64 tokens at least.

@@ -90,6 +90,9 @@ pub enum EngineError {
     /// This generation alone: bans and biases left no token to choose.
     #[error("no token is left to sample")]
     NothingLeft,
+    /// This generation alone: the backend cannot hold it, although its room was counted.
+    #[error("the KV cache cannot hold this request")]
+    KvExhausted,
     /// The engine ended; the request may be tried again on another.
     #[error("the engine has ended")]
     Gone,

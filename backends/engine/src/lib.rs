@@ -12,6 +12,8 @@ mod output;
 mod request;
 mod scheduler;
 mod sequence;
+#[cfg(test)]
+mod simulation;
 mod stats;
 
 pub use engine::{Engine, EngineLimits, Generation, ModelInfo};

@@ -1,3 +1,8 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 /// Counters of one engine since it was loaded, and gauges as of the last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -27,4 +32,24 @@ pub struct Stats {
     pub cancelled: u64,
     /// Generations that failed.
     pub failed: u64,
+}
+
+/// A place among the generations that an engine has taken on; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket(Arc<AtomicUsize>);
+
+impl Ticket {
+    /// Takes a place, if fewer than `limit` are taken.
+    pub(crate) fn take(places: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        places
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
+            .ok()
+            .map(|_| Self(Arc::clone(places)))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }

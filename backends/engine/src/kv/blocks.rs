@@ -1,0 +1,269 @@
+use std::collections::HashMap;
+
+use tandem_core::{BlockId, KvOp, SlotId, TokenId};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
+use super::{Admitted, KvCache};
+
+/// KV in reference-counted blocks. A full block is known by a hash of its tokens and of all before it, so that equal prefixes are found
+/// block by block.
+pub(crate) struct BlockKv {
+    block_size: usize,
+    prefix_cache: bool,
+    blocks: Vec<Block>,
+    /// Blocks that nobody uses, the next to be reused first. Those whose content is still known come last.
+    unused: UnusedList,
+    /// Full blocks by key, in use or not.
+    known: HashMap<Key, BlockId>,
+    slots: Vec<Option<Table>>,
+    free_slots: Vec<SlotId>,
+}
+
+/// Hash of a block's tokens and of the key before it. 128 bits: a collision would answer with somebody else's context.
+type Key = u128;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    references: u32,
+    key: Option<Key>,
+}
+
+/// A running sequence's blocks.
+#[derive(Debug, Default)]
+struct Table {
+    blocks: Vec<BlockId>,
+    /// Keys of the blocks that are full and computed, in order.
+    keys: Vec<Key>,
+}
+
+impl BlockKv {
+    pub(crate) fn new(slots: u32, count: u32, block_size: u32, prefix_cache: bool) -> Self {
+        let mut unused = UnusedList::new(count as usize);
+        for block in 0..count {
+            unused.push_back(BlockId(block));
+        }
+        Self {
+            block_size: block_size as usize,
+            prefix_cache,
+            blocks: vec![Block::default(); count as usize],
+            unused,
+            known: HashMap::new(),
+            slots: (0..slots).map(|_| None).collect(),
+            free_slots: (0..slots).rev().map(SlotId).collect(),
+        }
+    }
+
+    /// Known blocks that hold the beginning of `tokens`, leaving at least one token to compute.
+    fn lookup(&self, tokens: &[TokenId]) -> Table {
+        let mut found = Table::default();
+        if !self.prefix_cache {
+            return found;
+        }
+        let full = tokens.len().saturating_sub(1) / self.block_size;
+        for chunk in tokens.chunks_exact(self.block_size).take(full) {
+            let key = key_after(found.keys.last().copied(), chunk);
+            let Some(&block) = self.known.get(&key) else { break };
+            found.blocks.push(block);
+            found.keys.push(key);
+        }
+        found
+    }
+
+    /// Takes an unused block, forgetting what it held.
+    fn take(&mut self) -> Option<BlockId> {
+        let id = self.unused.pop_front()?;
+        let block = &mut self.blocks[id.index()];
+        if let Some(key) = block.key.take() {
+            self.known.remove(&key);
+        }
+        block.references = 1;
+        Some(id)
+    }
+
+    fn table(&self, slot: SlotId) -> &Table {
+        self.slots[slot.index()].as_ref().expect("the scheduler names only slots that it holds")
+    }
+}
+
+impl KvCache for BlockKv {
+    fn admit(&mut self, tokens: &[TokenId], _: &mut Vec<KvOp>) -> Option<Admitted> {
+        let mut table = self.lookup(tokens);
+        let cached = table.blocks.len();
+        let total = (tokens.len() + 1).div_ceil(self.block_size);
+        let revived = table.blocks.iter().filter(|id| self.blocks[id.index()].references == 0).count();
+        if total - cached + revived > self.unused.len() {
+            return None;
+        }
+        let slot = self.free_slots.pop()?;
+        for id in &table.blocks {
+            let block = &mut self.blocks[id.index()];
+            if block.references == 0 {
+                self.unused.remove(*id);
+            }
+            block.references += 1;
+        }
+        // The block for the token after the last is not taken yet: most sequences need it only after a while.
+        for _ in cached..tokens.len().div_ceil(self.block_size) {
+            let block = self.take().expect("enough unused blocks were counted");
+            table.blocks.push(block);
+        }
+        self.slots[slot.index()] = Some(table);
+        Some(Admitted { slot, cached: (cached * self.block_size) as u32 })
+    }
+
+    fn grow(&mut self, slot: SlotId, len: u32, _: &mut Vec<KvOp>) -> bool {
+        let wanted = (len as usize).div_ceil(self.block_size);
+        while self.table(slot).blocks.len() < wanted {
+            let Some(block) = self.take() else { return false };
+            self.slots[slot.index()].as_mut().expect("the slot was there a moment ago").blocks.push(block);
+        }
+        true
+    }
+
+    fn commit(&mut self, slot: SlotId, tokens: &[TokenId]) {
+        let table = self.slots[slot.index()].as_mut().expect("the scheduler commits only slots that it holds");
+        let first = table.keys.len();
+        for (at, chunk) in tokens.chunks_exact(self.block_size).enumerate().skip(first) {
+            let key = key_after(table.keys.last().copied(), chunk);
+            table.keys.push(key);
+            if self.prefix_cache && !self.known.contains_key(&key) {
+                let id = table.blocks[at];
+                self.blocks[id.index()].key = Some(key);
+                self.known.insert(key, id);
+            }
+        }
+    }
+
+    fn release(&mut self, slot: SlotId, _: &mut Vec<KvOp>) {
+        let table = self.slots[slot.index()].take().expect("the scheduler releases only slots that it holds");
+        self.free_slots.push(slot);
+        // Backwards, so that the end of a sequence is forgotten before its beginning, which more prompts share.
+        for id in table.blocks.into_iter().rev() {
+            let block = &mut self.blocks[id.index()];
+            block.references -= 1;
+            match (block.references, block.key) {
+                (0, Some(_)) => self.unused.push_back(id),
+                (0, None) => self.unused.push_front(id),
+                _ => {}
+            }
+        }
+    }
+
+    fn evict_all(&mut self, _: &mut Vec<KvOp>) -> bool {
+        let before = self.known.len();
+        let Self { known, blocks, .. } = self;
+        known.retain(|_, id| blocks[id.index()].references > 0);
+        for block in blocks.iter_mut().filter(|block| block.references == 0) {
+            block.key = None;
+        }
+        self.known.len() < before
+    }
+
+    fn block_table(&self, slot: SlotId) -> &[BlockId] {
+        &self.table(slot).blocks
+    }
+
+    fn used(&self) -> u64 {
+        ((self.blocks.len() - self.unused.len()) * self.block_size) as u64
+    }
+
+    fn check(&self) {
+        let mut references = vec![0u32; self.blocks.len()];
+        for table in self.slots.iter().flatten() {
+            assert!(table.keys.len() <= table.blocks.len(), "a key for each computed block at most");
+            for id in &table.blocks {
+                references[id.index()] += 1;
+            }
+        }
+        for (at, block) in self.blocks.iter().enumerate() {
+            assert_eq!(block.references, references[at], "block {at}: references");
+            assert_eq!(block.references == 0, self.unused.contains(BlockId(at as u32)), "block {at}: unused or used");
+            if let Some(key) = block.key {
+                assert_eq!(self.known.get(&key), Some(&BlockId(at as u32)), "block {at}: known by its key");
+            }
+        }
+        for (key, id) in &self.known {
+            assert_eq!(self.blocks[id.index()].key, Some(*key), "a known block has its key");
+        }
+        assert_eq!(self.slots.iter().filter(|slot| slot.is_none()).count(), self.free_slots.len(), "free slots");
+    }
+}
+
+fn key_after(before: Option<Key>, tokens: &[TokenId]) -> Key {
+    let mut bytes = Vec::with_capacity(16 + 4 * tokens.len());
+    bytes.extend_from_slice(&before.unwrap_or(0).to_le_bytes());
+    bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+    xxh3_128_with_seed(&bytes, u64::from(before.is_some()))
+}
+
+/// A queue of block ids from whose middle any can be taken in constant time.
+struct UnusedList {
+    links: Vec<Option<Link>>,
+    first: Option<BlockId>,
+    last: Option<BlockId>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Link {
+    before: Option<BlockId>,
+    after: Option<BlockId>,
+}
+
+impl UnusedList {
+    fn new(blocks: usize) -> Self {
+        Self { links: vec![None; blocks], first: None, last: None, len: 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn contains(&self, id: BlockId) -> bool {
+        self.links[id.index()].is_some()
+    }
+
+    fn push_back(&mut self, id: BlockId) {
+        self.insert(id, Link { before: self.last, after: None });
+    }
+
+    fn push_front(&mut self, id: BlockId) {
+        self.insert(id, Link { before: None, after: self.first });
+    }
+
+    fn pop_front(&mut self) -> Option<BlockId> {
+        let id = self.first?;
+        self.remove(id);
+        Some(id)
+    }
+
+    fn insert(&mut self, id: BlockId, link: Link) {
+        debug_assert!(!self.contains(id), "a block is unused once");
+        self.links[id.index()] = Some(link);
+        self.join(link.before, Some(id));
+        self.join(Some(id), link.after);
+        self.len += 1;
+    }
+
+    fn remove(&mut self, id: BlockId) {
+        let link = self.links[id.index()].take().expect("only unused blocks are taken");
+        self.join(link.before, link.after);
+        self.len -= 1;
+    }
+
+    /// Makes two neighbours know each other; `None` is the end of the list.
+    fn join(&mut self, before: Option<BlockId>, after: Option<BlockId>) {
+        match before {
+            Some(id) => self.link_mut(id).after = after,
+            None => self.first = after,
+        }
+        match after {
+            Some(id) => self.link_mut(id).before = before,
+            None => self.last = before,
+        }
+    }
+
+    fn link_mut(&mut self, id: BlockId) -> &mut Link {
+        self.links[id.index()].as_mut().expect("a neighbour is in the list")
+    }
+}

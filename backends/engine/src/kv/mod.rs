@@ -1,0 +1,48 @@
+//! Bookkeeping of KV memory: which slot or block holds the KV of which tokens. Pure data structures; the memory itself is the backend's.
+
+mod blocks;
+mod slots;
+
+use tandem_core::{BackendSpec, BlockId, KvLayout, KvOp, SlotId, TokenId};
+
+/// One strategy for each [`KvLayout`].
+///
+/// Operations that the backend must carry out are appended to `ops`, to be sent with the next step.
+pub(crate) trait KvCache: Send {
+    /// Gives a sequence a slot and room for all its `tokens` and one more, reusing what is cached of them; `None` when there is no room.
+    fn admit(&mut self, tokens: &[TokenId], ops: &mut Vec<KvOp>) -> Option<Admitted>;
+    /// Makes room for `len` tokens in the slot, evicting what nobody uses; false when there is none.
+    fn grow(&mut self, slot: SlotId, len: u32, ops: &mut Vec<KvOp>) -> bool;
+    /// Says that the KV of exactly these tokens, from the first on, is now in the slot, and may be shared.
+    fn commit(&mut self, slot: SlotId, tokens: &[TokenId]);
+    /// Takes the slot back. What was committed stays in the cache until its room is needed.
+    fn release(&mut self, slot: SlotId, ops: &mut Vec<KvOp>);
+    /// Forgets everything that no running sequence uses. Whether there was any.
+    fn evict_all(&mut self, ops: &mut Vec<KvOp>) -> bool;
+    /// The slot's blocks in order; empty where KV is kept by slot.
+    fn block_table(&self, slot: SlotId) -> &[BlockId];
+    /// Tokens of room held by running sequences.
+    fn used(&self) -> u64;
+    /// Panics when the books are wrong.
+    fn check(&self);
+}
+
+/// A slot for a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    pub(crate) slot: SlotId,
+    /// Tokens whose KV is there already; fewer than the sequence has, so that something is left to compute.
+    pub(crate) cached: u32,
+}
+
+/// The strategy for a backend's layout. Without `prefix_cache` nothing outlives its sequence.
+pub(crate) fn for_backend(spec: &BackendSpec, prefix_cache: bool) -> Box<dyn KvCache> {
+    match spec.kv {
+        KvLayout::Slots { cells, partial_reuse } => {
+            Box::new(slots::SlotKv::new(spec.max_sequences, cells, partial_reuse, prefix_cache))
+        }
+        KvLayout::Blocks { count, block_size } => {
+            Box::new(blocks::BlockKv::new(spec.max_sequences, count, block_size, prefix_cache))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The engine as its users see it: a thread, submissions and streams.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use futures_util::StreamExt;
+use tandem_core::SamplingParams;
+use tandem_engine::{
+    Engine, EngineError, EngineLimits, Event, FinishReason, GenerateRequest, Generation, Priority, StopRules,
+    SubmitError,
+};
+use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings};
+
+async fn engine(settings: SimSettings, limits: EngineLimits) -> Engine {
+    Engine::load(Box::new(SimLoader::new(settings)), limits).await.unwrap()
+}
+
+fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        prompt: prompt.bytes().map(u32::from).collect(),
+        sampling: SamplingParams::greedy(),
+        stop: StopRules::max_tokens(max_tokens),
+        seed: 0,
+        priority: Priority::Interactive,
+        logprobs: None,
+    }
+}
+
+async fn collect(generation: Generation) -> (Vec<u32>, String, Event) {
+    let events: Vec<_> = generation.collect().await;
+    let (last, tokens) = events.split_last().unwrap();
+    let mut ids = Vec::new();
+    let mut text = String::new();
+    for event in tokens {
+        let Event::Token { id, text: more, .. } = event else { panic!("{event:?} before the end") };
+        ids.push(*id);
+        text.push_str(more);
+    }
+    if let Event::Finished { text: more, .. } = last {
+        text.push_str(more);
+    }
+    (ids, text, last.clone())
+}
+
+#[tokio::test]
+async fn a_generation_is_the_models_own_text() {
+    let engine = engine(SimSettings::default(), EngineLimits::default()).await;
+    let asked = request("hello", 20);
+    let expected = Oracle::generate(&asked.prompt, &asked.sampling, 0, 20);
+    let (ids, text, last) = collect(engine.submit(asked).unwrap()).await;
+    assert_eq!(ids, expected);
+    let bytes: Vec<u8> = ids.iter().filter_map(|&id| u8::try_from(id).ok()).collect();
+    assert_eq!(text, String::from_utf8_lossy(&bytes));
+    assert!(matches!(last, Event::Finished { .. }), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_a_generation_and_is_not_part_of_it() {
+    let engine = engine(SimSettings::default(), EngineLimits::default()).await;
+    let (_, whole, _) = collect(engine.submit(request("hello", 20)).unwrap()).await;
+    let stop = whole[5..8].to_owned();
+    let mut asked = request("hello", 20);
+    asked.stop.strings = vec![stop.clone()];
+    let (_, text, last) = collect(engine.submit(asked).unwrap()).await;
+    assert_eq!(text, whole[..whole.find(&stop).unwrap()]);
+    assert!(matches!(last, Event::Finished { reason: FinishReason::Stop, .. }), "{last:?}");
+}
+
+#[tokio::test]
+async fn dropping_a_generation_cancels_it() {
+    let engine = engine(SimSettings { parallel: 1, ..SimSettings::default() }, EngineLimits::default()).await;
+    let mut endless = request("for ever", 4_000);
+    endless.stop.ignore_eos = true;
+    let mut running = engine.submit(endless).unwrap();
+    running.next().await.unwrap();
+    drop(running);
+    // The only slot is free again, or this would never end.
+    let (_, _, last) = collect(engine.submit(request("next", 3)).unwrap()).await;
+    assert!(matches!(last, Event::Finished { .. }), "{last:?}");
+    assert_eq!(engine.stats().cancelled, 1);
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded() {
+    let settings =
+        SimSettings { parallel: 1, step_delay: std::time::Duration::from_millis(5), ..SimSettings::default() };
+    let engine = engine(settings, EngineLimits { queue: 2, ..EngineLimits::default() }).await;
+    let taken: Vec<_> = (0..3).map(|_| engine.submit(request("one of three", 100)).unwrap()).collect();
+    assert_eq!(engine.submit(request("a fourth", 1)).unwrap_err(), SubmitError::Overloaded);
+    drop(taken);
+}
+
+#[tokio::test]
+async fn what_can_never_fit_is_refused_at_once() {
+    let layout = SimLayout::Blocks { count: 4, block_size: 4 };
+    let engine = engine(SimSettings { layout, ..SimSettings::default() }, EngineLimits::default()).await;
+    let error = engine.submit(request("0123456789", 7)).unwrap_err();
+    assert_eq!(error, SubmitError::TooLarge { needed: 17, available: 16 });
+    let (ids, ..) = collect(engine.submit(request("0123456789", 6)).unwrap()).await;
+    assert!(!ids.is_empty());
+}
+
+#[tokio::test]
+async fn a_device_failure_ends_every_generation_and_the_engine() {
+    for faults in [Faults { device_fails_at: 3, ..Faults::default() }, Faults { panics_at: 3, ..Faults::default() }] {
+        let engine = engine(SimSettings { faults, ..SimSettings::default() }, EngineLimits::default()).await;
+        let mut asked = request("hello", 50);
+        asked.stop.ignore_eos = true;
+        let both = [engine.submit(asked.clone()).unwrap(), engine.submit(asked.clone()).unwrap()];
+        for generation in both {
+            let (_, _, last) = collect(generation).await;
+            assert_eq!(last, Event::Failed(EngineError::Gone), "{faults:?}");
+        }
+        engine.ended().await;
+        assert!(!engine.is_alive());
+        assert_eq!(engine.submit(asked).unwrap_err(), SubmitError::Gone);
+    }
+}
+
+#[tokio::test]
+async fn dropping_the_engine_ends_its_generations() {
+    let engine = engine(SimSettings::default(), EngineLimits::default()).await;
+    let mut asked = request("hello", 4_000);
+    asked.stop.ignore_eos = true;
+    let generation = engine.submit(asked).unwrap();
+    drop(engine);
+    let (_, _, last) = collect(generation).await;
+    assert_eq!(last, Event::Failed(EngineError::Gone));
+}
+
+#[tokio::test]
+async fn equal_prompts_are_computed_once() {
+    let engine = engine(SimSettings::default(), EngineLimits::default()).await;
+    let prompt = "a long beginning that many prompts share ".repeat(8);
+    collect(engine.submit(request(&prompt, 2)).unwrap()).await;
+    let (_, _, last) = collect(engine.submit(request(&(prompt.clone() + "and an end"), 2)).unwrap()).await;
+    let Event::Finished { usage, .. } = last else { panic!("{last:?}") };
+    assert_eq!(usage.cached_tokens, prompt.len() as u32 / 16 * 16);
+}

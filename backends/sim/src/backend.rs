@@ -1,0 +1,176 @@
+use std::{sync::Arc, time::Duration};
+
+use tandem_core::{
+    BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow, Sampled, Step,
+    StepError, sampling::Sampler,
+};
+
+use crate::{
+    memory::Memory,
+    model::{self, ByteTokenizer, CHAT_TEMPLATE, VOCAB_SIZE, digest},
+};
+
+/// How the simulated backend behaves.
+#[derive(Clone, Debug)]
+pub struct SimSettings {
+    /// Tokens of one sequence.
+    pub context: u32,
+    /// Sequences at once.
+    pub parallel: u32,
+    /// Tokens of one step.
+    pub max_step_tokens: u32,
+    /// How KV memory is divided.
+    pub layout: SimLayout,
+    /// Whether chunks and single tokens may share a step.
+    pub mixes_phases: bool,
+    /// Time that each step takes.
+    pub step_delay: Duration,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+/// How KV memory is divided, and how much there is of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimLayout {
+    /// By slot.
+    Slots {
+        /// Tokens over all slots.
+        cells: u32,
+    },
+    /// By block.
+    Blocks {
+        /// Blocks in all.
+        count: u32,
+        /// Tokens in one.
+        block_size: u32,
+    },
+}
+
+/// What goes wrong, and how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Every so many passes one is refused as not fitting; 0 for never.
+    pub kv_full_every: u64,
+    /// The device fails at this pass; 0 for never.
+    pub device_fails_at: u64,
+    /// The backend panics at this pass; 0 for never.
+    pub panics_at: u64,
+}
+
+impl Default for SimSettings {
+    fn default() -> Self {
+        Self {
+            context: 4096,
+            parallel: 8,
+            max_step_tokens: 512,
+            layout: SimLayout::Blocks { count: 2048, block_size: 16 },
+            mixes_phases: true,
+            step_delay: Duration::ZERO,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// "Loads" the simulated model.
+#[derive(Debug)]
+pub struct SimLoader {
+    settings: SimSettings,
+}
+
+impl SimLoader {
+    /// A loader with these settings.
+    #[must_use]
+    pub fn new(settings: SimSettings) -> Self {
+        Self { settings }
+    }
+}
+
+impl BackendLoader for SimLoader {
+    fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
+        let mut backend = SimBackend::new(&self.settings);
+        serve(Loaded {
+            backend: &mut backend,
+            vocab: Arc::new(model::vocab()),
+            tokenizer: Arc::new(ByteTokenizer),
+            chat_template: Some(CHAT_TEMPLATE.to_owned()),
+        });
+        Ok(())
+    }
+}
+
+struct SimBackend {
+    spec: BackendSpec,
+    memory: Memory,
+    step_delay: Duration,
+    faults: Faults,
+    passes: u64,
+    sampler: Sampler,
+    /// Logits of the rows of the last pass, one after the other.
+    rows: Vec<f32>,
+}
+
+impl SimBackend {
+    fn new(settings: &SimSettings) -> Self {
+        let &SimSettings { context, parallel, max_step_tokens, layout, mixes_phases, step_delay, faults } = settings;
+        let (kv, memory) = match layout {
+            SimLayout::Slots { cells } => (
+                KvLayout::Slots { cells, partial_reuse: true },
+                Memory::Slots { slots: vec![Vec::new(); parallel as usize], cells: cells as usize },
+            ),
+            SimLayout::Blocks { count, block_size } => (
+                KvLayout::Blocks { count, block_size },
+                Memory::Blocks { blocks: vec![vec![None; block_size as usize]; count as usize] },
+            ),
+        };
+        let spec = BackendSpec {
+            name: "sim",
+            vocab_size: VOCAB_SIZE,
+            max_context: context,
+            max_sequences: parallel,
+            max_step_tokens,
+            kv,
+            mixes_phases,
+        };
+        Self { spec, memory, step_delay, faults, passes: 0, sampler: Sampler::default(), rows: Vec::new() }
+    }
+}
+
+impl InferenceBackend for SimBackend {
+    fn spec(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        self.passes += 1;
+        self.memory.prepare(step.kv_ops);
+        assert!(self.passes != self.faults.panics_at, "a panic was asked for");
+        if self.passes == self.faults.device_fails_at {
+            return Err(StepError::Device("a failure was asked for".into()));
+        }
+        if self.faults.kv_full_every > 0 && self.passes.is_multiple_of(self.faults.kv_full_every) {
+            return Err(StepError::KvFull);
+        }
+        self.memory.fits(step.chunks)?;
+        assert!(step.tokens() <= self.spec.max_step_tokens as usize, "a step keeps to its budget");
+        self.rows.clear();
+        for chunk in step.chunks {
+            self.memory.write(chunk);
+        }
+        for chunk in step.chunks.iter().filter(|chunk| chunk.sample) {
+            let start = self.rows.len();
+            self.rows.resize(start + VOCAB_SIZE as usize, 0.0);
+            model::logits(digest(self.memory.visible(chunk)), &mut self.rows[start..]);
+        }
+        if !self.step_delay.is_zero() {
+            std::thread::sleep(self.step_delay);
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
+        assert_eq!(rows.len() * VOCAB_SIZE as usize, self.rows.len(), "each sampled chunk is asked for once");
+        let logits = self.rows.chunks_exact_mut(VOCAB_SIZE as usize);
+        out.extend(std::iter::zip(logits, rows).map(|(logits, row)| self.sampler.sample(logits, row)));
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+use tandem_core::{
+    SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab, VocabParts,
+    sampling::{Sampler, uniform},
+};
+
+/// One token for each byte, and three control tokens.
+pub const VOCAB_SIZE: u32 = 259;
+
+const END_OF_TEXT: TokenId = 256;
+const TURN_START: TokenId = 257;
+const TURN_END: TokenId = 258;
+
+/// `ChatML`, as many real models have it.
+pub const CHAT_TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}\
+     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// The vocabulary: bytes, and control tokens as `ChatML` has them.
+#[must_use]
+pub fn vocab() -> Vocab {
+    let bytes = (0..=255u8).map(|byte| (Box::from([byte]), Some(TokenKind::Text)));
+    let control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        .map(|text| (Box::from(text.as_bytes()), Some(TokenKind::Control)));
+    Vocab::new(VocabParts {
+        tokens: bytes.chain(control).collect(),
+        eog: vec![END_OF_TEXT, TURN_END],
+        bos: None,
+        eos: Some(TURN_END),
+        adds_bos: false,
+    })
+}
+
+/// One token for each byte.
+#[derive(Debug)]
+pub(crate) struct ByteTokenizer;
+
+impl Tokenizer for ByteTokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>, TokenizeError> {
+        Ok(text.bytes().map(TokenId::from).collect())
+    }
+}
+
+/// The KV cell of a token: it depends on the cells before it, so that a prefix in the wrong place is noticed.
+pub(crate) fn cell(before: u64, token: TokenId, position: u32) -> u64 {
+    mix(before ^ mix((u64::from(token) << 32) | u64::from(position)))
+}
+
+/// What the next token is drawn from, given a digest of all visible cells.
+pub(crate) fn digest(cells: impl Iterator<Item = u64>) -> u64 {
+    cells.fold(0x5eed, |sum, cell| mix(sum.rotate_left(5) ^ cell))
+}
+
+/// Fills `logits` for a context: mostly letters and spaces, and now and then the end of the turn.
+pub(crate) fn logits(digest: u64, logits: &mut [f32]) {
+    for (token, logit) in std::iter::zip(0u32.., logits.iter_mut()) {
+        let noise = mix(digest ^ mix(u64::from(token) + 1)) >> 40;
+        let noise = noise as f32 / (1u32 << 24) as f32;
+        *logit = 6.0 * noise + favour(token);
+    }
+    if digest.is_multiple_of(24) {
+        logits[TURN_END as usize] = 24.0;
+    }
+}
+
+/// Makes the text readable enough for a person to see that something is being generated.
+fn favour(token: TokenId) -> f32 {
+    match u8::try_from(token) {
+        Ok(b' ') => 9.5,
+        Ok(b'a'..=b'z') => 9.0,
+        Ok(b'.' | b',') => 6.0,
+        Ok(_) => 0.0,
+        Err(_) if token == TURN_START => -8.0,
+        Err(_) => 0.0,
+    }
+}
+
+/// The finalizer of `SplitMix64` (Steele et al. 2014).
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The model run alone, without any cache: what an engine over [`SimLoader`](crate::SimLoader) must answer.
+#[derive(Debug)]
+pub struct Oracle {
+    cells: Vec<u64>,
+    sampler: Sampler,
+    row: Vec<f32>,
+}
+
+impl Oracle {
+    /// A run that has seen `prompt`.
+    #[must_use]
+    pub fn new(prompt: &[TokenId]) -> Self {
+        let mut oracle = Self { cells: Vec::new(), sampler: Sampler::default(), row: vec![0.0; VOCAB_SIZE as usize] };
+        prompt.iter().for_each(|&token| oracle.see(token));
+        oracle
+    }
+
+    /// Up to `max_tokens` tokens after `prompt`, ending with a token that ends generation if one comes.
+    #[must_use]
+    pub fn generate(prompt: &[TokenId], params: &SamplingParams, seed: u64, max_tokens: u32) -> Vec<TokenId> {
+        let vocab = vocab();
+        let mut oracle = Self::new(prompt);
+        let mut output = Vec::new();
+        for position in 0..max_tokens {
+            let token = oracle.next(prompt, &output, params, uniform(seed, position));
+            output.push(token);
+            if vocab.is_eog(token) {
+                break;
+            }
+            oracle.see(token);
+        }
+        output
+    }
+
+    fn see(&mut self, token: TokenId) {
+        let before = self.cells.last().copied().unwrap_or(0);
+        self.cells.push(cell(before, token, self.cells.len() as u32));
+    }
+
+    fn next(&mut self, prompt: &[TokenId], output: &[TokenId], params: &SamplingParams, u: f32) -> TokenId {
+        logits(digest(self.cells.iter().copied()), &mut self.row);
+        let slot = tandem_core::SlotId(0);
+        let row = SampleRow { slot, params, u, prompt, output, banned: &[], logprobs: None };
+        let sampled = self.sampler.sample(&mut self.row, &row);
+        sampled.map(|Sampled { token, .. }| token).expect("the model's logits are finite and nothing is banned")
+    }
+}

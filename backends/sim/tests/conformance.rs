@@ -1,0 +1,26 @@
+//! The simulated backend keeps the contract, in both layouts.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use tandem_core::conformance;
+use tandem_sim::{SimLayout, SimLoader, SimSettings};
+
+fn check(layout: SimLayout, mixes_phases: bool) {
+    let settings = SimSettings { layout, mixes_phases, ..SimSettings::default() };
+    conformance::check(Box::new(SimLoader::new(settings)), 0.0).unwrap();
+}
+
+#[test]
+fn by_slot() {
+    check(SimLayout::Slots { cells: 512 }, true);
+}
+
+#[test]
+fn by_block() {
+    check(SimLayout::Blocks { count: 64, block_size: 8 }, true);
+}
+
+#[test]
+fn with_separate_phases() {
+    check(SimLayout::Blocks { count: 64, block_size: 8 }, false);
+}
