@@ -1,1 +1,30 @@
+//! The database schema, one migration per noun. Forward only: a newer schema is never undone, and a database that a newer version has
+//! migrated is refused.
 
+#![expect(
+    elided_lifetimes_in_paths,
+    reason = "the trait's signature, as async_trait expands it, takes no named lifetime"
+)]
+
+use sea_orm_migration::prelude::{MigrationTrait, async_trait};
+
+mod m20261101_000001_create_files;
+mod m20261101_000002_create_batches;
+mod m20261101_000003_create_instances;
+
+pub use sea_orm_migration::MigratorTrait;
+
+/// Brings a database to the schema of this version.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261101_000001_create_files::Migration),
+            Box::new(m20261101_000002_create_batches::Migration),
+            Box::new(m20261101_000003_create_instances::Migration),
+        ]
+    }
+}

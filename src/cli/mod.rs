@@ -3,6 +3,7 @@
 mod config;
 mod db;
 mod exit;
+mod run_batch;
 mod serve;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -24,6 +25,7 @@ struct Cli {
 enum Command {
     /// Run the server: with no arguments, profile demo on 127.0.0.1:8000
     Serve(serve::Serve),
+    RunBatch(run_batch::RunBatch),
     /// Show or check settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -60,6 +62,7 @@ impl SettingsArgs {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::RunBatch(run_batch) => run_batch.run(),
         Command::Config(command) => command.run(),
         Command::Db(command) => command.run(),
     };
@@ -79,4 +82,23 @@ fn print(text: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::software(format!("cannot start: {error}")))
+}
+
+/// Done when the process is asked to end: by Ctrl-C, or by `SIGTERM` as service managers do it.
+fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let listen = |kind| signal(kind).map_err(|error| Failure::software(format!("cannot listen for signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }

@@ -1,13 +1,16 @@
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
-use tandem_core::LoadError;
+use tandem_core::{BackendLoader, LoadError};
 use tandem_engine::EngineLimits;
 
-use super::{Lease, LeaseError, loader, resident::Resident};
-use crate::settings::{BackendSettings, ModelSettings};
+use super::{
+    Lease, LeaseError, loader,
+    resident::{MakeLoader, Resident},
+};
+use crate::{
+    clock::Clock,
+    settings::{BackendSettings, ModelSettings},
+};
 
 /// All models that this server knows, by name.
 #[derive(Clone, Debug)]
@@ -27,13 +30,24 @@ impl Models {
     /// Begins to load every model, each on a thread of its own.
     #[must_use]
     pub fn start(backend: &BackendSettings, models: &[ModelSettings], limits: EngineLimits) -> Self {
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let residents = models.iter().map(|model| {
+        let loaders = models.iter().map(|model| {
             let (backend, source) = (backend.clone(), model.source.clone());
-            let make = Box::new(move || loader::loader(&backend, source.as_ref()));
-            Resident::start(model.name.as_str().into(), created, limits, make)
+            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref()));
+            (model.name.clone(), make)
         });
-        Self(residents.collect())
+        let created = Clock::system().seconds();
+        let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
+        Self(loaders.map(start).collect())
+    }
+
+    /// One model, from loaders of the caller's own making: each attempt to load it asks for one.
+    #[must_use]
+    pub fn from_loader(
+        name: &str,
+        limits: EngineLimits,
+        make: impl Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync + 'static,
+    ) -> Self {
+        Self([Resident::start(name.into(), Clock::system().seconds(), limits, Box::new(make))].into())
     }
 
     /// Waits until every model is loaded.

@@ -1,0 +1,96 @@
+//! The Batch API's life: from an input file to an output file in which every line is answered exactly once.
+//!
+//! One task, the [`runner`], looks at what the database says of each unfinished batch and does the next thing: check its input, run
+//! its lines, publish, purge. It keeps nothing that it could not read again, which is why a restart needs no special path: what a
+//! dead process held is made open ([`recover`]) and the runner goes on. Results go through one [`writer`] that commits them in groups.
+
+mod jsonl;
+mod line;
+mod offline;
+mod publish;
+mod recover;
+mod runner;
+mod settings;
+mod state;
+mod validate;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::store::{Batch, CancelOutcome, Created, NewBatch, Page, Store, StoreError};
+
+pub use line::{LineAnswer, LineExecutor};
+pub use offline::{OfflineError, OfflineJob, OfflineReport, Progress, run_offline};
+pub use settings::{CompletionWindow, Settings};
+pub use state::{BatchStatus, StopReason};
+
+/// A handle to the batches of a store and to the task that runs them. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Batches {
+    store: Store,
+    settings: Arc<Settings>,
+    wake: Arc<Notify>,
+    stop: watch::Sender<bool>,
+    task: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Batches {
+    /// Recovers what an earlier process left and starts to run what is unfinished.
+    pub async fn start<E: LineExecutor>(store: Store, executor: E, settings: Settings) -> Result<Self, StoreError> {
+        recover::recover(&store).await?;
+        let settings = Arc::new(settings);
+        let wake = Arc::new(Notify::new());
+        let (stop, stopped) = watch::channel(false);
+        let runner = runner::Runner::new(store.clone(), executor, Arc::clone(&settings), Arc::clone(&wake), stopped);
+        let task = Arc::new(Mutex::new(Some(tokio::spawn(runner.run()))));
+        Ok(Self { store, settings, wake, stop, task })
+    }
+
+    pub async fn create(&self, new: NewBatch) -> Result<Created, StoreError> {
+        let created = self.store.create_batch(new, self.settings.active_max, self.settings.clock.seconds()).await?;
+        self.wake();
+        Ok(created)
+    }
+
+    pub async fn get(&self, id: &str) -> Result<Batch, StoreError> {
+        self.store.batch(id).await
+    }
+
+    pub async fn list(&self, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
+        self.store.batches(page).await
+    }
+
+    /// Stops a batch that still validates or runs; its lines in flight are aborted, those that ended are published.
+    pub async fn cancel(&self, id: &str) -> Result<CancelOutcome, StoreError> {
+        let outcome = self.store.cancel_batch(id, self.settings.clock.seconds()).await?;
+        self.wake();
+        Ok(outcome)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Has the runner look at the database now.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Stops claiming, waits for the lines in flight as long as the settings allow, and lets go of the rest. Repeated calls wait too.
+    pub async fn stop(&self) {
+        self.stop.send_replace(true);
+        let mut task = self.task.lock().await;
+        if let Some(handle) = task.as_mut()
+            && let Err(error) = handle.await
+        {
+            tracing::error!(error = %error, "the batch runner did not end in order");
+        }
+        *task = None;
+    }
+}

@@ -1,0 +1,356 @@
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::line::{self, Execution, LineExecutor, Source};
+use super::publish::{publish, purge};
+use super::settings::Settings;
+use super::state::{BatchStatus, StopReason};
+use super::validate::{damaged_input, fail, validate};
+use super::writer::Writer;
+use crate::store::{Batch, Claimed, Store, StoreError};
+
+/// Looks again at least this often, whatever it was told.
+const POLL: Duration = Duration::from_secs(30);
+const JOB_RETRY: Duration = Duration::from_secs(5);
+const SUSPECT_POLL: Duration = Duration::from_secs(1);
+
+/// Does for each unfinished batch what its row says is next, at its own pace: events only make it look.
+pub(super) struct Runner<E> {
+    store: Store,
+    executor: Arc<E>,
+    settings: Arc<Settings>,
+    wake: Arc<Notify>,
+    stopped: watch::Receiver<bool>,
+    lines: JoinSet<Result<(), StoreError>>,
+    in_flight: HashMap<Id, (String, AbortHandle)>,
+    jobs: JoinSet<Result<(), StoreError>>,
+    /// Batches with a job: checked, ended or purged by one task at a time.
+    busy: HashMap<Id, String>,
+    /// Batches whose job failed: not again before this time.
+    resting: HashMap<String, Instant>,
+    /// Batches that have no line to claim before this time.
+    dry: HashMap<String, Instant>,
+    sources: HashMap<String, Source>,
+    /// Batches whose input turned out to be damaged.
+    damaged: HashSet<String>,
+    /// Whether a line may be left that was in the hands of a process that died.
+    suspects: bool,
+}
+
+impl<E: LineExecutor> Runner<E> {
+    pub(super) fn new(
+        store: Store,
+        executor: E,
+        settings: Arc<Settings>,
+        wake: Arc<Notify>,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            store,
+            executor: Arc::new(executor),
+            settings,
+            wake,
+            stopped,
+            lines: JoinSet::new(),
+            in_flight: HashMap::new(),
+            jobs: JoinSet::new(),
+            busy: HashMap::new(),
+            resting: HashMap::new(),
+            dry: HashMap::new(),
+            sources: HashMap::new(),
+            damaged: HashSet::new(),
+            suspects: true,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        let (writer, writing) = Writer::spawn(self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.wake));
+        let wake = Arc::clone(&self.wake);
+        let mut stopped = self.stopped.clone();
+        loop {
+            let next = match self.tick(&writer).await {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(error = ?error, "could not look after the batches; trying again");
+                    Instant::now() + JOB_RETRY
+                }
+            };
+            tokio::select! {
+                // A wake during the look is kept for here.
+                () = wake.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+                () = self.room() => {}
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+            }
+        }
+        self.stop(writer, writing).await;
+    }
+
+    /// Returns when enough has ended that a look is worth it: a job, or a quarter of the window.
+    async fn room(&mut self) {
+        loop {
+            tokio::select! {
+                Some(ended) = self.jobs.join_next_with_id() => {
+                    self.job_ended(ended);
+                    return;
+                }
+                Some(ended) = self.lines.join_next_with_id() => {
+                    self.line_ended(ended);
+                    if self.has_room() || !self.damaged.is_empty() {
+                        return;
+                    }
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Claims are made for several lines at once: a claim is a transaction, and costs a sync of the disk.
+    fn has_room(&self) -> bool {
+        let free = self.settings.window.saturating_sub(self.in_flight.len());
+        free > 0 && (free * 4 >= self.settings.window)
+    }
+
+    /// One look at every unfinished batch. Answers when to look again at the latest.
+    async fn tick(&mut self, writer: &Writer) -> Result<Instant, StoreError> {
+        let now = self.settings.clock.seconds();
+        if writer.take_reopened() {
+            self.dry.clear();
+            self.suspects = true;
+        }
+        self.store.delete_expired_files(now).await?;
+        let batches = self.store.live_batches().await?;
+        let mut next = Instant::now() + POLL;
+        let mut running = Vec::new();
+        for batch in batches {
+            let Ok(status) = batch.status() else {
+                tracing::error!(batch.id = %batch.id, status = batch.status, "a batch has an unknown status");
+                continue;
+            };
+            if matches!(status, BatchStatus::Validating | BatchStatus::InProgress) {
+                if batch.expires_at <= now && self.store.stop_batch(&batch.id, StopReason::Expire, now).await? {
+                    self.wake.notify_one();
+                    continue;
+                }
+                let left = u64::try_from(batch.expires_at - now).unwrap_or(0);
+                next = next.min(Instant::now() + Duration::from_secs(left));
+            }
+            if status == BatchStatus::InProgress && !self.damaged.contains(&batch.id) {
+                running.push(batch);
+            } else {
+                self.begin_job(batch, status, writer);
+            }
+        }
+        self.fill(&running, writer).await?;
+        Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
+    }
+
+    /// Starts what a batch that runs no lines needs next, unless that is under way.
+    fn begin_job(&mut self, batch: Batch, status: BatchStatus, writer: &Writer) {
+        self.abort_lines(&batch.id);
+        if self.busy.values().any(|id| *id == batch.id) || is_later(&mut self.resting, &batch.id) {
+            return;
+        }
+        let id = batch.id.clone();
+        let (store, settings, executor) = (self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.executor));
+        let writer = writer.clone();
+        let damaged = self.damaged.remove(&id);
+        let job = self.jobs.spawn(async move {
+            let result = match status {
+                _ if damaged => Err(StoreError::Corrupt("a line is not what it was".to_owned())),
+                BatchStatus::Validating => validate(&*executor, &store, &settings, &batch).await,
+                BatchStatus::Cancelling => settle(&store, &writer, &batch).await,
+                BatchStatus::Finalizing => publish(&store, &settings, &batch).await,
+                BatchStatus::InProgress => Ok(()),
+                BatchStatus::Failed | BatchStatus::Completed | BatchStatus::Expired | BatchStatus::Cancelled => {
+                    purge(&store, &batch).await
+                }
+            };
+            match result {
+                Err(StoreError::Corrupt(reason)) if !status.has_ended() => {
+                    tracing::error!(batch.id = %batch.id, reason, "the stored input of a batch is damaged");
+                    fail(&store, &settings, &batch, &[damaged_input()]).await
+                }
+                result => result,
+            }
+        });
+        self.busy.insert(job.id(), id);
+    }
+
+    /// Claims lines until the window is full: suspects first and alone, then every batch its share, the oldest what is left.
+    async fn fill(&mut self, running: &[Batch], writer: &Writer) -> Result<(), StoreError> {
+        if self.suspects && self.run_suspect(running, writer).await? {
+            return Ok(());
+        }
+        if !self.has_room() {
+            return Ok(());
+        }
+        let waiting: Vec<&Batch> = running.iter().filter(|batch| !is_later(&mut self.dry, &batch.id)).collect();
+        let share = self.settings.window.div_ceil(waiting.len().max(1));
+        for limit in [share, self.settings.window] {
+            for batch in &waiting {
+                let held = self.in_flight.values().filter(|(id, _)| *id == batch.id).count();
+                let free = self.settings.window.saturating_sub(self.in_flight.len());
+                let wanted = limit.saturating_sub(held).min(free);
+                if wanted > 0 && !self.dry.contains_key(&batch.id) {
+                    self.claim(batch, wanted, writer).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim(&mut self, batch: &Batch, wanted: usize, writer: &Writer) -> Result<(), StoreError> {
+        let Some(source) = self.source(batch).await? else { return Ok(()) };
+        let now_ms = self.settings.clock.millis();
+        let lines = self.store.claim(&batch.id, wanted, now_ms).await?;
+        if lines.len() < wanted {
+            let due = self.store.next_due(&batch.id).await?;
+            let wait = due.map_or(POLL, |due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)));
+            self.dry.insert(batch.id.clone(), Instant::now() + wait.min(POLL));
+        }
+        for line in lines {
+            self.begin_line(batch, line, source.clone(), writer);
+        }
+        Ok(())
+    }
+
+    /// True while a suspect runs or waits for its turn: nothing else may start then.
+    async fn run_suspect(&mut self, running: &[Batch], writer: &Writer) -> Result<bool, StoreError> {
+        for batch in running {
+            if !self.store.has_suspects(&batch.id).await? {
+                continue;
+            }
+            if self.in_flight.is_empty()
+                && let Some(source) = self.source(batch).await?
+            {
+                match self.store.claim_suspect(&batch.id, self.settings.clock.millis()).await? {
+                    Some(line) => self.begin_line(batch, line, source, writer),
+                    None => drop(self.dry.insert(batch.id.clone(), Instant::now() + SUSPECT_POLL)),
+                }
+            }
+            return Ok(true);
+        }
+        // The last one may still be in flight, and may come back.
+        self.suspects = !self.in_flight.is_empty();
+        Ok(self.suspects)
+    }
+
+    /// The input of a batch; `None` if it is gone, which ends the batch.
+    async fn source(&mut self, batch: &Batch) -> Result<Option<Source>, StoreError> {
+        if let Some(source) = self.sources.get(&batch.id) {
+            return Ok(Some(source.clone()));
+        }
+        match Source::open(&self.store, batch).await {
+            Ok(source) => Ok(Some(self.sources.entry(batch.id.clone()).or_insert(source).clone())),
+            Err(StoreError::Corrupt(reason)) => {
+                tracing::error!(batch.id = %batch.id, reason, "the input of a batch is gone");
+                self.damaged.insert(batch.id.clone());
+                self.wake.notify_one();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn begin_line(&mut self, batch: &Batch, line: Claimed, source: Source, writer: &Writer) {
+        let execution = Execution { batch_id: batch.id.clone(), line, source };
+        let (store, settings, executor) = (self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.executor));
+        let writer = writer.clone();
+        let handle = self.lines.spawn(async move {
+            let done = match line::run(&*executor, &store, &settings, &execution).await {
+                Ok(done) => done,
+                Err(error @ StoreError::Corrupt(_)) => return Err(error),
+                Err(error) => {
+                    tracing::error!(batch.id = %execution.batch_id, error = ?error, "a line was not run; trying again");
+                    execution.reopen(&settings)
+                }
+            };
+            writer.send(done).await;
+            Ok(())
+        });
+        self.in_flight.insert(handle.id(), (batch.id.clone(), handle));
+    }
+
+    fn line_ended(&mut self, ended: Result<(Id, Result<(), StoreError>), JoinError>) {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Ok(())),
+        };
+        let Some((batch_id, _)) = self.in_flight.remove(&id) else { return };
+        match result {
+            Ok(()) => {}
+            Err(StoreError::Corrupt(reason)) => {
+                tracing::error!(batch.id = %batch_id, reason, "a line could not be read");
+                self.damaged.insert(batch_id);
+            }
+            Err(error) => tracing::error!(batch.id = %batch_id, error = ?error, "a line was not run"),
+        }
+    }
+
+    fn job_ended(&mut self, ended: Result<(Id, Result<(), StoreError>), JoinError>) {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(std::io::Error::other(error).into())),
+        };
+        let Some(batch_id) = self.busy.remove(&id) else { return };
+        if let Err(error) = result {
+            tracing::error!(batch.id = %batch_id, error = ?error, "work on a batch failed; trying again");
+            self.resting.insert(batch_id, Instant::now() + JOB_RETRY);
+        }
+    }
+
+    /// Drops the futures of a batch's lines, which cancels them in the engine.
+    fn abort_lines(&mut self, batch_id: &str) {
+        self.sources.remove(batch_id);
+        for (id, line) in self.in_flight.values() {
+            if id == batch_id {
+                line.abort();
+            }
+        }
+    }
+
+    async fn stop(mut self, writer: Writer, writing: tokio::task::JoinHandle<()>) {
+        self.jobs.shutdown().await;
+        let grace = tokio::time::sleep(self.settings.stop_grace);
+        tokio::pin!(grace);
+        while !self.lines.is_empty() {
+            tokio::select! {
+                Some(ended) = self.lines.join_next_with_id() => self.line_ended(ended),
+                () = &mut grace => break,
+            }
+        }
+        let aborted = self.lines.len();
+        self.lines.shutdown().await;
+        drop(writer);
+        let mut writing = writing;
+        if tokio::time::timeout(self.settings.stop_grace.max(Duration::from_secs(1)), &mut writing).await.is_err() {
+            writing.abort();
+        }
+        match self.store.release_leases(None).await {
+            Ok(released) => tracing::info!(aborted, released, "stopped the batches"),
+            Err(error) => tracing::error!(error = ?error, "could not release the lines in flight"),
+        }
+    }
+}
+
+/// Whether the time noted for a batch is still to come; one that has come is forgotten.
+fn is_later(times: &mut HashMap<String, Instant>, batch_id: &str) -> bool {
+    let later = times.get(batch_id).is_some_and(|until| *until > Instant::now());
+    if !later {
+        times.remove(batch_id);
+    }
+    later
+}
+
+/// Brings the lines of a stopped batch to rest: what ended is written, what was aborted is open, and nothing runs.
+async fn settle(store: &Store, writer: &Writer, batch: &Batch) -> Result<(), StoreError> {
+    writer.flush().await;
+    store.release_leases(Some(&batch.id)).await?;
+    store.finalize_stopped(&batch.id).await
+}

@@ -1,0 +1,127 @@
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::error::ErrorEnvelope;
+
+/// A batch, with every field that OpenAI sends: `null` where nothing is to be said.
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchObject {
+    pub id: String,
+    pub object: &'static str,
+    pub endpoint: String,
+    pub model: Option<String>,
+    pub errors: Option<BatchErrors>,
+    pub input_file_id: String,
+    pub completion_window: String,
+    pub status: &'static str,
+    pub output_file_id: Option<String>,
+    pub error_file_id: Option<String>,
+    pub created_at: i64,
+    pub in_progress_at: Option<i64>,
+    pub expires_at: i64,
+    pub finalizing_at: Option<i64>,
+    pub completed_at: Option<i64>,
+    pub failed_at: Option<i64>,
+    pub expired_at: Option<i64>,
+    pub cancelling_at: Option<i64>,
+    pub cancelled_at: Option<i64>,
+    pub request_counts: RequestCounts,
+    pub usage: BatchUsage,
+    pub metadata: Option<serde_json::Value>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchErrors {
+    pub object: &'static str,
+    pub data: Vec<BatchError>,
+}
+
+/// Why a batch failed validation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchError {
+    pub code: String,
+    pub message: String,
+    pub param: Option<String>,
+    /// From 1, blank lines counted.
+    pub line: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RequestCounts {
+    pub total: i64,
+    pub completed: i64,
+    pub failed: i64,
+}
+
+/// The tokens of all lines of a batch.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct BatchUsage {
+    pub input_tokens: i64,
+    pub input_tokens_details: InputTokensDetails,
+    pub output_tokens: i64,
+    pub output_tokens_details: OutputTokensDetails,
+    pub total_tokens: i64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct InputTokensDetails {
+    pub cached_tokens: i64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OutputTokensDetails {
+    pub reasoning_tokens: i64,
+}
+
+/// One record of an output or error file.
+#[derive(Debug, Serialize)]
+pub struct OutputRecord<'a> {
+    pub id: String,
+    pub custom_id: &'a str,
+    pub response: Option<LineResponse<'a>>,
+    pub error: Option<LineError<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LineResponse<'a> {
+    pub status_code: u16,
+    pub request_id: String,
+    pub body: LineBody<'a>,
+}
+
+/// What the endpoint answered: its own JSON, or the error it would have sent online.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum LineBody<'a> {
+    Answer(&'a RawValue),
+    Error(ErrorEnvelope<'a>),
+}
+
+/// Why a line has no response.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LineError<'a> {
+    pub code: &'a str,
+    pub message: &'a str,
+}
+
+/// What the lines of a batch are sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    ChatCompletions,
+    Completions,
+}
+
+impl Endpoint {
+    pub const ALL: [Self; 2] = [Self::ChatCompletions, Self::Completions];
+
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+        }
+    }
+
+    pub fn from_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+    }
+}

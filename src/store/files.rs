@@ -1,0 +1,153 @@
+use sea_orm::ActiveValue::{NotSet, Set};
+use sea_orm::entity::prelude::*;
+use sea_orm::{ActiveModelTrait, Condition, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
+
+use super::{Blob, Page, Store, StoreError, ids, statement};
+
+/// A row of `files`.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "files")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub seq: i64,
+    pub id: String,
+    pub purpose: String,
+    pub filename: String,
+    pub bytes: i64,
+    pub sha256: String,
+    pub storage_key: String,
+    pub created_at: i64,
+    pub expires_at: Option<i64>,
+    pub deleted_at: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+pub use Model as File;
+
+/// What is known about a file before it has an id.
+#[derive(Clone, Debug)]
+pub struct NewFile {
+    pub purpose: String,
+    pub filename: String,
+    pub blob: Blob,
+    pub created_at: i64,
+    pub expires_at: Option<i64>,
+}
+
+impl Store {
+    pub async fn add_file(&self, file: NewFile) -> Result<File, StoreError> {
+        let tx = self.begin().await?;
+        let file = insert(&tx, file).await?;
+        tx.commit().await?;
+        Ok(file)
+    }
+
+    /// A file that is neither deleted nor expired at `now`.
+    pub async fn file(&self, id: &str, now: i64) -> Result<File, StoreError> {
+        if !ids::is_file_id(id) {
+            return Err(StoreError::NotFound);
+        }
+        visible(now).filter(Column::Id.eq(id)).one(self.readers()).await?.ok_or(StoreError::NotFound)
+    }
+
+    /// One page of the visible files, and whether more follow. `NotFound` if `after` names none of them.
+    pub async fn files(&self, purpose: Option<&str>, page: &Page, now: i64) -> Result<(Vec<File>, bool), StoreError> {
+        let mut query = visible(now);
+        if let Some(purpose) = purpose {
+            query = query.filter(Column::Purpose.eq(purpose));
+        }
+        if let Some(after) = &page.after {
+            let seq = self.file(after, now).await?.seq;
+            query = query.filter(if page.newest_first { Column::Seq.lt(seq) } else { Column::Seq.gt(seq) });
+        }
+        let query = if page.newest_first { query.order_by_desc(Column::Seq) } else { query.order_by_asc(Column::Seq) };
+        let mut files = query.limit(page.limit + 1).all(self.readers()).await?;
+        let more = files.len() as u64 > page.limit;
+        files.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
+        Ok((files, more))
+    }
+
+    /// Deletes a file. Its bytes stay for as long as an unfinished batch reads them.
+    pub async fn delete_file(&self, id: &str, now: i64) -> Result<(), StoreError> {
+        let file = self.file(id, now).await?;
+        let tx = self.begin().await?;
+        let sql = "UPDATE files SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL";
+        if tx.execute_raw(statement(sql, [now.into(), id.into()])).await?.rows_affected() == 0 {
+            return Err(StoreError::NotFound);
+        }
+        let needed = is_needed(&tx, &file.storage_key).await?;
+        tx.commit().await?;
+        if !needed {
+            self.blobs().remove(&file.storage_key).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the files whose time is over and answers how many they were.
+    pub async fn delete_expired_files(&self, now: i64) -> Result<usize, StoreError> {
+        let expired = Entity::find()
+            .filter(Column::DeletedAt.is_null())
+            .filter(Column::ExpiresAt.lte(now))
+            .limit(256)
+            .all(self.readers())
+            .await?;
+        for file in &expired {
+            let tx = self.begin().await?;
+            tx.execute_raw(statement("UPDATE files SET deleted_at = ? WHERE seq = ?", [now.into(), file.seq.into()]))
+                .await?;
+            let needed = is_needed(&tx, &file.storage_key).await?;
+            tx.commit().await?;
+            if !needed {
+                self.blobs().remove(&file.storage_key).await?;
+            }
+        }
+        Ok(expired.len())
+    }
+
+    /// Removes the blobs that no file, batch or result names. For the start only, while nothing is being written.
+    pub async fn collect_garbage(&self) -> Result<usize, StoreError> {
+        let sql = "SELECT storage_key FROM files WHERE deleted_at IS NULL
+                   UNION SELECT input_key FROM batches WHERE purged = 0 AND input_key IS NOT NULL
+                   UNION SELECT spill_key FROM results WHERE spill_key IS NOT NULL";
+        let rows = self.readers().query_all_raw(statement(sql, [])).await?;
+        let keys = rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, DbErr>>()?;
+        self.blobs().collect_garbage(&keys).await
+    }
+}
+
+pub(super) async fn insert(tx: &DatabaseTransaction, file: NewFile) -> Result<File, StoreError> {
+    let NewFile { purpose, filename, blob, created_at, expires_at } = file;
+    let row = ActiveModel {
+        seq: NotSet,
+        id: Set(ids::new_file_id()),
+        purpose: Set(purpose),
+        filename: Set(filename),
+        bytes: Set(i64::try_from(blob.bytes).unwrap_or(i64::MAX)),
+        sha256: Set(blob.sha256),
+        storage_key: Set(blob.key),
+        created_at: Set(created_at),
+        expires_at: Set(expires_at),
+        deleted_at: NotSet,
+    };
+    Ok(row.insert(tx).await?)
+}
+
+/// Whether an unfinished batch still reads a blob. Asked inside the transaction that lets go of it, so no batch can begin in between.
+pub(super) async fn is_needed(tx: &DatabaseTransaction, key: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM batches WHERE input_key = ? AND purged = 0";
+    Ok(tx.query_one_raw(statement(sql, [key.into()])).await?.is_some())
+}
+
+fn visible(now: i64) -> Select<Entity> {
+    Entity::find().filter(is_visible(now))
+}
+
+/// Neither deleted nor expired.
+pub(super) fn is_visible(now: i64) -> Condition {
+    let unexpired = Condition::any().add(Column::ExpiresAt.is_null()).add(Column::ExpiresAt.gt(now));
+    Condition::all().add(Column::DeletedAt.is_null()).add(unexpired)
+}

@@ -1,0 +1,171 @@
+//! What outlives the process: one SQLite database and a folder of blobs, in one data directory that one process owns.
+//!
+//! Every write is one transaction on the one writer connection, begun `IMMEDIATE`; readers have a pool of their own. Each file here is
+//! one table (or the blobs) with its queries; statements that carry a fence or an index hint are bound SQL, the rest goes through entities.
+
+mod batches;
+mod blobs;
+mod error;
+mod files;
+mod ids;
+mod instances;
+mod lines;
+mod lock;
+mod results;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
+};
+use tandem_migrations::{Migrator, MigratorTrait};
+
+pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
+pub use blobs::{Blob, BlobWriter, Blobs};
+pub use error::StoreError;
+pub use files::{File, NewFile};
+pub use lines::{Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
+pub use results::Record;
+
+pub(crate) use blobs::hex;
+
+use lock::DirLock;
+
+/// First release of SQLite that is free of the WAL-reset corruption.
+const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
+const READERS: u32 = 4;
+
+/// The durable state of a server. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    writer: DatabaseConnection,
+    readers: DatabaseConnection,
+    blobs: Blobs,
+    /// Who leases lines: this process, for this opening of the store.
+    instance: String,
+    _lock: DirLock,
+}
+
+/// Which part of a listing to answer with.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub limit: u64,
+    pub after: Option<String>,
+    pub newest_first: bool,
+}
+
+impl Store {
+    /// Takes the data directory, brings the schema up to date and checks the database if its last owner died.
+    pub async fn open(dir: &Path) -> Result<Self, StoreError> {
+        fs_err::tokio::create_dir_all(dir).await?;
+        let lock = DirLock::take(dir)?;
+        let blobs = Blobs::open(dir).await?;
+        let path = dir.join("tandem.db");
+        let writer = connect(&path, 1, false).await?;
+        check_version(&writer).await?;
+        Migrator::up(&writer, None).await?;
+        let readers = connect(&path, READERS, true).await?;
+        let instance = ids::new_instance_id();
+        let store = Self { inner: Arc::new(Inner { writer, readers, blobs, instance, _lock: lock }) };
+        if store.begin_instance().await? {
+            store.quick_check().await?;
+        }
+        Ok(store)
+    }
+
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.blobs
+    }
+
+    /// The name under which this process leases lines.
+    pub fn instance(&self) -> &str {
+        &self.inner.instance
+    }
+
+    /// Notes a clean end and folds the log into the database. The directory is free once the last clone is dropped.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        self.end_instance().await?;
+        self.inner.writer.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await?;
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        Ok(self.inner.writer.begin_with_options(options).await?)
+    }
+
+    fn readers(&self) -> &DatabaseConnection {
+        &self.inner.readers
+    }
+
+    async fn quick_check(&self) -> Result<(), StoreError> {
+        let row = self.readers().query_one_raw(statement("PRAGMA quick_check(1)", [])).await?;
+        let verdict: String = row.ok_or(StoreError::NotFound)?.try_get_by_index(0)?;
+        if verdict == "ok" { Ok(()) } else { Err(StoreError::Corrupt(verdict)) }
+    }
+}
+
+/// A bound statement in SQLite's dialect.
+fn statement<I: IntoIterator<Item = Value>>(sql: &str, values: I) -> Statement {
+    Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
+}
+
+async fn connect(path: &Path, connections: u32, read_only: bool) -> Result<DatabaseConnection, StoreError> {
+    let path = path.to_owned();
+    let mut options = ConnectOptions::new("sqlite://tandem.db");
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .acquire_timeout(Duration::from_secs(60))
+        .test_before_acquire(false)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |options| {
+            let options = options
+                .filename(&path)
+                .create_if_missing(!read_only)
+                .foreign_keys(true)
+                .busy_timeout(Duration::from_secs(5))
+                .pragma("synchronous", "FULL")
+                .pragma("trusted_schema", "OFF")
+                .pragma("mmap_size", "0")
+                .pragma("temp_store", "MEMORY")
+                .pragma("cache_size", "-32768")
+                .pragma("journal_size_limit", "67108864")
+                .pragma("fullfsync", "ON");
+            if read_only {
+                return options.pragma("query_only", "ON");
+            }
+            options
+                .pragma("auto_vacuum", "INCREMENTAL")
+                .pragma("journal_mode", "WAL")
+                .pragma("wal_autocheckpoint", "1000")
+        });
+    Ok(Database::connect(options).await?)
+}
+
+async fn check_version(connection: &DatabaseConnection) -> Result<(), StoreError> {
+    let row = connection.query_one_raw(statement("SELECT sqlite_version()", [])).await?.ok_or(StoreError::NotFound)?;
+    let version: String = row.try_get_by_index(0)?;
+    let mut parts = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || parts.next().unwrap_or(0);
+    if (next(), next(), next()) < SQLITE_VERSION_MIN {
+        return Err(StoreError::Corrupt(format!(
+            "SQLite {version} can damage a database in WAL mode; 3.51.3 or newer is needed"
+        )));
+    }
+    Ok(())
+}
