@@ -1,0 +1,72 @@
+# Two commands to remember: `make demo` and `make test`. Each installs what it needs first (scripts/setup).
+#
+# Build products and tools are kept in ~/.cache/tandem, outside the checkout, unless CARGO_TARGET_DIR or TANDEM_CACHE say otherwise. The
+# order of the steps of `make test` is chosen so that nothing is compiled twice: clippy and the feature matrix share one set of checked
+# dependencies, and the documentation uses it too; nextest builds the one binary that the SDK suites then start.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+TANDEM_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tandem
+CARGO_TARGET_DIR ?= $(TANDEM_CACHE)/target
+export TANDEM_CACHE CARGO_TARGET_DIR
+export PATH := $(PATH):$(TANDEM_CACHE)/tools/bin:$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+step := @scripts/step
+clippy = $(step) "clippy, $(1)" cargo clippy --locked $(2) -- -D warnings
+# Colours and progress bars are for people.
+nextest_profile := $(if $(CI),ci,default)
+
+.PHONY: help demo test test-slow lint fmt t setup fmt-check clippy features doc unit doctest sdk deny
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## from a fresh machine to two answers
+	@scripts/demo
+
+test: setup fmt-check clippy features doc unit doctest sdk ## the whole suite
+
+test-slow: setup ## the tests that take minutes: long simulations
+	$(step) "slow tests" cargo nextest run --locked --workspace --profile slow
+
+t: ## the inner loop: no backend but sim, a few seconds once built
+	cargo t
+
+lint: fmt-check clippy features doc ## formatting, clippy over all features, documentation
+
+fmt: ## format the code
+	cargo fmt --all
+
+setup: ## install what the tests need
+	$(step) "setup" scripts/setup test
+
+fmt-check:
+	$(step) "formatting" cargo fmt --all --check
+
+clippy:
+	$(call clippy,all crates,--workspace --all-targets)
+
+# The server with each backend alone and with none. The other crates stay in the selection, so that dependencies keep the features they
+# have been compiled with: without them llama.cpp would be compiled once more.
+features:
+	$(call clippy,sim alone,--workspace --all-targets --no-default-features)
+	$(call clippy,llama-cpp alone,--workspace --all-targets --no-default-features --features tandem/llama-cpp)
+	$(call clippy,candle alone,--workspace --all-targets --no-default-features --features tandem/candle)
+
+doc:
+	$(step) "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+unit:
+	$(step) "tests" cargo nextest run --locked --workspace --profile $(nextest_profile)
+
+doctest:
+	$(step) "documentation tests" cargo test --locked --workspace --doc
+
+sdk: ## the official Python and Node SDKs against the binary that the tests built
+	$(step) "OpenAI SDK for Python" $(TANDEM_CACHE)/venv/bin/python -m pytest tests/sdk
+	$(step) "OpenAI SDK for Node" scripts/node --test --test-reporter=tap tests/sdk/batch.test.js
+
+deny: ## licences, advisories and sources of dependencies; needs cargo-deny and the network
+	cargo deny --locked check

@@ -1,0 +1,18 @@
+# shellcheck shell=bash
+# What the other scripts share: where things are kept, and how to say and fail. Sourced, never run.
+# shellcheck disable=SC2034  # used by whoever sources this
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Everything that is built or fetched lives outside the checkout, so that a clean clone stays clean and a second one is warm.
+cache=${TANDEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tandem}
+tools=$cache/tools
+venv=$cache/venv
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
+# After what the user has in front: our copies are only used where there is nothing else.
+export PATH=$PATH:$tools/bin:${CARGO_HOME:-$HOME/.cargo}/bin
+
+say() { printf '%s\n' "$*"; }
+heading() { printf '\n== %s  %s\n' "$(date +%T)" "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }

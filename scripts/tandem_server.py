@@ -1,0 +1,110 @@
+"""Starts the real `tandem serve` on a free port with a data directory of its own, and stops it. Used by the demo and by the SDK suite."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+# Profiles name the shipped model by a path from here.
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+READY_WITHIN_S = 120
+STOPPED_WITHIN_S = 30
+POLL_S = 0.05
+
+
+class ServerFailed(Exception):
+    """The server did not start, or did not stop when asked; the message ends with the tail of its log."""
+
+
+def default_binary() -> Path:
+    """`$TANDEM_BIN`, or where `cargo build` puts it."""
+    if named := os.environ.get("TANDEM_BIN"):
+        return Path(named)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    target = os.environ.get("CARGO_TARGET_DIR") or Path(cache) / "tandem" / "target"
+    return Path(target) / "debug" / "tandem"
+
+
+class TandemServer:
+    """`with TandemServer(binary, ["--profile", "demo"]) as server:` serves at `server.base_url` until the block ends."""
+
+    def __init__(self, binary: Path, arguments: list[str]):
+        self._binary = binary
+        self._arguments = arguments
+        self._port = free_port()
+        self._directory = tempfile.TemporaryDirectory(prefix="tandem-")
+        self._log_path = Path(self._directory.name) / "server.log"
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/v1"
+
+    def __enter__(self) -> "TandemServer":
+        command = [self._binary, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(self._port)]
+        environment = os.environ | {"STORAGE_PATH": str(Path(self._directory.name) / "data")}
+        with self._log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                cwd=REPOSITORY,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(self, exception_type, *_) -> None:
+        if exception_type is not None:
+            print(self.log_tail(), file=sys.stderr)
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            status = self._process.wait(STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            log = self.log_tail()
+            self._kill()
+            raise ServerFailed(f"the server was still running {STOPPED_WITHIN_S} s after SIGTERM\n{log}") from None
+        log = self.log_tail()
+        self._directory.cleanup()
+        # Ended by the signal itself counts as stopped; anything else is a crash on the way out.
+        if status not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+            raise ServerFailed(f"the server ended with status {status}\n{log}")
+
+    def log_tail(self, lines: int = 30) -> str:
+        text = self._log_path.read_text(errors="replace")
+        return "\n".join(["--- the end of the server's log:", *text.splitlines()[-lines:]])
+
+    def _wait_until_ready(self) -> None:
+        url = f"http://127.0.0.1:{self._port}/health"
+        deadline = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline:
+            if (status := self._process.poll()) is not None:
+                raise ServerFailed(f"the server ended with status {status} before it was ready\n{self.log_tail()}")
+            try:
+                with urllib.request.urlopen(url, timeout=5) as response:
+                    if response.status == 200:
+                        return
+            except (urllib.error.URLError, OSError):
+                pass  # Not listening yet, or listening and still loading: a 503.
+            time.sleep(POLL_S)  # sleep: between two polls, within a deadline
+        raise ServerFailed(f"{url} did not answer 200 within {READY_WITHIN_S} s\n{self.log_tail()}")
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._directory.cleanup()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago: the system does not hand the same one out again soon."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
