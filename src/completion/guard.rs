@@ -93,13 +93,16 @@ impl<'a> Guard<'a> {
         let trail = text.trim_end().len().max(lead);
         let mut places = Vec::new();
         for (at, c) in text.char_indices() {
-            if at <= lead && self.continues_a_special(&text[at..]) {
-                places.push(at);
+            if at <= lead {
+                // The mark goes behind the white space wherever the spelling reaches beyond it.
+                let reaches = self.continued_specials(&text[at..]).map(|length| at + length);
+                places.extend(reaches.map(|end| if end > lead { lead } else { at }));
             }
             if self.begins_a_special(&text[at..], trail.saturating_sub(at)) {
                 places.push(at + c.len_utf8());
             }
         }
+        places.sort_unstable();
         places.dedup();
         places
     }
@@ -114,13 +117,14 @@ impl<'a> Guard<'a> {
             })
     }
 
-    /// Whether a special that began before `text` could go on in it, through all of it or to an end within it.
-    fn continues_a_special(&self, text: &str) -> bool {
-        self.spellings().any(|special| {
-            special.char_indices().skip(1).any(|(split, _)| {
+    /// How far specials that began before `text` could go on in it: to their end, or through all of the text.
+    fn continued_specials(&self, text: &str) -> impl Iterator<Item = usize> {
+        let bare = text.trim_end().len();
+        self.spellings().flat_map(move |special| {
+            special.char_indices().skip(1).filter_map(move |(split, _)| {
                 let rest = &special[split..];
                 let common = common_prefix(rest, text);
-                common == rest.len() || (common > 0 && common >= text.trim_end().len())
+                (common == rest.len() || (common > 0 && common >= bare)).then_some(common)
             })
         })
     }

@@ -119,7 +119,7 @@ impl Asked<'_> {
 
     /// The output's length, which has to fit the context beside the prompt if the request names it.
     fn max_tokens(&self, prompt: usize, info: &ModelInfo, limits: &Limits) -> Result<u32, ApiError> {
-        let context = info.spec.max_context;
+        let context = context(info);
         if prompt == 0 {
             return Err(ApiError::invalid_value(self.param, format!("Invalid '{}': it has no tokens.", self.param)));
         }
@@ -144,6 +144,12 @@ impl Asked<'_> {
         }
         Ok(asked.tokens)
     }
+}
+
+/// Tokens that one sequence can have: what the model was made for, or less when there is no KV memory for that.
+fn context(info: &ModelInfo) -> u32 {
+    let tokens = info.spec.kv.capacity().min(info.spec.max_context.into());
+    tokens.try_into().unwrap_or(info.spec.max_context)
 }
 
 /// Distinct for the choices of a request, and for the first the seed itself.

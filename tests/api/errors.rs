@@ -191,6 +191,17 @@ async fn what_does_not_fit_the_context_is_refused_before_it_is_queued() {
 }
 
 #[tokio::test]
+async fn a_cache_smaller_than_the_context_is_the_context() {
+    let mut setup = Setup::default();
+    setup.sim.layout = tandem_sim::SimLayout::Blocks { count: 8, block_size: 16 };
+    let app = spawn(setup).await;
+    let filled = app.chat(json!({"max_tokens": null, "ignore_eos": true})).await;
+    assert_eq!(filled["usage"]["total_tokens"], 128);
+    let refused = refusals(&app, "/v1/chat/completions", &[chat_body(json!({"max_tokens": 120}))]).await;
+    assert!(refused.starts_with("400 invalid_value max_tokens: This model's maximum context length is 128 tokens."));
+}
+
+#[tokio::test]
 async fn prompts_are_checked() {
     let app = spawn_app().await;
     let of = |extra: Value| merged(json!({"model": MODEL, "prompt": "x"}), extra);
