@@ -7,8 +7,9 @@ use sha2::{Digest, Sha256};
 use super::listing::{ListQuery, list, page_error, store_error};
 use super::{JsonBody, resource};
 use crate::batch::{BatchStatus, Batches, Settings};
+use crate::completion::Endpoint;
 use crate::openai::batches::{
-    BatchErrors, BatchObject, BatchUsage, Endpoint, InputTokensDetails, OutputTokensDetails, RequestCounts,
+    BatchErrors, BatchObject, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
 };
 use crate::openai::error::ApiError;
 use crate::openai::files::ListObject;

@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::settings::Settings;
-use crate::openai::batches::{Endpoint, LineBody, LineError, LineResponse, OutputRecord};
+use crate::completion::Endpoint;
+use crate::openai::batches::{LineBody, LineError, LineResponse, OutputRecord};
 use crate::openai::error::{ApiError, ErrorBody, ErrorEnvelope};
 use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tokens, hex};
 

@@ -10,7 +10,8 @@ use super::jsonl::JsonlReader;
 use super::line::LineExecutor;
 use super::settings::{CompletionWindow, Settings};
 use super::state::BatchStatus;
-use crate::openai::batches::{BatchError, Endpoint};
+use crate::completion::Endpoint;
+use crate::openai::batches::BatchError;
 use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, hex};
 
 /// A batch file to answer without a server.

@@ -146,6 +146,7 @@ impl<E: LineExecutor> Runner<E> {
                 self.begin_job(batch, status, writer);
             }
         }
+        running.truncate(self.settings.concurrent_max);
         self.fill(&running, writer).await?;
         Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
     }

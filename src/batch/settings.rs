@@ -7,6 +7,8 @@ use crate::clock::Clock;
 pub struct Settings {
     /// Lines in flight at once, over all batches: about twice what the engine decodes together.
     pub window: usize,
+    /// Batches whose lines run at the same time; the oldest go first.
+    pub concurrent_max: usize,
     /// Batches that are not finished.
     pub active_max: u64,
     pub lines_max: i64,
@@ -46,6 +48,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window: 16,
+            concurrent_max: 4,
             active_max: 100,
             lines_max: 50_000,
             line_bytes_max: 10 * 1024 * 1024,

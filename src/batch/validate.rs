@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use super::jsonl::{JsonlReader, RawLine};
 use super::line::{LineExecutor, custom_hash, digest};
 use super::settings::Settings;
-use crate::openai::batches::{BatchError, Endpoint};
+use crate::completion::Endpoint;
+use crate::openai::batches::BatchError;
 use crate::store::{Batch, IngestPoint, NewLine, Store, StoreError};
 
 /// Errors that are listed; a file with more of them is no easier to mend for seeing them all.

@@ -103,25 +103,3 @@ pub struct LineError<'a> {
     pub code: &'a str,
     pub message: &'a str,
 }
-
-/// What the lines of a batch are sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    ChatCompletions,
-    Completions,
-}
-
-impl Endpoint {
-    pub const ALL: [Self; 2] = [Self::ChatCompletions, Self::Completions];
-
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-        }
-    }
-
-    pub fn from_path(path: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
-    }
-}

@@ -1,8 +1,11 @@
+use std::fmt;
+
 use serde::Serialize;
 
 /// An error as OpenAI's clients expect it, with the HTTP status it travels under.
 ///
-/// Messages come from this program alone: text of foreign libraries is logged, never sent.
+/// Messages come from this program alone: text of foreign libraries is logged, never sent. The constructors below are the whole set of
+/// what the online API can answer; where OpenAI has words for a mistake, they are OpenAI's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiError {
     pub status: u16,
@@ -25,4 +28,336 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorEnvelope<'a> {
     pub error: &'a ErrorBody,
+}
+
+pub const INVALID_REQUEST: &str = "invalid_request_error";
+pub const SERVER_ERROR: &str = "server_error";
+
+impl ApiError {
+    #[must_use]
+    pub fn envelope(&self) -> ErrorEnvelope<'_> {
+        ErrorEnvelope { error: &self.body }
+    }
+
+    /// A 400 about one parameter.
+    #[must_use]
+    pub fn invalid(code: &'static str, param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::request(400, code, Some(param.into()), message)
+    }
+
+    fn request(status: u16, code: &'static str, param: Option<String>, message: impl Into<String>) -> Self {
+        let body = ErrorBody { message: message.into(), kind: INVALID_REQUEST, param, code: Some(code) };
+        Self { status, body, retry_after: None }
+    }
+
+    fn server(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        let body = ErrorBody { message: message.into(), kind: SERVER_ERROR, param: None, code: Some(code) };
+        Self { status, body, retry_after: None }
+    }
+}
+
+/// The shape of a body or of a value in it.
+impl ApiError {
+    #[must_use]
+    pub fn invalid_json(line: usize, column: usize) -> Self {
+        let message = format!("We could not parse the JSON body of your request. (line {line} column {column})");
+        Self::request(400, "invalid_json", None, message)
+    }
+
+    #[must_use]
+    pub fn not_an_object() -> Self {
+        Self::request(400, "invalid_type", None, "Invalid type for the request body: expected an object.")
+    }
+
+    #[must_use]
+    pub fn duplicate_field(name: &str) -> Self {
+        Self::invalid("duplicate_field", name, format!("Duplicate field: '{name}'."))
+    }
+
+    #[must_use]
+    pub fn missing(param: &str) -> Self {
+        Self::invalid("missing_required_parameter", param, format!("Missing required parameter: '{param}'."))
+    }
+
+    /// `expected` and `got` with their articles: "an integer", "a string".
+    #[must_use]
+    pub fn invalid_type(param: &str, expected: &str, got: &str) -> Self {
+        let message = format!("Invalid type for '{param}': expected {expected}, but got {got} instead.");
+        Self::invalid("invalid_type", param, message)
+    }
+
+    #[must_use]
+    pub fn invalid_value(param: &str, message: impl Into<String>) -> Self {
+        Self::invalid("invalid_value", param, message)
+    }
+
+    #[must_use]
+    pub fn not_one_of(param: &str, got: &str, supported: &[&str]) -> Self {
+        let got = shortened(got);
+        let message = format!("Invalid value: '{got}'. Supported values are: {}.", listed(supported));
+        Self::invalid("invalid_value", param, message)
+    }
+
+    #[must_use]
+    pub fn nul_character(param: &str) -> Self {
+        Self::invalid("invalid_value", param, format!("Invalid '{param}': NUL characters are not allowed."))
+    }
+
+    #[must_use]
+    pub fn empty_array(param: &str) -> Self {
+        let message = format!(
+            "Invalid '{param}': empty array. Expected an array with minimum length 1, but got an empty array instead."
+        );
+        Self::invalid("empty_array", param, message)
+    }
+
+    #[must_use]
+    pub fn empty_string(param: &str) -> Self {
+        let message = format!(
+            "Invalid '{param}': empty string. Expected a string with minimum length 1, but got an empty string instead."
+        );
+        Self::invalid("empty_string", param, message)
+    }
+
+    #[must_use]
+    pub fn array_too_long(param: &str, max: usize, got: usize) -> Self {
+        let message = format!(
+            "Invalid '{param}': array too long. Expected an array with maximum length {max}, but got an array with length {got} instead."
+        );
+        Self::invalid("array_above_max_length", param, message)
+    }
+
+    #[must_use]
+    pub fn string_too_long(param: &str, max: usize, got: usize) -> Self {
+        let message = format!(
+            "Invalid '{param}': string too long. Expected a string with maximum length {max}, but got a string with length {got} instead."
+        );
+        Self::invalid("string_above_max_length", param, message)
+    }
+
+    #[must_use]
+    pub fn object_too_large(param: &str, max: usize, got: usize) -> Self {
+        let message = format!(
+            "Invalid '{param}': too many properties. Expected an object with at most {max} properties, but got an object with {got} properties instead."
+        );
+        Self::invalid("object_above_max_properties", param, message)
+    }
+
+    #[must_use]
+    pub fn integer_below(param: &str, min: i64, got: &str) -> Self {
+        let message = format!(
+            "Invalid '{param}': integer below minimum value. Expected a value >= {min}, but got {got} instead."
+        );
+        Self::invalid("integer_below_min_value", param, message)
+    }
+
+    #[must_use]
+    pub fn integer_above(param: &str, max: i64, got: &str) -> Self {
+        let message = format!(
+            "Invalid '{param}': integer above maximum value. Expected a value <= {max}, but got {got} instead."
+        );
+        Self::invalid("integer_above_max_value", param, message)
+    }
+
+    #[must_use]
+    pub fn decimal_below(param: &str, bound: &str, got: f64) -> Self {
+        let message =
+            format!("Invalid '{param}': decimal below minimum value. Expected a value {bound}, but got {got} instead.");
+        Self::invalid("decimal_below_min_value", param, message)
+    }
+
+    #[must_use]
+    pub fn decimal_above(param: &str, max: f64, got: f64) -> Self {
+        let message = format!(
+            "Invalid '{param}': decimal above maximum value. Expected a value <= {max}, but got {got} instead."
+        );
+        Self::invalid("decimal_above_max_value", param, message)
+    }
+
+    #[must_use]
+    pub fn unknown_parameter(name: &str) -> Self {
+        let name = shortened(name);
+        Self::invalid("unknown_parameter", name.clone(), format!("Unknown parameter: '{name}'."))
+    }
+
+    #[must_use]
+    pub fn unsupported_parameter(name: &str) -> Self {
+        let name = shortened(name);
+        Self::invalid("unsupported_parameter", name.clone(), format!("Unsupported parameter: '{name}'."))
+    }
+
+    #[must_use]
+    pub fn unsupported_value(param: &str, message: impl Into<String>) -> Self {
+        Self::invalid("unsupported_value", param, message)
+    }
+}
+
+/// What a request asks of a model.
+impl ApiError {
+    #[must_use]
+    pub fn model_not_found(model: &str) -> Self {
+        let message = format!("The model `{}` does not exist or you do not have access to it.", shortened(model));
+        Self::request(404, "model_not_found", Some("model".to_owned()), message)
+    }
+
+    /// The model cannot do what this endpoint does.
+    #[must_use]
+    pub fn model_not_supported(model: &str, what: &str) -> Self {
+        let message = format!("The model `{}` does not support {what}.", shortened(model));
+        Self::invalid("model_not_supported", "model", message)
+    }
+
+    /// `param` is what to shorten: `messages` or `prompt`.
+    #[must_use]
+    pub fn context_length_exceeded(param: &str, context: u64, tokens: u64) -> Self {
+        let message = format!(
+            "This model's maximum context length is {context} tokens. However, your {param} resulted in {tokens} tokens. Please reduce the length of the {param}."
+        );
+        Self::invalid("context_length_exceeded", param, message)
+    }
+
+    /// The prompt alone would fit: the length asked for does not. `limit` is the name it was asked by.
+    #[must_use]
+    pub fn output_too_long(limit: &str, param: &str, context: u32, prompt: u32, output: u32) -> Self {
+        let total = u64::from(prompt) + u64::from(output);
+        let message = format!(
+            "This model's maximum context length is {context} tokens. However, you requested {total} tokens ({prompt} in the {param}, {output} in the completion). Please reduce the length of the {param} or completion."
+        );
+        Self::invalid("invalid_value", limit, message)
+    }
+
+    #[must_use]
+    pub fn answer_too_large(max_bytes: u64) -> Self {
+        let message = format!(
+            "The answer could exceed {max_bytes} bytes. Please reduce 'n', the output length or the log-probabilities."
+        );
+        Self::invalid("request_too_large", "n", message)
+    }
+
+    /// The chat template itself refused the messages, in its own words.
+    #[must_use]
+    pub fn refused_by_template(message: String) -> Self {
+        Self::invalid("invalid_request", "messages", message)
+    }
+
+    #[must_use]
+    pub fn chat_template_error() -> Self {
+        Self::server(500, "chat_template_error", "The model's chat template could not be rendered.")
+    }
+
+    #[must_use]
+    pub fn not_encodable(param: &str) -> Self {
+        Self::invalid(
+            "invalid_value",
+            param,
+            format!("Invalid '{param}': the model's tokenizer cannot represent this text."),
+        )
+    }
+}
+
+/// What happens on the way.
+impl ApiError {
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::server(500, "internal_error", "The server had an error while processing your request.")
+    }
+
+    #[must_use]
+    pub fn overloaded() -> Self {
+        let error = Self::server(503, "overloaded", "The server is overloaded, please retry later.");
+        Self { retry_after: Some(1), ..error }
+    }
+
+    /// The model is being loaded, or loading it failed.
+    #[must_use]
+    pub fn model_unavailable(model: &str) -> Self {
+        let message = format!("The model `{}` is not available at the moment, please retry later.", shortened(model));
+        Self { retry_after: Some(5), ..Self::server(503, "model_unavailable", message) }
+    }
+
+    #[must_use]
+    pub fn engine_gone() -> Self {
+        let error = Self::server(503, "engine_unavailable", "The inference engine has stopped, please retry later.");
+        Self { retry_after: Some(5), ..error }
+    }
+
+    #[must_use]
+    pub fn non_finite_logits() -> Self {
+        Self::server(500, "non_finite_logits", "The model produced non-finite logits for this request.")
+    }
+
+    #[must_use]
+    pub fn no_token_left() -> Self {
+        Self::invalid("invalid_value", "logit_bias", "Invalid 'logit_bias': it leaves no token to sample.")
+    }
+
+    #[must_use]
+    pub fn generation_timeout(seconds: u64) -> Self {
+        Self::request(408, "request_timeout", None, format!("The request was not answered within {seconds} seconds."))
+    }
+
+    #[must_use]
+    pub fn body_timeout() -> Self {
+        Self::request(408, "request_timeout", None, "Request body was not received in time.")
+    }
+
+    #[must_use]
+    pub fn unreadable_body() -> Self {
+        Self::request(400, "invalid_body", None, "The request body could not be read.")
+    }
+
+    #[must_use]
+    pub fn body_too_large(max_bytes: usize) -> Self {
+        Self::request(413, "request_too_large", None, format!("Request body exceeds {max_bytes} bytes."))
+    }
+
+    #[must_use]
+    pub fn unsupported_media_type() -> Self {
+        Self::request(415, "unsupported_media_type", None, "Expected application/json.")
+    }
+
+    #[must_use]
+    pub fn unsupported_content_encoding() -> Self {
+        Self::request(415, "unsupported_content_encoding", None, "Compressed request bodies are not supported.")
+    }
+
+    #[must_use]
+    pub fn unknown_url(method: &str, path: &str) -> Self {
+        let path: String = path.escape_default().take(200).collect();
+        Self::request(404, "unknown_url", None, format!("Unknown request URL: {method} {path}."))
+    }
+
+    #[must_use]
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        let path: String = path.escape_default().take(200).collect();
+        Self::request(405, "method_not_allowed", None, format!("Method not allowed: {method} {path}."))
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.body.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+/// Names from a request are quoted in messages: at most this much of them.
+fn shortened(text: &str) -> String {
+    const MAX_CHARS: usize = 100;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// `'a', 'b', and 'c'`.
+fn listed(values: &[&str]) -> String {
+    let quoted: Vec<String> = values.iter().map(|value| format!("'{value}'")).collect();
+    match quoted.as_slice() {
+        [] => String::new(),
+        [one] => one.clone(),
+        [one, other] => format!("{one} and {other}"),
+        [head @ .., last] => format!("{}, and {last}", head.join(", ")),
+    }
 }

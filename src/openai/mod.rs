@@ -1,5 +1,11 @@
 //! What goes over the wire: serde types of OpenAI's API, without policy.
 
 pub mod batches;
+pub mod chat;
+pub mod completions;
 pub mod error;
 pub mod files;
+pub mod models;
+mod usage;
+
+pub use usage::{CompletionTokensDetails, PromptTokensDetails, Usage};

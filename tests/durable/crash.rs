@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tandem::batch::{LineAnswer, LineExecutor, OfflineJob, Settings, run_offline};
-use tandem::openai::batches::Endpoint;
+use tandem::completion::Endpoint;
 use tandem::openai::error::ApiError;
 use tandem::store::Tokens;
 

@@ -6,10 +6,9 @@ use actix_web::{App, HttpServer};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use tandem::api::files::UploadLimits;
-use tandem::api::{batches, files};
+use tandem::api::{UploadLimits, batches, files};
 use tandem::batch::{Batches, LineAnswer, LineExecutor, Settings};
-use tandem::openai::batches::Endpoint;
+use tandem::completion::Endpoint;
 use tandem::openai::error::ApiError;
 use tandem::store::{Store, Tokens};
 

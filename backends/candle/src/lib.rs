@@ -1,1 +1,35 @@
+//! safetensors models on candle, with a paged KV cache and continuous batching.
+//!
+//! [`CandleLoader`] reads a Hugging Face model directory and lends the engine a backend that runs ragged steps: the new tokens of all
+//! sequences, prompts and single tokens alike, are one matrix, so that each weight is read once per step whatever the number of
+//! sequences. K and V lie in pages that the engine hands out through block tables, and attention reads them where they lie.
+//!
+//! This version computes in F32 on the CPU. In reading order:
+//!
+//! - `loader`, `settings`, `directory`, `config`, `weights`: from a path to a checked model;
+//! - `tokenizer`, `vocab`: from text to ids and from ids to bytes;
+//! - `backend`, `models/llama`, `layers`: one step;
+//! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
 
+mod attention;
+mod backend;
+mod config;
+mod directory;
+mod kernels;
+mod layers;
+mod loader;
+mod models;
+mod paged;
+mod settings;
+mod tokenizer;
+mod vocab;
+mod weights;
+
+pub use loader::CandleLoader;
+pub use settings::{CandleSettings, Dtype};
+
+/// The version of candle that this crate is built on; candle exports none itself.
+#[must_use]
+pub fn version() -> &'static str {
+    "0.11.1"
+}

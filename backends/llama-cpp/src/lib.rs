@@ -1,1 +1,27 @@
+//! GGUF models through llama.cpp, in this process.
+//!
+//! One context holds all sequences, and every step is one `llama_decode` over those that run: eight sequences cost little more than one,
+//! since the weights are read once for all of them. (Eight contexts would read them eight times.) The mapping from the contract is direct: a
+//! slot is a sequence id, a chunk is a run of batch entries, [`KvOp`](tandem_core::KvOp)s are the memory's `seq_rm` and `seq_cp`, and a row to
+//! sample is the logits of a chunk's last token.
+//!
+//! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
+//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`) and steps before they reach it (`backend`).
+//!
+//! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
+//! [`with_backend`](tandem_core::BackendLoader::with_backend) but the vocabulary and the tokenizer, which hold no weights.
 
+mod backend;
+mod ggml_type;
+mod gguf;
+mod hyper_parameters;
+mod loader;
+mod model_file;
+mod runtime;
+mod settings;
+mod tokenizer;
+mod vocab;
+
+pub use loader::LlamaCppLoader;
+pub use runtime::{system_info, version};
+pub use settings::{GpuLayers, KvType, LlamaCppSettings};

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use super::{Batches, LineAnswer, LineExecutor, Settings};
 use crate::clock::Clock;
-use crate::openai::batches::Endpoint;
+use crate::completion::Endpoint;
 use crate::openai::error::{ApiError, ErrorBody};
 use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tokens};
 

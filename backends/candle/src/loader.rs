@@ -1,0 +1,115 @@
+use std::{path::Path, sync::Arc};
+
+use tandem_core::{
+    BackendLoader, BackendSpec, BlockId, Chunk, InferenceBackend, KvLayout, LoadError, Loaded, SlotId, Step, TokenId,
+};
+
+use crate::{
+    backend::CandleBackend,
+    config::LlamaConfig,
+    directory::{ModelDirectory, invalid},
+    models::Llama,
+    paged::KvCache,
+    settings::CandleSettings,
+    tokenizer::Text,
+    weights::Weights,
+};
+
+/// Tokens of the pass that a model must survive before it is lent out.
+const WARM_UP_TOKENS: u32 = 8;
+
+/// Loads a Hugging Face model directory.
+#[derive(Clone, Debug)]
+pub struct CandleLoader {
+    settings: CandleSettings,
+}
+
+impl CandleLoader {
+    /// Nothing is read before [`with_backend`](BackendLoader::with_backend).
+    #[must_use]
+    pub fn new(settings: CandleSettings) -> Self {
+        Self { settings }
+    }
+}
+
+impl BackendLoader for CandleLoader {
+    fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
+        let settings = &self.settings;
+        settings.check()?;
+        let directory = ModelDirectory::open(&settings.model)?;
+        let (config, config_file) = LlamaConfig::load(&directory)?;
+        let spec = spec(settings, &config)?;
+        let Text { tokenizer, vocab, chat_template } = Text::load(&directory, &config_file, spec.vocab_size)?;
+        let threads = thread_pool(settings.threads())?;
+        let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
+        let cache = KvCache::new(&config, count, block_size)?;
+        let model = Llama::load(config, Weights::open(&directory)?)?;
+        tracing::info!(
+            model.path = %settings.model.display(),
+            backend.threads = threads.current_num_threads(),
+            kv.blocks = count,
+            "model loaded"
+        );
+        let mut backend = CandleBackend::new(spec, model, cache, threads);
+        warm_up(&mut backend, &settings.model)?;
+        serve(Loaded { backend: &mut backend, vocab: Arc::new(vocab), tokenizer: Arc::new(tokenizer), chat_template });
+        Ok(())
+    }
+}
+
+/// What the settings and the model allow together.
+fn spec(settings: &CandleSettings, config: &LlamaConfig) -> Result<BackendSpec, LoadError> {
+    let &CandleSettings { model: _, context, parallel, dtype: _, block_size, max_step_tokens, kv_tokens, threads: _ } =
+        settings;
+    let max_context = context.unwrap_or(config.max_position_embeddings);
+    if max_context > config.max_position_embeddings {
+        let reason = format!(
+            "context {max_context} is more than the {} tokens that the model was made for",
+            config.max_position_embeddings
+        );
+        return Err(LoadError::Unsupported(reason));
+    }
+    let tokens = kv_tokens.map_or(u64::from(parallel) * u64::from(max_context), u64::from);
+    if tokens < u64::from(max_context) {
+        return Err(LoadError::Unsupported(format!(
+            "a KV cache of {tokens} tokens cannot hold one context of {max_context}"
+        )));
+    }
+    let count = u32::try_from(tokens.div_ceil(u64::from(block_size))).map_err(|_| {
+        LoadError::Unsupported(format!("a KV cache of {tokens} tokens has too many blocks of {block_size}"))
+    })?;
+    Ok(BackendSpec {
+        name: "candle",
+        vocab_size: config.vocab_size as u32,
+        max_context,
+        max_sequences: parallel,
+        max_step_tokens,
+        kv: KvLayout::Blocks { count, block_size },
+        mixes_phases: true,
+    })
+}
+
+fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, LoadError> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|at| format!("candle-{at}"));
+    builder
+        .build()
+        .map_err(|error| LoadError::Other { context: format!("cannot start {threads} threads"), source: error.into() })
+}
+
+/// Runs one pass, so that a model with broken weights is refused now and not by its first request. What it leaves in the cache is
+/// overwritten by whoever gets the pages.
+fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
+    let spec = backend.spec();
+    let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
+    let len = WARM_UP_TOKENS.min(spec.max_step_tokens).min(spec.max_context).min(spec.vocab_size);
+    let tokens: Vec<TokenId> = (0..len).collect();
+    let block_table: Vec<_> = (0..len.div_ceil(block_size).min(count)).map(BlockId).collect();
+    let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true };
+    let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk] });
+    pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
+    if backend.logits().iter().all(|logit| logit.is_finite()) {
+        Ok(())
+    } else {
+        Err(invalid(model, "model produces non-finite logits"))
+    }
+}

@@ -1,0 +1,173 @@
+use candle_core::{Device, Tensor};
+use tandem_core::LoadError;
+
+use crate::{
+    attention::Attention,
+    config::LlamaConfig,
+    layers::{Linear, RmsNorm, RotaryEmbedding, swiglu, with_values},
+    paged::{KvCache, LayerKv, Ragged},
+    weights::Weights,
+};
+
+/// Llama: pre-norm, rotary positions, grouped-query attention, a gated MLP.
+#[derive(Debug)]
+pub(crate) struct Llama {
+    config: LlamaConfig,
+    embedding: Tensor,
+    rope: RotaryEmbedding,
+    attention: Attention,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    lm_head: Linear,
+    buffers: Buffers,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention_norm: RmsNorm,
+    /// Q, K and V as one product.
+    qkv: Linear,
+    output: Linear,
+    mlp_norm: RmsNorm,
+    /// Gate and up projection as one product.
+    gate_up: Linear,
+    down: Linear,
+}
+
+/// Activations, one row per token, which live from step to step.
+#[derive(Debug, Default)]
+struct Buffers {
+    hidden: Vec<f32>,
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    attended: Vec<f32>,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+    /// What a block adds to `hidden`.
+    delta: Vec<f32>,
+}
+
+impl Llama {
+    pub(crate) fn load(config: LlamaConfig, mut weights: Weights) -> Result<Self, LoadError> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let embedding = tensor(weights.take("model.embed_tokens.weight", &[vocab, hidden])?, vocab, hidden)?;
+        let layers =
+            (0..config.layers).map(|layer| Layer::load(&config, layer, &mut weights)).collect::<Result<_, _>>()?;
+        let norm = RmsNorm::new(weights.take("model.norm.weight", &[hidden])?, config.rms_norm_eps);
+        let lm_head = match config.tied {
+            true => embedding.clone(),
+            false => tensor(weights.take("lm_head.weight", &[vocab, hidden])?, vocab, hidden)?,
+        };
+        // Old files carry the rotary frequencies, which follow from the configuration, and some a copy of the tied embedding.
+        weights.finish(|name| name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight"))?;
+        Ok(Self {
+            embedding,
+            rope: RotaryEmbedding::new(&config.rope, config.head_dim),
+            attention: Attention { group: config.group(), head_dim: config.head_dim },
+            layers,
+            norm,
+            lm_head: Linear::new(lm_head, None).map_err(refused)?,
+            buffers: Buffers::default(),
+            config,
+        })
+    }
+
+    /// One pass: fills the cache with the K and V of all tokens, and replaces `logits` by one row for each sampled one.
+    pub(crate) fn forward(
+        &mut self,
+        ragged: &Ragged<'_>,
+        cache: &mut KvCache,
+        logits: &mut Vec<f32>,
+    ) -> candle_core::Result<()> {
+        let Self { config, embedding, rope, attention, layers, norm, lm_head, buffers } = self;
+        let width = config.hidden_size;
+        buffers.hidden.clear();
+        with_values(embedding, |rows| {
+            let row = |token: u32| &rows[token as usize * width..][..width];
+            ragged.tokens.iter().for_each(|&token| buffers.hidden.extend_from_slice(row(token)));
+        })?;
+        let rotation = rope.rotation(&ragged.positions);
+        for (layer, cache) in layers.iter().zip(cache.layers_mut()) {
+            layer.attention_norm.forward(&buffers.hidden, &mut buffers.normed);
+            layer.qkv.forward(&buffers.normed, &mut buffers.qkv)?;
+            let (q, kv) = (config.q_width(), config.kv_width());
+            rotation.apply(&mut buffers.qkv, q + 2 * kv, q + kv);
+            layer.attend(ragged, cache, attention, buffers, q)?;
+            layer.mlp_norm.forward(&buffers.hidden, &mut buffers.normed);
+            layer.mlp(buffers, config.intermediate_size)?;
+        }
+        // Only these rows are worth the product with the whole vocabulary.
+        buffers.delta.clear();
+        for &row in &ragged.sampled {
+            buffers.delta.extend_from_slice(&buffers.hidden[row * width..][..width]);
+        }
+        norm.forward(&buffers.delta, &mut buffers.normed);
+        lm_head.forward(&buffers.normed, logits)
+    }
+}
+
+impl Layer {
+    fn load(config: &LlamaConfig, layer: usize, weights: &mut Weights) -> Result<Self, LoadError> {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (config.q_width(), config.kv_width());
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let mut norm = |part: &str| Ok(RmsNorm::new(weights.take(&name(part), &[hidden])?, config.rms_norm_eps));
+        let (attention_norm, mlp_norm) = (norm("input_layernorm.weight")?, norm("post_attention_layernorm.weight")?);
+        let mut linear = |parts: &[(&str, usize)], inputs: usize, has_bias: bool| {
+            let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
+            let (mut weight, mut bias) = (Vec::new(), Vec::new());
+            for (part, outputs) in parts {
+                weights.append(&name(&format!("{part}.weight")), &[*outputs, inputs], &mut weight)?;
+                if has_bias {
+                    weights.append(&name(&format!("{part}.bias")), &[*outputs], &mut bias)?;
+                }
+            }
+            Linear::new(tensor(weight, outputs, inputs)?, has_bias.then_some(bias)).map_err(refused)
+        };
+        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
+        Ok(Self {
+            attention_norm,
+            qkv: linear(&qkv, hidden, config.attention_bias)?,
+            output: linear(&[("self_attn.o_proj", hidden)], q, config.attention_bias)?,
+            mlp_norm,
+            gate_up: linear(&gate_up, hidden, config.mlp_bias)?,
+            down: linear(&[("mlp.down_proj", hidden)], intermediate, config.mlp_bias)?,
+        })
+    }
+
+    fn attend(
+        &self,
+        ragged: &Ragged<'_>,
+        cache: &mut LayerKv,
+        attention: &Attention,
+        buffers: &mut Buffers,
+        q_width: usize,
+    ) -> candle_core::Result<()> {
+        cache.store(&ragged.slots, &buffers.qkv, q_width);
+        attention.forward(&buffers.qkv, &ragged.spans, cache, &mut buffers.attended);
+        self.output.forward(&buffers.attended, &mut buffers.delta)?;
+        add(&mut buffers.hidden, &buffers.delta);
+        Ok(())
+    }
+
+    fn mlp(&self, buffers: &mut Buffers, width: usize) -> candle_core::Result<()> {
+        self.gate_up.forward(&buffers.normed, &mut buffers.gate_up)?;
+        swiglu(&buffers.gate_up, width, &mut buffers.gated);
+        self.down.forward(&buffers.gated, &mut buffers.delta)?;
+        add(&mut buffers.hidden, &buffers.delta);
+        Ok(())
+    }
+}
+
+fn add(hidden: &mut [f32], delta: &[f32]) {
+    hidden.iter_mut().zip(delta).for_each(|(hidden, delta)| *hidden += delta);
+}
+
+fn tensor(values: Vec<f32>, rows: usize, columns: usize) -> Result<Tensor, LoadError> {
+    Tensor::from_vec(values, (rows, columns), &Device::Cpu).map_err(refused)
+}
+
+fn refused(error: candle_core::Error) -> LoadError {
+    LoadError::Other { context: "candle refused a weight".to_owned(), source: error.into() }
+}

@@ -1,0 +1,5 @@
+//! Model architectures, one file each.
+
+mod llama;
+
+pub(crate) use llama::Llama;

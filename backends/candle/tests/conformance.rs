@@ -1,0 +1,32 @@
+//! The suite that every backend passes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+
+use support::{Model, settings};
+use tandem_candle::{CandleLoader, CandleSettings};
+use tandem_core::conformance;
+
+/// Products of few rows and of many add up in other orders.
+const TOLERANCE: f32 = 1e-3;
+
+#[test]
+fn a_random_model_conforms() {
+    let dir = Model::awkward().write();
+    for (block_size, threads) in [(1, 1), (4, 2), (16, 2), (24, 1)] {
+        let settings = CandleSettings { block_size, threads: Some(threads), ..settings(dir.path()) };
+        conformance::check(Box::new(CandleLoader::new(settings)), TOLERANCE).unwrap();
+    }
+}
+
+#[test]
+fn the_shipped_model_conforms() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny");
+    if !tiny.join("config.json").exists() {
+        return;
+    }
+    conformance::check(Box::new(CandleLoader::new(settings(&tiny))), TOLERANCE).unwrap();
+}

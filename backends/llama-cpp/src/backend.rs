@@ -1,0 +1,186 @@
+use std::fmt;
+
+use llama_cpp_2::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch, token::LlamaToken};
+use tandem_core::{
+    BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId, Step,
+    StepError, TokenId, sampling::Sampler,
+};
+use thiserror::Error;
+
+/// One llama.cpp context, whose sequences are the engine's slots: all of them are decoded together.
+pub(crate) struct LlamaCpp<'model> {
+    context: LlamaContext<'model>,
+    spec: BackendSpec,
+    batch: LlamaBatch<'static>,
+    /// The rows of the last pass: whose they are, and at which place in the batch.
+    rows: Vec<(SlotId, i32)>,
+    sampler: Sampler,
+    /// Sampling overwrites its logits, and llama.cpp lends them for reading.
+    logits: Vec<f32>,
+}
+
+/// A step that breaks the contract, or that llama.cpp cannot carry out.
+#[derive(Debug, Error)]
+enum Fault {
+    #[error("slot {} of {slots}", .slot.0)]
+    NoSuchSlot { slot: SlotId, slots: u32 },
+    #[error("a chunk without tokens for slot {}", .0.0)]
+    EmptyChunk(SlotId),
+    #[error("position {0} is beyond what llama.cpp can count")]
+    Position(u64),
+    #[error("token {0} is beyond the vocabulary")]
+    NoSuchToken(TokenId),
+    #[error("a step of more than {0} tokens")]
+    TooManyTokens(u32),
+    #[error("{asked} rows to sample, the last pass computed {computed}")]
+    Rows { asked: usize, computed: usize },
+    #[error("a row for slot {}, where the last pass has slot {}", .asked.0, .computed.0)]
+    RowOrder { asked: SlotId, computed: SlotId },
+    #[error("changing the KV cache: {0}")]
+    Kv(#[from] llama_cpp_2::context::kv_cache::KvCacheConversionError),
+    #[error("llama_decode: {0}")]
+    Decode(#[source] DecodeError),
+}
+
+impl From<Fault> for StepError {
+    fn from(fault: Fault) -> Self {
+        Self::Device(Box::new(fault))
+    }
+}
+
+impl<'model> LlamaCpp<'model> {
+    pub(crate) fn new(context: LlamaContext<'model>, spec: BackendSpec) -> Self {
+        let batch = LlamaBatch::new(spec.max_step_tokens as usize, 1);
+        Self { context, spec, batch, rows: Vec::new(), sampler: Sampler::default(), logits: Vec::new() }
+    }
+
+    /// Runs one token and forgets it: weights are touched for the first time here rather than under the first request, and a model that
+    /// computes nonsense is found out.
+    ///
+    /// # Errors
+    /// With what is wrong about the model.
+    pub(crate) fn warm_up(&mut self, token: TokenId) -> Result<(), String> {
+        let slot = SlotId(0);
+        let chunk = Chunk { slot, start: 0, tokens: &[token], block_table: &[], sample: true };
+        let row = SampleRow {
+            slot,
+            params: &SamplingParams::greedy(),
+            u: 0.0,
+            prompt: &[],
+            output: &[],
+            banned: &[],
+            logprobs: None,
+        };
+        let mut out = Vec::new();
+        self.forward(&Step { kv_ops: &[], chunks: &[chunk] })
+            .and_then(|()| self.sample(&[row], &mut out))
+            .and_then(|()| self.forward(&Step { kv_ops: &[KvOp::Truncate { slot, from: 0 }], chunks: &[] }))
+            .map_err(|error| format!("a first token cannot be computed: {error:?}"))?;
+        match out.pop() {
+            Some(Err(error)) => Err(error.to_string()),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    /// The slot as llama.cpp's sequence id. Checked, because llama.cpp aborts the process on one that it does not have.
+    fn sequence(&self, slot: SlotId) -> Result<i32, Fault> {
+        let slots = self.spec.max_sequences;
+        i32::try_from(slot.0).ok().filter(|_| slot.0 < slots).ok_or(Fault::NoSuchSlot { slot, slots })
+    }
+
+    fn token(&self, token: TokenId) -> Result<LlamaToken, Fault> {
+        match i32::try_from(token) {
+            Ok(id) if token < self.spec.vocab_size => Ok(LlamaToken(id)),
+            Ok(_) | Err(_) => Err(Fault::NoSuchToken(token)),
+        }
+    }
+
+    fn run(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        for &op in step.kv_ops {
+            self.change_kv(op)?;
+        }
+        if step.chunks.is_empty() {
+            return Ok(());
+        }
+        self.fill_batch(step.chunks)?;
+        self.context.decode(&mut self.batch).map_err(|error| match error {
+            // llama.cpp looks for room for the whole batch before it computes, and puts its cells back as they were when there is none.
+            DecodeError::NoKvCacheSlot => StepError::KvFull,
+            DecodeError::NTokensZero | DecodeError::Unknown(_) => Fault::Decode(error).into(),
+        })
+    }
+
+    fn change_kv(&mut self, op: KvOp) -> Result<(), Fault> {
+        match op {
+            KvOp::Truncate { slot, from } => {
+                let sequence = self.sequence(slot)?;
+                self.context.kv_cache_seq_rm(sequence, Some(from), None)?;
+            }
+            KvOp::CopyPrefix { src, dst, len } => {
+                let (src, dst) = (self.sequence(src)?, self.sequence(dst)?);
+                self.context.kv_cache_seq_cp(src, dst, Some(0), Some(len))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_batch(&mut self, chunks: &[Chunk<'_>]) -> Result<(), Fault> {
+        self.batch.clear();
+        for chunk in chunks {
+            let sequence = self.sequence(chunk.slot)?;
+            let last = chunk.tokens.len().checked_sub(1).ok_or(Fault::EmptyChunk(chunk.slot))?;
+            for (at, &token) in chunk.tokens.iter().enumerate() {
+                let position = u64::from(chunk.start) + at as u64;
+                let wants_logits = chunk.sample && at == last;
+                let token = self.token(token)?;
+                let position = i32::try_from(position).map_err(|_| Fault::Position(position))?;
+                let added = self.batch.add(token, position, &[sequence], wants_logits);
+                added.map_err(|_| Fault::TooManyTokens(self.spec.max_step_tokens))?;
+            }
+            if chunk.sample {
+                self.rows.push((chunk.slot, self.batch.n_tokens() - 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows are asked for as they were computed; anything else would read logits that are not there, on which the wrapper panics.
+    fn check_rows(&self, rows: &[SampleRow<'_>]) -> Result<(), Fault> {
+        if rows.len() != self.rows.len() {
+            return Err(Fault::Rows { asked: rows.len(), computed: self.rows.len() });
+        }
+        match rows.iter().zip(&self.rows).find(|(row, (slot, _))| row.slot != *slot) {
+            Some((row, (computed, _))) => Err(Fault::RowOrder { asked: row.slot, computed: *computed }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl InferenceBackend for LlamaCpp<'_> {
+    fn spec(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        self.rows.clear();
+        // Without a good pass there are no rows, whatever went wrong.
+        self.run(step).inspect_err(|_| self.rows.clear())
+    }
+
+    fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
+        self.check_rows(rows)?;
+        for (row, &(_, place)) in rows.iter().zip(&self.rows) {
+            self.logits.clear();
+            // Waits for the device, the first time.
+            self.logits.extend_from_slice(self.context.get_logits_ith(place));
+            out.push(self.sampler.sample(&mut self.logits, row));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LlamaCpp<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LlamaCpp").field("spec", &self.spec).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}

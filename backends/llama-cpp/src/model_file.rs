@@ -1,0 +1,205 @@
+//! A model's file or files, checked before llama.cpp opens them.
+
+use std::{
+    io::BufReader,
+    path::{Path, PathBuf},
+};
+
+use llama_cpp_2::{
+    LlamaModelLoadError,
+    model::{LlamaModel, params::LlamaModelParams},
+};
+use tandem_core::LoadError;
+
+use crate::{
+    gguf::{Header, HeaderError, Value},
+    hyper_parameters, runtime,
+};
+
+/// Templates beyond this are no templates.
+const MAX_CHAT_TEMPLATE_BYTES: u64 = 256 << 10;
+
+/// Architectures that llama.cpp runs without a KV cache or with an encoder: embeddings, speech, diffusion. They cannot continue a text token
+/// by token.
+const NOT_GENERATIVE: &[&str] = &[
+    "bert",
+    "modern-bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "neo-bert",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "eurobert",
+    "gemma-embedding",
+    "t5",
+    "t5encoder",
+    "wavtokenizer-dec",
+    "dream",
+    "llada",
+    "llada-moe",
+    "rnd1",
+    "clef",
+    "clip",
+    "llama-embed",
+];
+
+/// A file that llama.cpp may see, and what it says of its model.
+#[derive(Debug)]
+pub(crate) struct ModelFile {
+    path: PathBuf,
+    architecture: String,
+    /// The Jinja source that the file ships, whole.
+    pub(crate) chat_template: Option<String>,
+}
+
+impl ModelFile {
+    /// Checks the file, and its further shards when it is the first of several.
+    ///
+    /// # Errors
+    /// With the first rule that a file breaks, and which file it is.
+    pub(crate) fn check(path: &Path) -> Result<Self, LoadError> {
+        let header = read_header(path)?;
+        let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
+        check_shards(path, &header)?;
+        if header.tensors().is_empty() {
+            return Err(invalid("holds no tensors, only metadata".into()));
+        }
+        let architecture = header
+            .text("general.architecture")
+            .ok_or_else(|| invalid("names no architecture (`general.architecture`)".into()))?
+            .to_owned();
+        check_generative(&header, &architecture).map_err(invalid)?;
+        hyper_parameters::check(&header, &architecture).map_err(invalid)?;
+        check_tokenizer(&header).map_err(invalid)?;
+        let chat_template = chat_template(&header).map_err(invalid)?;
+        Ok(Self { path: path.to_owned(), architecture, chat_template })
+    }
+
+    /// Has llama.cpp load it, or a part of it.
+    ///
+    /// # Errors
+    /// When llama.cpp says no. It says no more than that; the reason is in its log, which is the server's.
+    pub(crate) fn load(&self, params: &LlamaModelParams) -> Result<LlamaModel, LoadError> {
+        let Self { path, architecture, .. } = self;
+        LlamaModel::load_from_file(runtime::llama()?, path, params).map_err(|error| LoadError::Invalid {
+            path: path.display().to_string(),
+            reason: match error {
+                LlamaModelLoadError::NullResult => {
+                    format!("llama.cpp cannot load this model of architecture `{architecture}`; its log says why")
+                }
+                LlamaModelLoadError::NullError(_) => "its path contains a NUL byte".into(),
+                LlamaModelLoadError::PathToStrError(_) => "its path is not UTF-8".into(),
+            },
+        })
+    }
+}
+
+fn read_header(path: &Path) -> Result<Header, LoadError> {
+    let unreadable = |error: std::io::Error| LoadError::Unreadable {
+        path: path.display().to_string(),
+        // The path is named beside it, so the bare cause is enough.
+        reason: error.kind().to_string(),
+    };
+    let invalid = |reason: &str| LoadError::Invalid { path: path.display().to_string(), reason: reason.to_owned() };
+    let metadata = fs_err::metadata(path).map_err(unreadable)?;
+    if metadata.is_dir() {
+        return Err(invalid("a directory; llama.cpp loads a .gguf file"));
+    }
+    if !metadata.is_file() {
+        return Err(invalid("not a regular file"));
+    }
+    let file = fs_err::File::open(path).map_err(unreadable)?;
+    Header::read(BufReader::new(file), metadata.len()).map_err(|error| match error {
+        HeaderError::Io(error) => unreadable(error),
+        HeaderError::Malformed(reason) => invalid(&reason),
+    })
+}
+
+/// A large model may come in several files, `NAME-00001-of-00003.gguf` and so on. llama.cpp finds the others by the name of the first.
+fn check_shards(path: &Path, header: &Header) -> Result<(), LoadError> {
+    let invalid = |path: &Path, reason: String| LoadError::Invalid { path: path.display().to_string(), reason };
+    let count = header.unsigned("split.count").unwrap_or(0);
+    if count <= 1 {
+        return Ok(());
+    }
+    if count > 99_999 {
+        return Err(invalid(path, format!("implausible shard count {count}")));
+    }
+    let number = header.unsigned("split.no").unwrap_or(0);
+    if number != 0 {
+        return Err(invalid(path, format!("shard {} of {count}: name the first shard", number + 1)));
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(stem) = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", 1)) else {
+        return Err(invalid(
+            path,
+            format!("the first of {count} shards must be called `NAME-00001-of-{count:05}.gguf`"),
+        ));
+    };
+    for number in 2..=count {
+        let shard = path.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf"));
+        if !shard.exists() {
+            return Err(invalid(path, format!("missing shard {number} of {count}")));
+        }
+        let header = read_header(&shard)?;
+        if header.unsigned("split.count") != Some(count) || header.unsigned("split.no") != Some(number - 1) {
+            return Err(invalid(&shard, format!("not shard {number} of {count}, which its name claims")));
+        }
+    }
+    Ok(())
+}
+
+fn check_generative(header: &Header, architecture: &str) -> Result<(), String> {
+    let causal = header.get(&format!("{architecture}.attention.causal"));
+    if NOT_GENERATIVE.contains(&architecture) || causal == Some(&Value::Bool(false)) {
+        return Err(format!("a model of architecture `{architecture}` cannot generate text"));
+    }
+    Ok(())
+}
+
+fn check_tokenizer(header: &Header) -> Result<(), String> {
+    let Some(tokens) = header.array_len("tokenizer.ggml.tokens").filter(|&len| len > 0) else {
+        return Err("holds no tokenizer (`tokenizer.ggml.tokens`)".into());
+    };
+    for key in ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"] {
+        if let Some(len) = header.array_len(key)
+            && len != tokens
+        {
+            return Err(format!("tokenizer size mismatch: {tokens} tokens, `{key}` has {len}"));
+        }
+    }
+    if let Some(embedding) = header.tensors().iter().find(|tensor| tensor.name == "token_embd.weight")
+        && embedding.dims.get(1) != Some(&tokens)
+    {
+        return Err(format!("tokenizer size mismatch: {tokens} tokens, the embedding has {:?}", embedding.dims));
+    }
+    for key in ["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"] {
+        // All bits set is how some converters write "none".
+        if let Some(id) = header.unsigned(key)
+            && id >= tokens
+            && id != u64::from(u32::MAX)
+        {
+            return Err(format!("special token id out of range: `{key}` is {id} of {tokens} tokens"));
+        }
+    }
+    Ok(())
+}
+
+fn chat_template(header: &Header) -> Result<Option<String>, String> {
+    let key = "tokenizer.chat_template";
+    let len = match header.get(key) {
+        None => return Ok(None),
+        Some(Value::String(bytes)) => bytes.len() as u64,
+        Some(&Value::LongString(len)) => len,
+        Some(Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Bool(_) | Value::Array(_)) => {
+            return Err(format!("`{key}` is no string"));
+        }
+    };
+    if len > MAX_CHAT_TEMPLATE_BYTES {
+        return Err(format!("a chat template of {len} bytes, {MAX_CHAT_TEMPLATE_BYTES} at most"));
+    }
+    match header.text(key) {
+        Some(template) => Ok(Some(template.to_owned())),
+        None => Err("the chat template is not UTF-8".into()),
+    }
+}

@@ -1,0 +1,41 @@
+use llama_cpp_2::{
+    model::LlamaModel,
+    token::LlamaToken,
+    token_type::{LlamaTokenAttr, LlamaTokenAttrs},
+    vocab::LlamaVocab,
+};
+use tandem_core::{TokenId, TokenKind, Vocab, VocabParts};
+
+/// The model's vocabulary as plain data.
+pub(crate) fn build(model: &LlamaModel) -> Vocab {
+    let vocab = model.vocab();
+    Vocab::new(VocabParts {
+        tokens: vocab.tokens().map(|token| (bytes(&vocab, token), Some(kind(vocab.attr(token))))).collect(),
+        eog: vocab.tokens().filter(|&token| vocab.is_eog(token)).filter_map(id).collect(),
+        bos: id(vocab.bos()),
+        eos: id(vocab.eos()),
+        adds_bos: vocab.should_add_bos(),
+    })
+}
+
+/// llama.cpp writes "there is none" as a negative id.
+fn id(token: LlamaToken) -> Option<TokenId> {
+    TokenId::try_from(token.0).ok()
+}
+
+/// What the token stands for, or how a control token is spelled. Bytes and no string: a token may be a part of a character.
+fn bytes(vocab: &LlamaVocab<'_>, token: LlamaToken) -> Box<[u8]> {
+    vocab.token_to_piece(token, true, None).into_boxed_slice()
+}
+
+/// Tokens that users added to a vocabulary are text, and so is a single byte. The token for "unknown" steers rather than speaks: nothing
+/// that a user wrote reads like it.
+fn kind(attrs: LlamaTokenAttrs) -> TokenKind {
+    if attrs.intersects(LlamaTokenAttr::Control | LlamaTokenAttr::Unknown) {
+        TokenKind::Control
+    } else if attrs.intersects(LlamaTokenAttr::Normal | LlamaTokenAttr::UserDefined | LlamaTokenAttr::Byte) {
+        TokenKind::Text
+    } else {
+        TokenKind::Unused
+    }
+}

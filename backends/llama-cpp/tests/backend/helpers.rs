@@ -1,0 +1,100 @@
+use std::path::{Path, PathBuf};
+
+use tandem_core::{
+    BackendLoader, Chunk, InferenceBackend, KvOp, Loaded, SampleRow, SamplingParams, SlotId, Step, StepError, TokenId,
+};
+use tandem_llama_cpp::{GpuLayers, KvType, LlamaCppLoader, LlamaCppSettings};
+
+/// The model that the repository carries. Its absence is an error and no reason to skip.
+pub(crate) fn model() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/tiny-f16.gguf");
+    assert!(
+        path.is_file(),
+        "these tests need {}, which the repository carries: is the checkout complete?",
+        path.display()
+    );
+    path
+}
+
+pub(crate) fn settings(parallel: u32, context: u32) -> LlamaCppSettings {
+    LlamaCppSettings {
+        model: model(),
+        context: Some(context),
+        parallel,
+        gpu_layers: GpuLayers::Count(0),
+        // More of them would spin against the other tests.
+        threads: Some(1),
+        kv_type: KvType::F16,
+        max_step_tokens: 512,
+    }
+}
+
+pub(crate) fn loader(parallel: u32, context: u32) -> LlamaCppLoader {
+    LlamaCppLoader::new(settings(parallel, context))
+}
+
+pub(crate) fn with_backend(loader: LlamaCppLoader, mut test: impl FnMut(Loaded<'_>)) {
+    let mut served = false;
+    Box::new(loader)
+        .with_backend(&mut |loaded| {
+            served = true;
+            test(loaded);
+        })
+        .expect("the model loads");
+    assert!(served, "a good load serves");
+}
+
+/// One chunk: slot, position, tokens, whether to sample.
+pub(crate) type Piece<'a> = (u32, u32, &'a [TokenId], bool);
+
+pub(crate) fn forward(
+    backend: &mut dyn InferenceBackend,
+    kv_ops: &[KvOp],
+    pieces: &[Piece<'_>],
+) -> Result<(), StepError> {
+    let chunks: Vec<_> = pieces
+        .iter()
+        .map(|&(slot, start, tokens, sample)| Chunk { slot: SlotId(slot), start, tokens, block_table: &[], sample })
+        .collect();
+    backend.forward(&Step { kv_ops, chunks: &chunks })
+}
+
+/// The likeliest token of each slot.
+pub(crate) fn sample(backend: &mut dyn InferenceBackend, slots: &[u32]) -> Result<Vec<TokenId>, StepError> {
+    let params = SamplingParams::greedy();
+    let row = |&slot: &u32| SampleRow {
+        slot: SlotId(slot),
+        params: &params,
+        u: 0.0,
+        prompt: &[],
+        output: &[],
+        banned: &[],
+        logprobs: None,
+    };
+    let rows: Vec<_> = slots.iter().map(row).collect();
+    let mut out = Vec::new();
+    backend.sample(&rows, &mut out)?;
+    Ok(out.into_iter().map(|row| row.expect("finite logits").token).collect())
+}
+
+pub(crate) fn empty(slot: u32) -> KvOp {
+    KvOp::Truncate { slot: SlotId(slot), from: 0 }
+}
+
+/// Empties the slot, computes the prompt in it and then `count` tokens, alone.
+pub(crate) fn greedy(backend: &mut dyn InferenceBackend, slot: u32, prompt: &[TokenId], count: usize) -> Vec<TokenId> {
+    forward(backend, &[empty(slot)], &[(slot, 0, prompt, true)]).expect("a prompt that fits");
+    let mut tokens = sample(backend, &[slot]).expect("a computed row");
+    while tokens.len() < count {
+        let start = (prompt.len() + tokens.len() - 1) as u32;
+        let last = tokens[tokens.len() - 1];
+        forward(backend, &[], &[(slot, start, &[last], true)]).expect("a token that fits");
+        tokens.extend(sample(backend, &[slot]).expect("a computed row"));
+    }
+    tokens
+}
+
+/// Some tokens of text; other ones for another `salt`.
+pub(crate) fn prompt(salt: u32, len: u32) -> Vec<TokenId> {
+    (0..len).map(|at| 300 + (salt * 131 + at * 17 + at * at) % 2000).collect()
+}

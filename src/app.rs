@@ -1,0 +1,235 @@
+//! The server as a value: built from settings, listening on a port, running until it is told to stop.
+
+use std::{
+    net::{SocketAddr, TcpListener, ToSocketAddrs as _},
+    sync::Arc,
+};
+
+use actix_web::{App as ActixApp, HttpServer, dev::Server, middleware::from_fn, web::Data};
+use tandem_core::LoadError;
+use tandem_engine::{EngineLimits, Priority};
+use thiserror::Error;
+
+use crate::{
+    api,
+    batch::{self, Batches, LineAnswer, LineExecutor},
+    completion::{Completions, Endpoint, Limits},
+    models::Models,
+    openai::error::ApiError,
+    settings::{BatchSettings, LimitSettings, ServerSettings, Settings},
+    store::{Store, StoreError, Tokens},
+};
+
+/// Seconds that open connections get to finish when the server stops.
+const SHUTDOWN_S: u64 = 30;
+
+/// A server that is bound to its port.
+pub struct App {
+    address: SocketAddr,
+    server: Server,
+    models: Models,
+    store: Store,
+    batches: Batches,
+}
+
+/// Why the server does not run, by who has to do something about it.
+#[derive(Debug, Error)]
+pub enum AppError {
+    #[error("cannot listen on {address}: {reason}")]
+    Bind { address: String, reason: String },
+    #[error("storage {path}: {source}")]
+    Store { path: String, source: StoreError },
+    #[error("model {name}: {}", with_causes(.source))]
+    Model { name: String, source: Arc<LoadError> },
+    #[error("the server failed: {0}")]
+    Server(#[from] std::io::Error),
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("address", &self.address).field("models", &self.models).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Takes the port and the data directory, begins to load the models, and takes up unfinished batches.
+    ///
+    /// # Errors
+    /// When the port is taken or the data directory cannot be used. A model that cannot be loaded is told by
+    /// [`run_until_stopped`](Self::run_until_stopped).
+    pub async fn build(settings: &Settings) -> Result<Self, AppError> {
+        let limits = EngineLimits { queue: settings.limits.queue, prefix_cache: settings.prefix_cache };
+        let models = || Models::start(&settings.backend, &settings.models, limits);
+        Self::build_with(settings, models).await
+    }
+
+    /// As [`build`](Self::build), with models of the caller's choice.
+    ///
+    /// # Errors
+    /// As `build`.
+    pub async fn build_with(settings: &Settings, models: impl FnOnce() -> Models) -> Result<Self, AppError> {
+        // First what fails at once, so that nobody waits for a model to learn that the port is taken.
+        let listener = listen(&settings.server)?;
+        let address = listener.local_addr()?;
+        let store_error = |source| AppError::Store { path: settings.storage.display().to_string(), source };
+        let store = Store::open(&settings.storage).await.map_err(store_error)?;
+        let models = models();
+        let completions = completions(models.clone(), settings.limits);
+        let executor = CompletionExecutor { models: models.clone(), completions: completions.clone() };
+        let batches =
+            Batches::start(store.clone(), executor, batch_settings(settings.batch)).await.map_err(store_error)?;
+        let upload_limits =
+            api::UploadLimits { batch_bytes: settings.batch.max_file_bytes, ..api::UploadLimits::default() };
+        let shared = (models.clone(), store.clone(), batches.clone());
+        let server = HttpServer::new(move || {
+            let (models, store, batches) = shared.clone();
+            ActixApp::new()
+                .wrap(from_fn(api::with_request_id))
+                .app_data(Data::new(completions.clone()))
+                .app_data(Data::new(models))
+                .app_data(Data::new(store))
+                .app_data(Data::new(batches))
+                .app_data(Data::new(upload_limits))
+                .configure(api::routes)
+        })
+        // Without this a client that closes its side is not noticed while an answer is awaited, and keeps its slot.
+        .h1_allow_half_closed(false)
+        .shutdown_timeout(SHUTDOWN_S)
+        .disable_signals()
+        .listen(listener)?
+        .run();
+        Ok(Self { address, server, models, store, batches })
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The port, which the system has chosen if the settings say 0.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// The models, which may still be loading.
+    #[must_use]
+    pub fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// Serves until `stop` is done, then lets what runs come to an end.
+    ///
+    /// # Errors
+    /// When a model cannot be loaded at start, or the server fails.
+    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+        let Self { address, server, models, store, batches } = self;
+        let handle = server.handle();
+        let server = tokio::spawn(server);
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            failed = first_failure(&models) => Err(failed),
+        };
+        tracing::info!(%address, "stopping");
+        let drained = tokio::join!(batches.stop(), handle.stop(outcome.is_ok()));
+        let ((), ()) = drained;
+        let served = server.await;
+        if let Err(error) = store.close().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the store did not close cleanly; it is checked at the next start"
+            );
+        }
+        outcome?;
+        served.map_err(std::io::Error::other)??;
+        Ok(())
+    }
+}
+
+/// Ends only if a model's first load fails; later ones are tried again.
+async fn first_failure(models: &Models) -> AppError {
+    match models.ready().await {
+        Err((name, source)) => AppError::Model { name, source },
+        Ok(()) => {
+            tracing::info!("ready");
+            std::future::pending().await
+        }
+    }
+}
+
+fn listen(settings: &ServerSettings) -> Result<TcpListener, AppError> {
+    let ServerSettings { host, port } = settings;
+    let address = format!("{host}:{port}");
+    let refused = |error: &std::io::Error| AppError::Bind {
+        address: address.clone(),
+        reason: match error.kind() {
+            std::io::ErrorKind::AddrInUse => "the port is in use".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            _ => error.to_string(),
+        },
+    };
+    let addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs().map_err(|error| refused(&error))?.collect();
+    TcpListener::bind(addresses.as_slice()).map_err(|error| refused(&error))
+}
+
+fn completions(models: Models, settings: LimitSettings) -> Completions {
+    let LimitSettings { queue: _, max_n, max_output_tokens, strict_params } = settings;
+    Completions::new(models, Limits { max_n, max_output_tokens, strict_params, ..Limits::default() })
+}
+
+fn batch_settings(settings: BatchSettings) -> batch::Settings {
+    let BatchSettings { max_file_bytes: _, max_lines, max_concurrent, window, single_model } = settings;
+    batch::Settings {
+        window: window as usize,
+        concurrent_max: max_concurrent as usize,
+        lines_max: i64::try_from(max_lines).unwrap_or(i64::MAX),
+        single_model,
+        ..batch::Settings::default()
+    }
+}
+
+/// Answers lines of batches on the path of online requests.
+#[derive(Clone, Debug)]
+pub struct CompletionExecutor {
+    models: Models,
+    completions: Completions,
+}
+
+impl CompletionExecutor {
+    /// An executor on these models.
+    #[must_use]
+    pub fn new(models: Models, limits: LimitSettings) -> Self {
+        Self { completions: completions(models.clone(), limits), models }
+    }
+}
+
+impl LineExecutor for CompletionExecutor {
+    fn knows(&self, model: &str) -> bool {
+        self.models.knows(model)
+    }
+
+    async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+        let answer = self.completions.respond(endpoint, body, Priority::Batch).await?;
+        let usage = answer.usage;
+        let tokens = Tokens {
+            input: usage.prompt_tokens,
+            cached: usage.prompt_tokens_details.cached_tokens,
+            output: usage.completion_tokens,
+            reasoning: usage.completion_tokens_details.reasoning_tokens,
+        };
+        Ok(LineAnswer { body: answer.body, tokens })
+    }
+}
+
+/// Settings of batches for a run without a server.
+#[must_use]
+pub fn offline_settings(settings: &Settings) -> batch::Settings {
+    batch_settings(settings.batch)
+}
+
+/// An error with what caused it, on one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+}

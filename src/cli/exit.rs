@@ -1,0 +1,70 @@
+use std::{io::Write as _, process::ExitCode};
+
+use crate::{app::AppError, settings::SettingsError, store::StoreError};
+
+/// Why a command did not do what it was asked, and the exit code that says so: those of `sysexits.h`.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// `EX_DATAERR`: the input is wrong.
+    pub(super) const DATA: u8 = 65;
+    /// `EX_NOINPUT`: the input is not there.
+    pub(super) const NO_INPUT: u8 = 66;
+    /// `EX_UNAVAILABLE`: something that the command needs is taken.
+    const UNAVAILABLE: u8 = 69;
+    /// `EX_SOFTWARE`: an error of ours.
+    const SOFTWARE: u8 = 70;
+    /// `EX_CANTCREAT`: a file cannot be written.
+    const CANNOT_CREATE: u8 = 73;
+    /// `EX_IOERR`: reading or writing failed.
+    pub(super) const IO: u8 = 74;
+    /// `EX_TEMPFAIL`: trying again later makes sense.
+    pub(super) const TEMPORARY: u8 = 75;
+    /// `EX_CONFIG`: a setting is wrong, or what it names is.
+    const CONFIG: u8 = 78;
+
+    pub(super) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    pub(super) fn software(message: impl Into<String>) -> Self {
+        Self::new(Self::SOFTWARE, message)
+    }
+
+    pub(super) fn from_store(what: &str, error: &StoreError) -> Self {
+        let code = match error {
+            StoreError::Locked { .. } | StoreError::Busy(_) => Self::TEMPORARY,
+            StoreError::Corrupt(_) => Self::DATA,
+            StoreError::Full(_) | StoreError::Io(_) => Self::CANNOT_CREATE,
+            StoreError::NotFound | StoreError::Database(_) => Self::SOFTWARE,
+        };
+        Self::new(code, format!("{what}: {}", crate::app::with_causes(error)))
+    }
+
+    /// Prints one line on standard error.
+    pub(super) fn report(self) -> ExitCode {
+        let _ = writeln!(std::io::stderr(), "error: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::new(Self::CONFIG, error.to_string())
+    }
+}
+
+impl From<AppError> for Failure {
+    fn from(error: AppError) -> Self {
+        match &error {
+            AppError::Bind { .. } => Self::new(Self::UNAVAILABLE, error.to_string()),
+            AppError::Store { path, source } => Self::from_store(&format!("storage {path}"), source),
+            AppError::Model { .. } => Self::new(Self::CONFIG, error.to_string()),
+            AppError::Server(_) => Self::software(error.to_string()),
+        }
+    }
+}

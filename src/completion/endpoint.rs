@@ -1,0 +1,25 @@
+/// What a request asks for, online or as a line of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Endpoint {
+    ChatCompletions,
+    Completions,
+}
+
+impl Endpoint {
+    pub const ALL: [Self; 2] = [Self::ChatCompletions, Self::Completions];
+
+    /// Its URL, without the host.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+        }
+    }
+
+    /// The endpoint of that URL.
+    #[must_use]
+    pub fn from_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+    }
+}

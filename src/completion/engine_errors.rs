@@ -1,0 +1,23 @@
+//! How the engine's refusals and failures are told to a client.
+
+use tandem_engine::{EngineError, SubmitError};
+
+use crate::openai::error::ApiError;
+
+/// `param` is what the client can shorten.
+pub(super) fn of_submit(error: SubmitError, param: &str) -> ApiError {
+    match error {
+        SubmitError::Overloaded => ApiError::overloaded(),
+        SubmitError::TooLarge { needed, available } => ApiError::context_length_exceeded(param, available, needed),
+        SubmitError::Gone => ApiError::engine_gone(),
+    }
+}
+
+pub(super) fn of_generation(error: EngineError) -> ApiError {
+    match error {
+        EngineError::NonFinite => ApiError::non_finite_logits(),
+        EngineError::NothingLeft => ApiError::no_token_left(),
+        EngineError::KvExhausted => ApiError::overloaded(),
+        EngineError::Gone => ApiError::engine_gone(),
+    }
+}

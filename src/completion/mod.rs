@@ -1,0 +1,184 @@
+//! The one path from a request to tokens and back, for the online API and for batches alike.
+//!
+//! [`Completions::start`] reads a body, finds its model, renders and tokenizes the prompt and submits the generations; what it returns is
+//! then either [collected](Started::collect) into one answer or [streamed](Started::into_stream) in chunks. [`Completions::respond`] does
+//! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
+
+mod endpoint;
+mod engine_errors;
+mod guard;
+mod logprobs;
+mod prepare;
+mod prompt;
+mod read;
+mod respond;
+mod started;
+mod stream;
+mod strftime;
+mod template;
+mod templates;
+#[cfg(test)]
+mod tests;
+mod tokens;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tandem_engine::{GenerateRequest, Priority};
+use tokio::time::Instant;
+
+use crate::models::{Lease, LeaseError, Models};
+use crate::openai;
+use crate::openai::error::ApiError;
+
+pub use endpoint::Endpoint;
+pub use started::{Started, random_id};
+pub use template::ChatTemplate;
+pub use tokens::{Detokenized, Tokenized};
+
+use read::{ChatRequest, CompletionRequest};
+use templates::Templates;
+
+/// What requests may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Choices for one prompt.
+    pub max_n: u32,
+    /// Tokens of one choice; `None` leaves it to the context.
+    pub max_output_tokens: Option<u32>,
+    /// Refuse fields that are not known, instead of naming them in the response.
+    pub strict_params: bool,
+    /// An online request is given up after this long. Lines of a batch have the batch's own window.
+    pub request_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_n: 8, max_output_tokens: None, strict_params: false, request_timeout: Duration::from_secs(600) }
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The response's body.
+    pub body: Box<RawValue>,
+    pub usage: openai::Usage,
+}
+
+/// Turns requests into tokens. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Completions {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    models: Models,
+    limits: Limits,
+    templates: Templates,
+}
+
+impl Completions {
+    #[must_use]
+    pub fn new(models: Models, limits: Limits) -> Self {
+        Self { shared: Arc::new(Shared { models, limits, templates: Templates::default() }) }
+    }
+
+    /// Answers a request that is not a stream, such as a line of a batch.
+    ///
+    /// # Errors
+    /// What an online request would be answered with.
+    pub async fn respond(&self, endpoint: Endpoint, body: &[u8], priority: Priority) -> Result<Answer, ApiError> {
+        let started = self.start(endpoint, body, priority).await?;
+        if started.is_stream() {
+            return Err(ApiError::unsupported_parameter("stream"));
+        }
+        started.collect().await
+    }
+
+    /// Checks a request and submits its generations.
+    ///
+    /// # Errors
+    /// When the request is wrong, its model is not there or the engine does not take it.
+    pub async fn start(&self, endpoint: Endpoint, body: &[u8], priority: Priority) -> Result<Started, ApiError> {
+        let deadline = match priority {
+            Priority::Interactive => Some(Instant::now() + self.shared.limits.request_timeout),
+            Priority::Batch => None,
+        };
+        let object = read::body::object(body)?;
+        let (lease, mut plan) = match endpoint {
+            Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, &self.shared.limits)?, priority).await?,
+            Endpoint::Completions => self.plan_text(read::completions(&object, &self.shared.limits)?, priority).await?,
+        };
+        plan.settings.deadline = deadline;
+        plan.settings.timeout = self.shared.limits.request_timeout;
+        Started::submit(endpoint, lease, plan)
+    }
+
+    async fn plan_chat(&self, request: ChatRequest, priority: Priority) -> Result<(Lease, Plan), ApiError> {
+        let lease = self.lease(&request.model).await?;
+        let template = self.shared.templates.of(&lease)?;
+        let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
+        let texts = request.messages.iter().flat_map(|message| message.texts());
+        let size = texts.map(str::len).sum();
+        let plan = off_the_reactor(size, move || prepare::chat(request, &info, &template, &limits, priority)).await??;
+        Ok((lease, plan))
+    }
+
+    async fn plan_text(&self, request: CompletionRequest, priority: Priority) -> Result<(Lease, Plan), ApiError> {
+        let lease = self.lease(&request.model).await?;
+        let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
+        let size = request.prompts.iter().map(read::Prompt::size).sum();
+        let plan = off_the_reactor(size, move || prepare::text(request, &info, &limits, priority)).await??;
+        Ok((lease, plan))
+    }
+
+    async fn lease(&self, model: &str) -> Result<Lease, ApiError> {
+        self.shared.models.lease(model).await.map_err(|error| match error {
+            LeaseError::Unknown => ApiError::model_not_found(model),
+            LeaseError::Unavailable => ApiError::model_unavailable(model),
+        })
+    }
+}
+
+/// A checked request with its prompts tokenized: what is left is to submit it and to tell of it.
+#[derive(Debug)]
+struct Plan {
+    /// One for each choice, in the order of their indices.
+    requests: Vec<GenerateRequest>,
+    settings: Settings,
+}
+
+/// How the answer to a request is told.
+#[derive(Debug)]
+struct Settings {
+    /// Choices for each prompt, which share its tokens in the count.
+    n: usize,
+    stream: bool,
+    include_usage: bool,
+    /// Whether end-of-generation tokens are tokens like others.
+    ignore_eos: bool,
+    /// Texts put in front of the choices, one for each prompt, or none.
+    echo: Vec<String>,
+    /// Fields of the request that nothing here knows.
+    ignored: Vec<String>,
+    deadline: Option<Instant>,
+    timeout: Duration,
+}
+
+/// Runs work that grows with the request: here when it is small, on a thread for such work when it is not.
+async fn off_the_reactor<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    const SMALL_BYTES: usize = 4096;
+    if bytes <= SMALL_BYTES {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "preparing a request failed");
+        ApiError::internal()
+    })
+}

@@ -1,0 +1,211 @@
+//! From a checked request to what the engine is asked for: defaults, the model's limits, the prompt's tokens.
+
+use tandem_core::TokenId;
+use tandem_engine::{GenerateRequest, ModelInfo, Priority, StopRules};
+
+use super::prompt::{self, Conversation};
+use super::read::{ChatRequest, CompletionRequest, Message, Options, Prompt};
+use super::template::ChatTemplate;
+use super::{Limits, Plan, Settings};
+use crate::openai::error::ApiError;
+
+/// OpenAI's default length of a completion that says none. A chat's answer may fill the context.
+const COMPLETION_TOKENS: u32 = 16;
+/// Log-probabilities can make an answer a thousand times its text.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+const LOGPROB_BYTES: u64 = 64;
+
+pub(super) fn chat(
+    request: ChatRequest,
+    info: &ModelInfo,
+    template: &ChatTemplate,
+    limits: &Limits,
+    priority: Priority,
+) -> Result<Plan, ApiError> {
+    let ChatRequest { model: _, messages, options, add_generation_prompt, variables, logprobs, ignored } = request;
+    check_tokens(&options, info)?;
+    check_messages(&messages, info)?;
+    let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
+    let ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
+    let asked = Asked { param: "messages", default_tokens: None, logprobs, options: &options, priority };
+    let requests = asked.choices(ids, info, limits, options.seed.unwrap_or_else(rand::random))?;
+    check_answer(&options, &requests)?;
+    Ok(Plan { requests, settings: settings(&options, Vec::new(), ignored) })
+}
+
+pub(super) fn text(
+    request: CompletionRequest,
+    info: &ModelInfo,
+    limits: &Limits,
+    priority: Priority,
+) -> Result<Plan, ApiError> {
+    let CompletionRequest { model: _, prompts, options, echo, logprobs, ignored } = request;
+    check_tokens(&options, info)?;
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let mut requests = Vec::new();
+    let mut echoes = Vec::new();
+    for prompt in prompts {
+        let (ids, text) = tokens(prompt, info)?;
+        if echo {
+            echoes.push(text.unwrap_or_else(|| prompt::text_of(&ids, &info.vocab)));
+        }
+        let asked =
+            Asked { param: "prompt", default_tokens: Some(COMPLETION_TOKENS), logprobs, options: &options, priority };
+        requests.append(&mut asked.choices(ids, info, limits, seed)?);
+    }
+    check_answer(&options, &requests)?;
+    Ok(Plan { requests, settings: settings(&options, echoes, ignored) })
+}
+
+/// A prompt's ids, and its text if it came as text.
+fn tokens(prompt: Prompt, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
+    match prompt {
+        Prompt::Text { path, text } => {
+            check_length(&path, text.chars().count(), info)?;
+            let ids = prompt::of_text(&path, &text, &info.vocab, &*info.tokenizer)?;
+            Ok((ids, Some(text)))
+        }
+        Prompt::Tokens { path, ids } => match ids.iter().position(|id| !in_vocabulary(*id, info)) {
+            Some(at) => {
+                let path = format!("{path}[{at}]");
+                let message = format!("Invalid '{path}': {} is not a token of this model.", ids[at]);
+                Err(ApiError::invalid_value(&path, message))
+            }
+            None => Ok((ids, None)),
+        },
+    }
+}
+
+/// What is the same for all choices of a request.
+struct Asked<'a> {
+    /// What the client can shorten.
+    param: &'static str,
+    /// Tokens of output when the request does not say; `None` is what the context has room for.
+    default_tokens: Option<u32>,
+    logprobs: Option<u8>,
+    options: &'a Options,
+    priority: Priority,
+}
+
+impl Asked<'_> {
+    /// The choices for one prompt, each with a seed of its own.
+    fn choices(
+        &self,
+        prompt: Vec<TokenId>,
+        info: &ModelInfo,
+        limits: &Limits,
+        seed: u64,
+    ) -> Result<Vec<GenerateRequest>, ApiError> {
+        let options = self.options;
+        let stop = StopRules {
+            max_tokens: self.max_tokens(prompt.len(), info, limits)?,
+            min_tokens: options.min_tokens,
+            strings: options.stop.clone(),
+            token_ids: options.stop_token_ids.clone(),
+            ignore_eos: options.ignore_eos,
+        };
+        let request = GenerateRequest {
+            prompt,
+            sampling: options.sampling.clone(),
+            stop,
+            seed,
+            priority: self.priority,
+            logprobs: self.logprobs,
+        };
+        Ok((0..options.n)
+            .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })
+            .collect())
+    }
+
+    /// The output's length, which has to fit the context beside the prompt if the request names it.
+    fn max_tokens(&self, prompt: usize, info: &ModelInfo, limits: &Limits) -> Result<u32, ApiError> {
+        let context = info.spec.max_context;
+        if prompt == 0 {
+            return Err(ApiError::invalid_value(self.param, format!("Invalid '{}': it has no tokens.", self.param)));
+        }
+        let prompt = match u32::try_from(prompt) {
+            Ok(prompt) if prompt < context => prompt,
+            _ => return Err(ApiError::context_length_exceeded(self.param, context.into(), prompt as u64)),
+        };
+        let room = context - prompt;
+        let cap = limits.max_output_tokens.unwrap_or(u32::MAX);
+        let Some(asked) = self.options.max_tokens else {
+            let tokens = self.default_tokens.unwrap_or(u32::MAX).max(self.options.min_tokens).min(room).min(cap);
+            return match self.options.min_tokens {
+                min if min > tokens => Err(ApiError::integer_above("min_tokens", tokens.into(), &min.to_string())),
+                _ => Ok(tokens),
+            };
+        };
+        if asked.tokens > cap {
+            return Err(ApiError::integer_above(asked.name, cap.into(), &asked.tokens.to_string()));
+        }
+        if asked.tokens > room {
+            return Err(ApiError::output_too_long(asked.name, self.param, context, prompt, asked.tokens));
+        }
+        Ok(asked.tokens)
+    }
+}
+
+/// Distinct for the choices of a request, and for the first the seed itself.
+fn choice_seed(seed: u64, choice: u32) -> u64 {
+    seed.wrapping_add(u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}
+
+fn in_vocabulary(id: TokenId, info: &ModelInfo) -> bool {
+    id < info.spec.vocab_size && (id as usize) < info.vocab.len()
+}
+
+/// The tokens that the request names are tokens of the model.
+fn check_tokens(options: &Options, info: &ModelInfo) -> Result<(), ApiError> {
+    let not_a_token = |path: String, id: TokenId| {
+        let message = format!("Invalid '{path}': {id} is not a token of this model.");
+        Err(ApiError::invalid_value(&path, message))
+    };
+    for (id, _) in &options.sampling.logit_bias {
+        if !in_vocabulary(*id, info) {
+            return not_a_token(format!("logit_bias.{id}"), *id);
+        }
+    }
+    for (at, id) in options.stop_token_ids.iter().enumerate() {
+        if !in_vocabulary(*id, info) {
+            return not_a_token(format!("stop_token_ids[{at}]"), *id);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn check_messages(messages: &[Message], info: &ModelInfo) -> Result<(), ApiError> {
+    let texts = messages.iter().flat_map(Message::texts);
+    check_length("messages", texts.map(|text| text.chars().count()).sum(), info)
+}
+
+/// A text that no tokenizer could fit into the context is refused before it costs anything.
+pub(super) fn check_length(param: &str, chars: usize, info: &ModelInfo) -> Result<(), ApiError> {
+    let max = info.spec.max_context as usize * 8 + 4096;
+    if chars > max { Err(ApiError::string_too_long(param, max, chars)) } else { Ok(()) }
+}
+
+fn check_answer(options: &Options, requests: &[GenerateRequest]) -> Result<(), ApiError> {
+    let bytes = |request: &GenerateRequest| {
+        let per_token = request.logprobs.map_or(0, |top| (u64::from(top) + 1) * LOGPROB_BYTES);
+        u64::from(request.stop.max_tokens) * per_token
+    };
+    let asked_for_much = options.max_tokens.is_some() || requests.len() > 1;
+    if asked_for_much && requests.iter().map(bytes).sum::<u64>() > MAX_ANSWER_BYTES {
+        return Err(ApiError::answer_too_large(MAX_ANSWER_BYTES));
+    }
+    Ok(())
+}
+
+fn settings(options: &Options, echo: Vec<String>, ignored: Vec<String>) -> Settings {
+    Settings {
+        n: options.n as usize,
+        stream: options.stream,
+        include_usage: options.include_usage,
+        ignore_eos: options.ignore_eos,
+        echo,
+        ignored,
+        deadline: None,
+        timeout: std::time::Duration::ZERO,
+    }
+}

@@ -1,0 +1,139 @@
+//! Messages to token ids.
+
+use std::borrow::Cow;
+
+use serde_json::{Map, Value, json};
+use tandem_core::{TokenId, Tokenizer, Vocab};
+
+use super::guard::{Guard, Piece};
+use super::read::{Message, ToolCall};
+use super::template::{ChatTemplate, Context, TemplateError};
+use crate::openai::error::ApiError;
+
+/// What a template is rendered with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conversation<'a> {
+    pub(super) messages: &'a [Message],
+    pub(super) add_generation_prompt: bool,
+    pub(super) variables: &'a Map<String, Value>,
+}
+
+/// Renders a conversation and tokenizes it. Only what the template writes becomes control tokens, the beginning of sequence included.
+pub(super) fn of_chat(
+    conversation: Conversation<'_>,
+    template: &ChatTemplate,
+    vocab: &Vocab,
+    tokenizer: &dyn Tokenizer,
+) -> Result<Vec<TokenId>, ApiError> {
+    let Conversation { messages, variables, .. } = conversation;
+    let texts = messages.iter().flat_map(Message::texts);
+    let variable_texts = variables.values().filter_map(Value::as_str);
+    let guard = Guard::new(vocab, texts.chain(variable_texts).chain([template.source()]));
+    let Some(guard) = guard else {
+        return Err(ApiError::invalid_value("messages", "Invalid 'messages': too many characters for private use."));
+    };
+    let rendered = render(conversation, template, vocab, &guard)?;
+    let mut ids = Vec::new();
+    for piece in guard.split(&rendered) {
+        match piece {
+            Piece::Special(id) => ids.push(id),
+            Piece::Text(text) => {
+                ids.append(&mut tokenizer.encode(&text).map_err(|_| ApiError::not_encodable("messages"))?);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// Tokenizes a prompt as plain text, behind the beginning of sequence if the model's prompts have one.
+pub(super) fn of_text(
+    path: &str,
+    text: &str,
+    vocab: &Vocab,
+    tokenizer: &dyn Tokenizer,
+) -> Result<Vec<TokenId>, ApiError> {
+    let bos = vocab.bos().filter(|_| vocab.adds_bos());
+    let mut ids: Vec<TokenId> = bos.into_iter().collect();
+    ids.append(&mut tokenizer.encode(text).map_err(|_| ApiError::not_encodable(path))?);
+    Ok(ids)
+}
+
+/// The text of token ids, for people to read: bytes that are no characters are replaced.
+pub(super) fn text_of(ids: &[TokenId], vocab: &Vocab) -> String {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| vocab.bytes(*id)).copied().collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn render(
+    conversation: Conversation<'_>,
+    template: &ChatTemplate,
+    vocab: &Vocab,
+    guard: &Guard<'_>,
+) -> Result<String, ApiError> {
+    let spelling =
+        |id: Option<TokenId>| id.and_then(|id| std::str::from_utf8(vocab.bytes(id)).ok()).unwrap_or_default();
+    let variables =
+        conversation.variables.iter().map(|(name, value)| (name.clone(), protected(value, guard))).collect();
+    let context = Context {
+        messages: conversation.messages.iter().map(|message| message_value(message, template, guard)).collect(),
+        add_generation_prompt: conversation.add_generation_prompt,
+        bos_token: spelling(vocab.bos()),
+        eos_token: spelling(vocab.eos()),
+        tools: None,
+        documents: None,
+        variables,
+    };
+    template.render(&context).map_err(|error| match error {
+        TemplateError::Raised(message) => ApiError::refused_by_template(guard.strip(&message).into_owned()),
+        TemplateError::Broken(reason) => {
+            tracing::error!(reason, "a chat template gave no prompt");
+            ApiError::chat_template_error()
+        }
+    })
+}
+
+/// A message as templates expect it. Roles are the server's own words, everything else is the client's.
+fn message_value(message: &Message, template: &ChatTemplate, guard: &Guard<'_>) -> Value {
+    // OpenAI's newer name for the system role; a template that has never heard of it would drop the message.
+    let role = match message.role {
+        "developer" if !template.mentions("developer") => "system",
+        role => role,
+    };
+    let mut value = Map::new();
+    value.insert("role".to_owned(), role.into());
+    value.insert("content".to_owned(), guard.protect(message.content.as_deref().unwrap_or_default()).into());
+    if let Some(name) = &message.name {
+        value.insert("name".to_owned(), guard.protect(name).into());
+    }
+    if let Some(id) = &message.tool_call_id {
+        value.insert("tool_call_id".to_owned(), guard.protect(id).into());
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(|call| tool_call_value(call, guard)).collect();
+        value.insert("tool_calls".to_owned(), Value::Array(calls));
+    }
+    Value::Object(value)
+}
+
+/// Templates write arguments as JSON themselves, so they get them parsed; what is not an object stays the text that it is.
+fn tool_call_value(call: &ToolCall, guard: &Guard<'_>) -> Value {
+    let arguments = match serde_json::from_str(&call.arguments) {
+        Ok(Value::Object(arguments)) => protected(&Value::Object(arguments), guard),
+        _ => guard.protect(&call.arguments).into(),
+    };
+    let function = json!({ "name": guard.protect(&call.name), "arguments": arguments });
+    json!({ "id": guard.protect(&call.id), "type": "function", "function": function })
+}
+
+/// The value with all of its texts protected.
+fn protected(value: &Value, guard: &Guard<'_>) -> Value {
+    match value {
+        Value::String(text) => guard.protect(text).into(),
+        Value::Array(items) => items.iter().map(|item| protected(item, guard)).collect(),
+        Value::Object(entries) => {
+            let key = |key: &str| -> String { Cow::into_owned(guard.protect(key)) };
+            entries.iter().map(|(name, value)| (key(name), protected(value, guard))).collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+    }
+}

@@ -1,0 +1,122 @@
+use serde_json::{Map, Value};
+
+use super::fields::{Fields, kind};
+use super::messages::{Message, messages};
+use super::options::Options;
+use super::{text, unhonoured};
+use crate::completion::Limits;
+use crate::openai::error::ApiError;
+
+/// A checked body of `POST /v1/chat/completions`.
+#[derive(Clone, Debug)]
+pub(in crate::completion) struct ChatRequest {
+    pub(in crate::completion) model: String,
+    pub(in crate::completion) messages: Vec<Message>,
+    pub(in crate::completion) options: Options,
+    pub(in crate::completion) add_generation_prompt: bool,
+    /// Further variables for the template.
+    pub(in crate::completion) variables: Map<String, Value>,
+    /// How many of the likeliest tokens to report beside each chosen one.
+    pub(in crate::completion) logprobs: Option<u8>,
+    /// Fields that nothing here knows.
+    pub(in crate::completion) ignored: Vec<String>,
+}
+
+/// Reads a chat request.
+pub(in crate::completion) fn chat(body: &Map<String, Value>, limits: &Limits) -> Result<ChatRequest, ApiError> {
+    let mut fields = Fields::new("", body);
+    let model = text::model(&mut fields)?;
+    let messages = messages(&mut fields)?;
+    let mut options = Options::read(&mut fields, limits)?;
+    if let Some(limit) = options.max_tokens_named(&mut fields, "max_completion_tokens")? {
+        options.max_tokens = Some(limit);
+    }
+    let request = ChatRequest {
+        model,
+        messages,
+        options,
+        add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
+        variables: variables(&mut fields)?,
+        logprobs: logprobs(&mut fields)?,
+        ignored: Vec::new(),
+    };
+    response_format(&mut fields)?;
+    unhonoured::refuse_tools(&mut fields)?;
+    unhonoured::harmless(&mut fields)?;
+    let ignored = unhonoured::rest(&fields, limits)?;
+    Ok(ChatRequest { ignored, ..request })
+}
+
+fn logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, ApiError> {
+    let wanted = fields.boolean("logprobs")?.unwrap_or(false);
+    let top = fields.integer("top_logprobs", 0..=20)?;
+    match top {
+        Some(_) if !wanted => Err(ApiError::invalid_value(
+            "top_logprobs",
+            "Invalid 'top_logprobs': when using 'top_logprobs', 'logprobs' must be set to true.",
+        )),
+        _ => Ok(wanted.then(|| top.unwrap_or(0) as u8)),
+    }
+}
+
+fn response_format(fields: &mut Fields<'_>) -> Result<(), ApiError> {
+    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
+    match format.one_of("type", &["text", "json_object", "json_schema"])? {
+        None => Err(ApiError::missing("response_format.type")),
+        Some("text") => Ok(()),
+        Some(other) => Err(ApiError::unsupported_value(
+            "response_format.type",
+            format!("Unsupported value: 'response_format.type' does not support '{other}' with this server."),
+        )),
+    }
+}
+
+/// Variables that a template may see beside the messages: `chat_template_kwargs` and `reasoning_effort`.
+///
+/// A variable must not stand in for something that is the server's to say, and holds one plain value.
+fn variables(fields: &mut Fields<'_>) -> Result<Map<String, Value>, ApiError> {
+    const MAX_VARIABLES: usize = 32;
+    const RESERVED: [&str; 15] = [
+        "messages",
+        "tools",
+        "documents",
+        "tokenize",
+        "chat_template",
+        "add_generation_prompt",
+        "bos_token",
+        "eos_token",
+        "continue_final_message",
+        "raise_exception",
+        "strftime_now",
+        "return_dict",
+        "return_tensors",
+        "truncation",
+        "padding",
+    ];
+    const NAME: &str = "chat_template_kwargs";
+    const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
+    let mut variables = Map::new();
+    if let Some(effort) = fields.one_of("reasoning_effort", &EFFORTS)? {
+        variables.insert("reasoning_effort".to_owned(), effort.into());
+    }
+    let Some(given) = fields.entries(NAME)? else { return Ok(variables) };
+    if given.len() > MAX_VARIABLES {
+        return Err(ApiError::object_too_large(NAME, MAX_VARIABLES, given.len()));
+    }
+    for (name, value) in given {
+        let path = format!("{NAME}.{name}");
+        if RESERVED.contains(&name.as_str()) {
+            return Err(ApiError::unsupported_parameter(&path));
+        }
+        match value {
+            Value::Array(_) | Value::Object(_) => {
+                return Err(ApiError::invalid_type(&path, "a string, a number or a boolean", kind(value)));
+            }
+            Value::String(string) => text::without_nul(&path, string)?,
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+        variables.insert(name.clone(), value.clone());
+    }
+    Ok(variables)
+}

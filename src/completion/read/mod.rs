@@ -1,0 +1,18 @@
+//! From a request's bytes to a checked request: after this nothing about its form is looked at again.
+//!
+//! What it asks of the model (context length, token ids) is checked in [`prepare`](super::prepare), where the model is known.
+
+pub(super) mod body;
+mod chat;
+mod fields;
+mod messages;
+mod options;
+mod prompts;
+mod text;
+mod unhonoured;
+
+pub(super) use chat::{ChatRequest, chat};
+pub(super) use fields::{Fields, integer};
+pub(super) use messages::{Message, ToolCall, messages};
+pub(super) use options::Options;
+pub(super) use prompts::{CompletionRequest, Prompt, completions};

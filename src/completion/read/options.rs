@@ -1,0 +1,181 @@
+use serde_json::Value;
+use tandem_core::{SamplingParams, TokenId};
+
+use super::fields::{Fields, integer, kind};
+use super::text::without_nul;
+use crate::completion::Limits;
+use crate::openai::error::ApiError;
+
+const MAX_STOP_STRINGS: usize = 4;
+const MAX_STOP_BYTES: usize = 256;
+const MAX_STOP_TOKENS: usize = 128;
+const MAX_BIASES: usize = 300;
+const MAX_TOP_K: i64 = i32::MAX as i64;
+
+/// What chat and completion requests have in common.
+#[derive(Clone, Debug)]
+pub(in crate::completion) struct Options {
+    /// Choices for each prompt.
+    pub(in crate::completion) n: u32,
+    pub(in crate::completion) max_tokens: Option<MaxTokens>,
+    pub(in crate::completion) min_tokens: u32,
+    pub(in crate::completion) sampling: SamplingParams,
+    pub(in crate::completion) stop: Vec<String>,
+    pub(in crate::completion) stop_token_ids: Vec<TokenId>,
+    pub(in crate::completion) ignore_eos: bool,
+    pub(in crate::completion) seed: Option<u64>,
+    pub(in crate::completion) stream: bool,
+    /// Of a stream: end with a chunk that tells the tokens counted.
+    pub(in crate::completion) include_usage: bool,
+}
+
+/// A limit on the output, with the field that set it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::completion) struct MaxTokens {
+    pub(in crate::completion) tokens: u32,
+    pub(in crate::completion) name: &'static str,
+}
+
+impl Options {
+    pub(super) fn read(fields: &mut Fields<'_>, limits: &Limits) -> Result<Self, ApiError> {
+        let stream = fields.boolean("stream")?.unwrap_or(false);
+        let mut options = Self {
+            n: fields.count("n", limits.max_n)?.unwrap_or(1),
+            max_tokens: None,
+            min_tokens: fields.integer("min_tokens", 0..=i64::from(u32::MAX))?.unwrap_or(0) as u32,
+            sampling: sampling(fields)?,
+            stop: stop(fields)?,
+            stop_token_ids: stop_token_ids(fields)?,
+            ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            seed: seed(fields)?,
+            stream,
+            include_usage: include_usage(fields, stream)?,
+        };
+        options.max_tokens = options.max_tokens_named(fields, "max_tokens")?;
+        Ok(options)
+    }
+
+    /// The limit of that name, if the request has it.
+    pub(super) fn max_tokens_named(
+        &self,
+        fields: &mut Fields<'_>,
+        name: &'static str,
+    ) -> Result<Option<MaxTokens>, ApiError> {
+        let Some(tokens) = fields.count(name, u32::MAX)? else { return Ok(None) };
+        if self.min_tokens > tokens {
+            let text = format!("Invalid 'min_tokens': it must not be greater than '{name}', which is {tokens}.");
+            return Err(ApiError::invalid_value("min_tokens", text));
+        }
+        Ok(Some(MaxTokens { tokens, name }))
+    }
+}
+
+fn sampling(fields: &mut Fields<'_>) -> Result<SamplingParams, ApiError> {
+    let default = SamplingParams::default();
+    let repetition_penalty = fields.number("repetition_penalty", 0.0..=10.0)?.unwrap_or(default.repetition_penalty);
+    if repetition_penalty <= 0.0 {
+        return Err(ApiError::decimal_below("repetition_penalty", "> 0", repetition_penalty.into()));
+    }
+    Ok(SamplingParams {
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
+        // -1 is how some clients say "off".
+        top_k: fields.integer("top_k", -1..=MAX_TOP_K)?.map_or(default.top_k, |k| k.max(0) as u32),
+        top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
+        repetition_penalty,
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
+        logit_bias: logit_bias(fields)?,
+    })
+}
+
+/// Whether the keys are tokens of the model is checked where the model is known.
+fn logit_bias(fields: &mut Fields<'_>) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let Some(entries) = fields.entries("logit_bias")? else { return Ok(Vec::new()) };
+    if entries.len() > MAX_BIASES {
+        return Err(ApiError::object_too_large("logit_bias", MAX_BIASES, entries.len()));
+    }
+    let mut biases = Vec::with_capacity(entries.len());
+    for (key, value) in entries {
+        let path = format!("logit_bias.{key}");
+        // Only the plain spelling: "+1" and "01" could name a token a second time.
+        let token = key.parse::<TokenId>().ok().filter(|token| token.to_string() == *key);
+        let Some(token) = token else {
+            return Err(ApiError::invalid_value(
+                &path,
+                format!("Invalid key in 'logit_bias': '{key}' is not a token id."),
+            ));
+        };
+        let Some(bias) = value.as_f64() else { return Err(ApiError::invalid_type(&path, "a decimal", kind(value))) };
+        if !(-100.0..=100.0).contains(&bias) {
+            let text = format!("Invalid '{path}': expected a value between -100 and 100, but got {bias} instead.");
+            return Err(ApiError::invalid_value(&path, text));
+        }
+        biases.push((token, bias as f32));
+    }
+    Ok(biases)
+}
+
+fn stop(fields: &mut Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let strings: Vec<(String, &str)> = match fields.value("stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::String(text)) => vec![("stop".to_owned(), text)],
+        Some(Value::Array(items)) if items.len() > MAX_STOP_STRINGS => {
+            return Err(ApiError::array_too_long("stop", MAX_STOP_STRINGS, items.len()));
+        }
+        Some(Value::Array(items)) => (items.iter().enumerate())
+            .map(|(at, item)| {
+                let path = format!("stop[{at}]");
+                let text = item.as_str().ok_or_else(|| ApiError::invalid_type(&path, "a string", kind(item)))?;
+                Ok((path, text))
+            })
+            .collect::<Result<_, _>>()?,
+        Some(other) => return Err(ApiError::invalid_type("stop", "a string or an array of strings", kind(other))),
+    };
+    for (path, text) in &strings {
+        if text.is_empty() {
+            return Err(ApiError::empty_string(path));
+        }
+        if text.len() > MAX_STOP_BYTES {
+            return Err(ApiError::string_too_long(path, MAX_STOP_BYTES, text.len()));
+        }
+        without_nul(path, text)?;
+    }
+    Ok(strings.into_iter().map(|(_, text)| text.to_owned()).collect())
+}
+
+fn stop_token_ids(fields: &mut Fields<'_>) -> Result<Vec<TokenId>, ApiError> {
+    let items = fields.array("stop_token_ids")?.unwrap_or_default();
+    if items.len() > MAX_STOP_TOKENS {
+        return Err(ApiError::array_too_long("stop_token_ids", MAX_STOP_TOKENS, items.len()));
+    }
+    (items.iter().enumerate())
+        .map(|(at, item)| Ok(integer(&format!("stop_token_ids[{at}]"), item, 0..=i64::from(u32::MAX))? as TokenId))
+        .collect()
+}
+
+/// Any 64-bit integer; negative ones are seeds like others.
+fn seed(fields: &mut Fields<'_>) -> Result<Option<u64>, ApiError> {
+    let Some(value) = fields.value("seed") else { return Ok(None) };
+    match value.as_i64() {
+        Some(seed) => Ok(Some(seed as u64)),
+        None => Err(ApiError::invalid_type("seed", "a 64-bit integer", kind(value))),
+    }
+}
+
+fn include_usage(fields: &mut Fields<'_>, stream: bool) -> Result<bool, ApiError> {
+    let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
+    if !stream {
+        return Err(ApiError::invalid_value(
+            "stream_options",
+            "Invalid 'stream_options': it can only be used when 'stream' is true.",
+        ));
+    }
+    // Padding of chunks against observers of their size; none is added, which is what a server may always do.
+    options.boolean("include_obfuscation")?;
+    let include_usage = options.boolean("include_usage")?.unwrap_or(false);
+    match options.unread().find(|(_, value)| !value.is_null() && **value != Value::Bool(false)) {
+        Some((name, _)) => Err(ApiError::unsupported_parameter(&options.path(name))),
+        None => Ok(include_usage),
+    }
+}

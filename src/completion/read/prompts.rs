@@ -1,0 +1,116 @@
+use serde_json::{Map, Value};
+use tandem_core::TokenId;
+
+use super::fields::{Fields, integer, kind};
+use super::options::Options;
+use super::{text, unhonoured};
+use crate::completion::Limits;
+use crate::openai::error::ApiError;
+
+const MAX_PROMPTS: usize = 2048;
+
+/// A checked body of `POST /v1/completions`.
+#[derive(Clone, Debug)]
+pub(in crate::completion) struct CompletionRequest {
+    pub(in crate::completion) model: String,
+    pub(in crate::completion) prompts: Vec<Prompt>,
+    pub(in crate::completion) options: Options,
+    /// Put the prompt in front of the text.
+    pub(in crate::completion) echo: bool,
+    pub(in crate::completion) logprobs: Option<u8>,
+    pub(in crate::completion) ignored: Vec<String>,
+}
+
+/// What is to be continued, with its path for errors.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::completion) enum Prompt {
+    Text { path: String, text: String },
+    Tokens { path: String, ids: Vec<TokenId> },
+}
+
+/// Reads a completion request.
+pub(in crate::completion) fn completions(
+    body: &Map<String, Value>,
+    limits: &Limits,
+) -> Result<CompletionRequest, ApiError> {
+    let mut fields = Fields::new("", body);
+    let mut request = CompletionRequest {
+        model: text::model(&mut fields)?,
+        prompts: prompts(&mut fields)?,
+        options: Options::read(&mut fields, limits)?,
+        echo: fields.boolean("echo")?.unwrap_or(false),
+        logprobs: fields.integer("logprobs", 0..=5)?.map(|top| top as u8),
+        ignored: Vec::new(),
+    };
+    if request.echo && request.logprobs.is_some() {
+        let message = "Unsupported value: 'echo' does not support true together with 'logprobs' on this server.";
+        return Err(ApiError::unsupported_value("echo", message));
+    }
+    unhonoured::harmless(&mut fields)?;
+    request.ignored = unhonoured::rest(&fields, limits)?;
+    Ok(request)
+}
+
+/// A string, a list of strings, a list of token ids, or a list of such lists.
+fn prompts(fields: &mut Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
+    let items = match fields.value("prompt") {
+        None => return Err(ApiError::missing("prompt")),
+        Some(Value::String(text)) => return Ok(vec![text_prompt("prompt".to_owned(), text)?]),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(ApiError::invalid_type("prompt", "a string or an array", kind(other))),
+    };
+    match items.first() {
+        None => Err(empty("prompt")),
+        Some(Value::Number(_)) => Ok(vec![token_prompt("prompt".to_owned(), items)?]),
+        Some(_) if items.len() > MAX_PROMPTS => Err(ApiError::array_too_long("prompt", MAX_PROMPTS, items.len())),
+        Some(first) => (items.iter().enumerate())
+            .map(|(at, item)| {
+                let path = format!("prompt[{at}]");
+                if first.is_string() {
+                    let text = item.as_str().ok_or_else(|| ApiError::invalid_type(&path, "a string", kind(item)))?;
+                    return text_prompt(path, text);
+                }
+                let ids = item.as_array();
+                let ids = ids.ok_or_else(|| ApiError::invalid_type(&path, "an array of token ids", kind(item)))?;
+                token_prompt(path, ids)
+            })
+            .collect(),
+    }
+}
+
+fn text_prompt(path: String, text: &str) -> Result<Prompt, ApiError> {
+    if text.is_empty() {
+        return Err(empty(&path));
+    }
+    text::without_nul(&path, text)?;
+    Ok(Prompt::Text { path, text: text.to_owned() })
+}
+
+fn token_prompt(path: String, items: &[Value]) -> Result<Prompt, ApiError> {
+    if items.is_empty() {
+        return Err(empty(&path));
+    }
+    let ids = (items.iter().enumerate())
+        .map(|(at, item)| {
+            let path = format!("{path}[{at}]");
+            integer(&path, item, 0..=i64::from(u32::MAX))
+                .map(|id| id as TokenId)
+                .map_err(|_| ApiError::invalid_value(&path, format!("Invalid '{path}': expected a token id.")))
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Prompt::Tokens { path, ids })
+}
+
+fn empty(path: &str) -> ApiError {
+    ApiError::invalid_value(path, format!("Invalid '{path}': the prompt must not be empty."))
+}
+
+impl Prompt {
+    /// Roughly its bytes, to judge how long tokenizing takes.
+    pub(in crate::completion) fn size(&self) -> usize {
+        match self {
+            Self::Text { text, .. } => text.len(),
+            Self::Tokens { ids, .. } => ids.len(),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Fields that change nothing here. The rule: nothing that would change the answer is accepted and passed over in silence.
+//!
+//! A field is either harmless, and accepted; or asks for something that this server does not do, and refused by its name unless its value
+//! asks for nothing; or unknown, and reported back to the client (or refused, with `strict_params`).
+
+use serde_json::Value;
+
+use super::fields::{Fields, kind};
+use crate::completion::Limits;
+use crate::openai::error::ApiError;
+
+/// Accepted whatever their value: notes of the client about itself, and hints.
+const HINTS: [&str; 11] = [
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "prompt_cache_options",
+    "service_tier",
+    "parallel_tool_calls",
+    "verbosity",
+    "prediction",
+    "request_id",
+    "include_reasoning",
+];
+
+/// Refused by name, unless null or the value beside it, by which nothing is asked for.
+const NOT_OFFERED: &[(&str, Neutral)] = &[
+    ("add_special_tokens", Neutral::Never),
+    ("allowed_token_ids", Neutral::Never),
+    ("api_base", Neutral::Never),
+    ("audio", Neutral::Never),
+    ("bad_words", Neutral::Empty),
+    ("base_url", Neutral::Never),
+    ("best_of", Neutral::One),
+    ("cache_prompt", Neutral::Is(true)),
+    ("cache_salt", Neutral::Never),
+    ("chat_template", Neutral::Never),
+    ("continue_final_message", Neutral::Is(false)),
+    ("documents", Neutral::Empty),
+    ("echo", Neutral::Is(false)),
+    ("grammar", Neutral::Never),
+    ("guided_choice", Neutral::Never),
+    ("guided_decoding_backend", Neutral::Never),
+    ("guided_grammar", Neutral::Never),
+    ("guided_json", Neutral::Never),
+    ("guided_regex", Neutral::Never),
+    ("include_stop_str_in_output", Neutral::Is(false)),
+    ("json_schema", Neutral::Never),
+    ("kv_transfer_params", Neutral::Never),
+    ("length_penalty", Neutral::One),
+    ("logprob_token_ids", Neutral::Empty),
+    ("lora", Neutral::Empty),
+    ("lora_path", Neutral::Never),
+    ("mm_processor_kwargs", Neutral::Never),
+    ("moderation", Neutral::Never),
+    ("n_discard", Neutral::Never),
+    ("priority", Neutral::Zero),
+    ("prompt_embeds", Neutral::Never),
+    ("prompt_logprobs", Neutral::Never),
+    ("repetition_detection", Neutral::Never),
+    ("response_format", Neutral::Never),
+    ("return_prompt_text", Neutral::Is(false)),
+    ("return_token_ids", Neutral::Is(false)),
+    ("return_tokens_as_token_ids", Neutral::Is(false)),
+    ("skip_special_tokens", Neutral::Is(true)),
+    ("slot_id", Neutral::Never),
+    ("spaces_between_special_tokens", Neutral::Is(true)),
+    ("store", Neutral::Is(false)),
+    ("structured_outputs", Neutral::Never),
+    ("suffix", Neutral::Never),
+    ("thinking_token_budget", Neutral::Never),
+    ("truncate_prompt_tokens", Neutral::Never),
+    ("trust_remote_code", Neutral::Never),
+    ("typical_p", Neutral::One),
+    ("use_beam_search", Neutral::Is(false)),
+    ("web_search_options", Neutral::Never),
+];
+
+/// The value of a field by which nothing is asked for.
+enum Neutral {
+    Never,
+    Is(bool),
+    Zero,
+    One,
+    Empty,
+}
+
+impl Neutral {
+    fn is(&self, value: &Value) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Is(neutral) => value.as_bool() == Some(*neutral),
+            Self::Zero => value.as_f64() == Some(0.0),
+            Self::One => value.as_f64() == Some(1.0),
+            Self::Empty => value.as_array().is_some_and(Vec::is_empty),
+        }
+    }
+}
+
+/// Tools are not offered yet; a request that has some must not be answered as if it had none.
+pub(super) fn refuse_tools(fields: &mut Fields<'_>) -> Result<(), ApiError> {
+    for name in ["tools", "functions"] {
+        if fields.array(name)?.is_some() {
+            return Err(ApiError::unsupported_parameter(name));
+        }
+    }
+    for name in ["tool_choice", "function_call"] {
+        match fields.value(name) {
+            Some(Value::String(choice)) if choice == "none" || choice == "auto" => {}
+            Some(_) => return Err(ApiError::unsupported_parameter(name)),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Reads what may be there and changes nothing.
+pub(super) fn harmless(fields: &mut Fields<'_>) -> Result<(), ApiError> {
+    for name in HINTS {
+        fields.value(name);
+    }
+    if let Some(modalities) = fields.value("modalities")
+        && modalities.as_array().is_none_or(|items| items.iter().any(|item| item != "text"))
+    {
+        return Err(ApiError::unsupported_value(
+            "modalities",
+            "Unsupported value: 'modalities' supports only [\"text\"] on this server.",
+        ));
+    }
+    metadata(fields)
+}
+
+/// Fields that are left when all known ones have been read.
+pub(super) fn rest(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, ApiError> {
+    let mut ignored = Vec::new();
+    for (name, value) in fields.unread() {
+        match NOT_OFFERED.iter().find(|(known, _)| *known == name) {
+            Some((_, neutral)) if value.is_null() || neutral.is(value) => {}
+            Some(_) => return Err(ApiError::unsupported_parameter(name)),
+            None if limits.strict_params => return Err(ApiError::unknown_parameter(name)),
+            None => ignored.push(name.to_owned()),
+        }
+    }
+    Ok(ignored)
+}
+
+/// At most 16 pairs of short strings, checked although nothing keeps them: a client finds its mistake here as at OpenAI.
+fn metadata(fields: &mut Fields<'_>) -> Result<(), ApiError> {
+    const MAX_PAIRS: usize = 16;
+    const MAX_KEY_CHARS: usize = 64;
+    const MAX_VALUE_CHARS: usize = 512;
+
+    let Some(pairs) = fields.entries("metadata")? else { return Ok(()) };
+    let invalid = |path: &str, what: String| Err(ApiError::invalid_value(path, format!("Invalid '{path}': {what}")));
+    if pairs.len() > MAX_PAIRS {
+        return invalid("metadata", format!("expected at most {MAX_PAIRS} pairs, but got {} instead.", pairs.len()));
+    }
+    for (key, value) in pairs {
+        if key.chars().count() > MAX_KEY_CHARS {
+            return invalid("metadata", format!("a key is longer than {MAX_KEY_CHARS} characters."));
+        }
+        let path = format!("metadata.{key}");
+        let Value::String(text) = value else { return Err(ApiError::invalid_type(&path, "a string", kind(value))) };
+        if text.chars().count() > MAX_VALUE_CHARS {
+            return invalid(&path, format!("the value is longer than {MAX_VALUE_CHARS} characters."));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! A request's generations, folded into one answer.
+
+use futures_util::StreamExt;
+use serde::Serialize;
+use serde_json::value::to_raw_value;
+use tandem_core::Vocab;
+use tandem_engine::{Event, FinishReason, Generation, Logprobs, Usage};
+
+use super::started::total_usage;
+use super::{Answer, Endpoint, Settings, Started, engine_errors, logprobs};
+use crate::openai;
+use crate::openai::chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatLogprobs};
+use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
+use crate::openai::error::ApiError;
+
+/// One generation, ended.
+#[derive(Debug)]
+struct Ended {
+    text: String,
+    logprobs: Option<Vec<Logprobs>>,
+    reason: FinishReason,
+    usage: Usage,
+}
+
+impl Started {
+    /// Waits for the whole answer.
+    ///
+    /// # Errors
+    /// When a generation fails, or the request's time is over.
+    pub async fn collect(mut self) -> Result<Answer, ApiError> {
+        let generations = std::mem::take(&mut self.generations);
+        let all = gather(generations, &self.vocab(), &self.settings).await?;
+        let usages: Vec<Usage> = all.iter().map(|ended| ended.usage).collect();
+        let usage = total_usage(&usages, self.settings.n);
+        let body = match self.label.endpoint {
+            Endpoint::ChatCompletions => raw(&self.chat_completion(all, usage)),
+            Endpoint::Completions => raw(&self.completion(all, usage)),
+        }?;
+        Ok(Answer { body, usage })
+    }
+
+    fn chat_completion(&self, all: Vec<Ended>, usage: openai::Usage) -> ChatCompletion<'_> {
+        let label = &self.label;
+        let choice = |(index, ended): (usize, Ended)| ChatChoice {
+            index,
+            message: AssistantMessage { role: "assistant", content: ended.text, refusal: None },
+            logprobs: ended
+                .logprobs
+                .map(|all| ChatLogprobs { content: all.iter().map(logprobs::chat).collect(), refusal: None }),
+            finish_reason: reason(ended.reason),
+        };
+        ChatCompletion {
+            id: &label.id,
+            object: "chat.completion",
+            created: label.created,
+            model: &label.model,
+            choices: all.into_iter().enumerate().map(choice).collect(),
+            usage,
+            system_fingerprint: &label.fingerprint,
+        }
+    }
+
+    fn completion(&self, all: Vec<Ended>, usage: openai::Usage) -> Completion<'_> {
+        let Self { label, settings, .. } = self;
+        let vocab = self.vocab();
+        let choice = |(index, ended): (usize, Ended)| {
+            let echo = settings.echo.get(index / settings.n).map(String::as_str).unwrap_or_default();
+            let mut offset = echo.chars().count();
+            let logprobs = ended.logprobs.map(|all| {
+                let mut list = CompletionLogprobs::default();
+                all.iter().for_each(|one| logprobs::append(&mut list, one, &vocab, &mut offset));
+                list
+            });
+            let text = format!("{echo}{}", ended.text);
+            CompletionChoice { text, index, logprobs, finish_reason: Some(reason(ended.reason)) }
+        };
+        Completion {
+            id: &label.id,
+            object: "text_completion",
+            created: label.created,
+            model: &label.model,
+            system_fingerprint: &label.fingerprint,
+            choices: all.into_iter().enumerate().map(choice).collect(),
+            usage: Some(Some(usage)),
+        }
+    }
+}
+
+/// The generations run side by side in the engine; their events wait here in turn.
+async fn gather(generations: Vec<Generation>, vocab: &Vocab, settings: &Settings) -> Result<Vec<Ended>, ApiError> {
+    let all = async {
+        let mut ended = Vec::with_capacity(generations.len());
+        for generation in generations {
+            ended.push(end(generation, vocab, settings).await?);
+        }
+        Ok(ended)
+    };
+    match settings.deadline {
+        None => all.await,
+        Some(deadline) => tokio::time::timeout_at(deadline, all)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::generation_timeout(settings.timeout.as_secs()))),
+    }
+}
+
+async fn end(mut generation: Generation, vocab: &Vocab, settings: &Settings) -> Result<Ended, ApiError> {
+    let mut text = String::new();
+    let mut logprobs: Option<Vec<Logprobs>> = None;
+    while let Some(event) = generation.next().await {
+        match event {
+            Event::Token { id, text: piece, logprobs: of_token } => {
+                text.push_str(&piece);
+                if let Some(of_token) = of_token {
+                    let told = logprobs.get_or_insert_default();
+                    if settings.is_told(vocab, id) {
+                        told.push(of_token);
+                    }
+                }
+            }
+            Event::Finished { reason, text: rest, usage, timing: _ } => {
+                text.push_str(&rest);
+                return Ok(Ended { text, logprobs, reason, usage });
+            }
+            Event::Failed(error) => return Err(engine_errors::of_generation(error)),
+        }
+    }
+    Err(ApiError::engine_gone())
+}
+
+impl Settings {
+    /// Whether a token is part of the answer. The one that ends it is not.
+    pub(super) fn is_told(&self, vocab: &Vocab, id: tandem_core::TokenId) -> bool {
+        self.ignore_eos || !vocab.is_eog(id)
+    }
+}
+
+pub(super) fn reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+fn raw<T: Serialize>(body: &T) -> Result<Box<serde_json::value::RawValue>, ApiError> {
+    to_raw_value(body).map_err(|error| {
+        tracing::error!(%error, "an answer could not be written as JSON");
+        ApiError::internal()
+    })
+}

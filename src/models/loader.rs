@@ -1,0 +1,123 @@
+use std::time::Duration;
+
+use tandem_core::{BackendLoader, LoadError};
+use tandem_sim::{SimLayout, SimLoader, SimSettings};
+
+use crate::settings::{BackendSettings, ModelSource};
+
+/// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
+/// built with.
+pub(super) fn loader(
+    backend: &BackendSettings,
+    source: Option<&ModelSource>,
+) -> Result<Box<dyn BackendLoader>, LoadError> {
+    match backend {
+        BackendSettings::LlamaCpp { .. } => llama_cpp(backend, source),
+        BackendSettings::Candle { .. } => candle(backend, source),
+        &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms } => {
+            let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
+            Ok(Box::new(SimLoader::new(SimSettings {
+                context,
+                parallel,
+                max_step_tokens,
+                layout: SimLayout::Blocks { count: tokens / block_size, block_size },
+                step_delay: Duration::from_millis(step_delay_ms),
+                ..SimSettings::default()
+            })))
+        }
+    }
+}
+
+/// The backends of this program and what they stand on.
+#[must_use]
+pub fn backend_versions() -> Vec<(&'static str, String)> {
+    vec![
+        #[cfg(feature = "llama-cpp")]
+        ("llama-cpp", tandem_llama_cpp::version()),
+        #[cfg(feature = "candle")]
+        ("candle", tandem_candle::version().to_owned()),
+        ("sim", env!("CARGO_PKG_VERSION").to_owned()),
+    ]
+}
+
+#[cfg(not(all(feature = "llama-cpp", feature = "candle")))]
+fn not_built(backend: &BackendSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+    Err(LoadError::Unsupported(format!("this program was built without the backend {}", backend.name())))
+}
+
+#[cfg(any(feature = "llama-cpp", feature = "candle"))]
+fn path(source: Option<&ModelSource>) -> Result<std::path::PathBuf, LoadError> {
+    let source = source.ok_or_else(|| LoadError::Unsupported("the model has no source".to_owned()))?;
+    source.resolve().map_err(LoadError::Unsupported)
+}
+
+#[cfg(feature = "llama-cpp")]
+fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+    use tandem_llama_cpp::{GpuLayers, KvType, LlamaCppLoader, LlamaCppSettings};
+
+    use crate::settings;
+
+    let &BackendSettings::LlamaCpp { parallel, context, max_step_tokens, threads, gpu_layers, kv_type } = backend
+    else {
+        return not_for_this_backend(backend);
+    };
+    Ok(Box::new(LlamaCppLoader::new(LlamaCppSettings {
+        model: path(source)?,
+        context: Some(context),
+        parallel,
+        gpu_layers: match gpu_layers {
+            settings::GpuLayers::All => GpuLayers::All,
+            settings::GpuLayers::Count(count) => GpuLayers::Count(count),
+        },
+        threads,
+        kv_type: match kv_type {
+            settings::KvType::F16 => KvType::F16,
+            settings::KvType::Q8_0 => KvType::Q8_0,
+            settings::KvType::Q4_0 => KvType::Q4_0,
+        },
+        max_step_tokens,
+    })))
+}
+
+#[cfg(not(feature = "llama-cpp"))]
+fn llama_cpp(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+    not_built(backend)
+}
+
+#[cfg(feature = "candle")]
+fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+    use tandem_candle::{CandleLoader, CandleSettings, Dtype};
+
+    use crate::settings::CandleDtype;
+
+    let &BackendSettings::Candle { parallel, context, max_step_tokens, threads, dtype, block_size, kv_tokens } =
+        backend
+    else {
+        return not_for_this_backend(backend);
+    };
+    Ok(Box::new(CandleLoader::new(CandleSettings {
+        model: path(source)?,
+        context: Some(context),
+        parallel,
+        dtype: match dtype {
+            CandleDtype::Auto => Dtype::Auto,
+            CandleDtype::F32 => Dtype::F32,
+            CandleDtype::Bf16 => Dtype::Bf16,
+            CandleDtype::F16 => Dtype::F16,
+        },
+        block_size,
+        max_step_tokens,
+        kv_tokens,
+        threads: threads.map(|threads| threads as usize),
+    })))
+}
+
+#[cfg(not(feature = "candle"))]
+fn candle(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+    not_built(backend)
+}
+
+#[cfg(any(feature = "llama-cpp", feature = "candle"))]
+fn not_for_this_backend(backend: &BackendSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+    Err(LoadError::Unsupported(format!("these settings are for the backend {}", backend.name())))
+}

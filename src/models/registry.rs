@@ -1,0 +1,104 @@
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tandem_core::{BackendLoader, LoadError};
+use tandem_engine::EngineLimits;
+
+use super::{
+    Lease, LeaseError, loader,
+    resident::{MakeLoader, Resident},
+};
+use crate::settings::{BackendSettings, ModelSettings};
+
+/// All models that this server knows, by name.
+#[derive(Clone, Debug)]
+pub struct Models(Arc<[Arc<Resident>]>);
+
+/// What `/v1/models` tells of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelCard {
+    pub name: String,
+    /// Seconds since 1970 at which the server began to serve it.
+    pub created: i64,
+    /// Tokens of one sequence; unknown until the model is loaded.
+    pub max_model_len: Option<u32>,
+}
+
+impl Models {
+    /// Begins to load every model, each on a thread of its own.
+    #[must_use]
+    pub fn start(backend: &BackendSettings, models: &[ModelSettings], limits: EngineLimits) -> Self {
+        let loaders = models.iter().map(|model| {
+            let (backend, source) = (backend.clone(), model.source.clone());
+            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref()));
+            (model.name.clone(), make)
+        });
+        Self::start_loaders(loaders, limits)
+    }
+
+    /// As [`start`](Self::start), with loaders of the caller's choice.
+    #[must_use]
+    pub fn start_loaders(loaders: impl IntoIterator<Item = (String, MakeLoader)>, limits: EngineLimits) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
+        Self(loaders.into_iter().map(start).collect())
+    }
+
+    /// One model, from loaders of the caller's own making: each attempt to load it asks for one.
+    #[must_use]
+    pub fn from_loader(
+        name: &str,
+        limits: EngineLimits,
+        make: impl Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync + 'static,
+    ) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        Self([Resident::start(name.into(), created, limits, Box::new(make))].into())
+    }
+
+    /// Waits until every model is loaded.
+    ///
+    /// # Errors
+    /// The first failure: the model's name and what is wrong.
+    pub async fn ready(&self) -> Result<(), (String, Arc<LoadError>)> {
+        for resident in self.0.iter() {
+            resident.first_load().await.map_err(|error| (resident.name().to_owned(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Whether every model can be used right now.
+    #[must_use]
+    pub fn all_usable(&self) -> bool {
+        self.0.iter().all(|resident| resident.engine().is_some())
+    }
+
+    /// What is known of each model.
+    #[must_use]
+    pub fn list(&self) -> Vec<ModelCard> {
+        let card = |resident: &Arc<Resident>| ModelCard {
+            name: resident.name().to_owned(),
+            created: resident.created(),
+            max_model_len: resident.engine().map(|engine| engine.info().spec.max_context),
+        };
+        self.0.iter().map(card).collect()
+    }
+
+    /// Whether a model has this name.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.0.iter().any(|resident| resident.name() == name)
+    }
+
+    /// The right to use a model.
+    ///
+    /// # Errors
+    /// When there is no such model, or it is not loaded at the moment.
+    #[expect(clippy::unused_async, reason = "a lease will wait for a model that is being swapped in")]
+    pub async fn lease(&self, name: &str) -> Result<Lease, LeaseError> {
+        let resident = self.0.iter().find(|resident| resident.name() == name).ok_or(LeaseError::Unknown)?;
+        let engine = resident.engine().ok_or(LeaseError::Unavailable)?;
+        Ok(Lease::new(resident.name_arc(), engine))
+    }
+}

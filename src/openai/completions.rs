@@ -1,0 +1,45 @@
+use serde::{Serialize, Serializer};
+
+use super::Usage;
+
+/// The answer of `POST /v1/completions`, and, streamed, each of its events.
+#[derive(Clone, Debug, Serialize)]
+pub struct Completion<'a> {
+    pub id: &'a str,
+    pub object: &'static str,
+    pub created: i64,
+    pub model: &'a str,
+    pub system_fingerprint: &'a str,
+    pub choices: Vec<CompletionChoice>,
+    /// In a stream absent unless asked for; then null on all events but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CompletionChoice {
+    pub text: String,
+    pub index: usize,
+    pub logprobs: Option<CompletionLogprobs>,
+    pub finish_reason: Option<&'static str>,
+}
+
+/// Four lists of the same length, one entry for each token.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CompletionLogprobs {
+    pub tokens: Vec<String>,
+    pub token_logprobs: Vec<f32>,
+    pub top_logprobs: Vec<TopLogprobs>,
+    /// Where each token begins in the choice's text, in characters.
+    pub text_offset: Vec<usize>,
+}
+
+/// Token text to log-probability, likeliest first: an object on the wire.
+#[derive(Clone, Debug, Default)]
+pub struct TopLogprobs(pub Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
+}

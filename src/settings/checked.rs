@@ -1,0 +1,324 @@
+use std::path::PathBuf;
+
+use super::{
+    ModelSource, SettingsError,
+    raw::{Kind, RawBackend, RawBatch, RawGpuLayers, RawLimits, RawLog, RawModel, RawServer, RawSettings},
+};
+
+/// Settings that were checked together: nothing downstream checks them again.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub profile: String,
+    pub server: ServerSettings,
+    /// The directory of the database and of uploaded files.
+    pub storage: PathBuf,
+    pub backend: BackendSettings,
+    pub prefix_cache: bool,
+    /// At least one.
+    pub models: Vec<ModelSettings>,
+    pub limits: LimitSettings,
+    pub batch: BatchSettings,
+    pub log: LogSettings,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    pub host: String,
+    pub port: u16,
+}
+
+/// One struct for each backend, with what it honours.
+#[derive(Clone, Debug)]
+pub enum BackendSettings {
+    LlamaCpp {
+        parallel: u32,
+        context: u32,
+        max_step_tokens: u32,
+        threads: Option<u32>,
+        gpu_layers: GpuLayers,
+        kv_type: KvType,
+    },
+    Candle {
+        parallel: u32,
+        context: u32,
+        max_step_tokens: u32,
+        threads: Option<u32>,
+        dtype: CandleDtype,
+        block_size: u32,
+        /// Tokens that the KV cache holds; as many as all sequences may have when absent.
+        kv_tokens: Option<u32>,
+    },
+    Sim {
+        parallel: u32,
+        context: u32,
+        max_step_tokens: u32,
+        block_size: u32,
+        kv_tokens: Option<u32>,
+        step_delay_ms: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuLayers {
+    All,
+    Count(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    F16,
+    Q8_0,
+    Q4_0,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CandleDtype {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+/// A model under the name that requests use.
+#[derive(Clone, Debug)]
+pub struct ModelSettings {
+    pub name: String,
+    /// `None` for the simulated model.
+    pub source: Option<ModelSource>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct LimitSettings {
+    pub queue: usize,
+    pub max_n: u32,
+    pub max_output_tokens: Option<u32>,
+    pub strict_params: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSettings {
+    pub max_file_bytes: u64,
+    pub max_lines: u64,
+    pub max_concurrent: u32,
+    /// Lines handed to the engine at a time.
+    pub window: u32,
+    pub single_model: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl BackendSettings {
+    /// The backend's name, as in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::LlamaCpp { .. } => Kind::LlamaCpp.name(),
+            Self::Candle { .. } => Kind::Candle.name(),
+            Self::Sim { .. } => Kind::Sim.name(),
+        }
+    }
+}
+
+impl Settings {
+    pub(super) fn check(profile: String, raw: RawSettings) -> Result<Self, SettingsError> {
+        let RawSettings { server, storage, backend, models, limits, batch, log } = raw;
+        let parallel = backend.parallel;
+        let (kind, prefix_cache) = (backend.kind, backend.prefix_cache);
+        let models: Vec<_> =
+            models.into_iter().map(|(name, model)| check_model(name, model, kind)).collect::<Result<_, _>>()?;
+        if models.is_empty() {
+            return Err(SettingsError::new("models", "no model is named: pass --model, or a [models.NAME] section"));
+        }
+        Ok(Self {
+            profile,
+            server: check_server(server)?,
+            storage: storage.path,
+            backend: check_backend(backend)?,
+            prefix_cache,
+            models,
+            limits: check_limits(&limits)?,
+            batch: check_batch(&batch, parallel)?,
+            log: check_log(log)?,
+        })
+    }
+}
+
+fn check_server(raw: RawServer) -> Result<ServerSettings, SettingsError> {
+    let RawServer { host, port, insecure_no_auth } = raw;
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if !loopback && !insecure_no_auth {
+        let reason = "refusing to listen on a non-loopback address without API keys (server.insecure_no_auth = true does it all the same)";
+        return Err(SettingsError::new("server.host", reason));
+    }
+    Ok(ServerSettings { host, port })
+}
+
+fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings, SettingsError> {
+    let key = |part: &str| format!("models.{name}{part}");
+    if name.is_empty() || name.len() > 256 || name.contains("..") || name.chars().any(char::is_control) {
+        return Err(SettingsError::new(key(""), "is no name for a model"));
+    }
+    let RawModel { source, gguf } = raw;
+    let spec = match kind {
+        Kind::Sim => None,
+        Kind::LlamaCpp => Some(gguf.or(source)),
+        Kind::Candle => Some(source),
+    };
+    let source = match spec {
+        None => None,
+        Some(None) => {
+            return Err(SettingsError::new(key(".source"), format!("is missing: {} needs a file", kind.name())));
+        }
+        Some(Some(spec)) => {
+            Some(ModelSource::parse(&spec).map_err(|reason| SettingsError::new(key(".source"), reason))?)
+        }
+    };
+    Ok(ModelSettings { name, source })
+}
+
+fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
+    let RawBackend { kind, parallel, context, prefix_cache: _, max_step_tokens, threads, .. } = raw;
+    in_range("backend.parallel", parallel.into(), 1, 4096)?;
+    in_range("backend.context", context.into(), 64, 16 << 20)?;
+    in_range("backend.max_step_tokens", max_step_tokens.into(), 32, 1 << 20)?;
+    if let Some(threads) = threads {
+        in_range("backend.threads", threads.into(), 1, 1024)?;
+    }
+    if max_step_tokens < parallel {
+        let reason =
+            format!("{max_step_tokens} is less than backend.parallel ({parallel}): each sequence wants a token a step");
+        return Err(SettingsError::new("backend.max_step_tokens", reason));
+    }
+    match kind {
+        Kind::LlamaCpp => Ok(BackendSettings::LlamaCpp {
+            parallel,
+            context,
+            max_step_tokens,
+            threads,
+            gpu_layers: check_gpu_layers(raw.gpu_layers)?,
+            kv_type: one_of(
+                "backend.kv_type",
+                raw.kv_type.as_deref().unwrap_or("f16"),
+                &[("f16", KvType::F16), ("q8_0", KvType::Q8_0), ("q4_0", KvType::Q4_0)],
+            )?,
+        }),
+        Kind::Candle => {
+            check_device(raw.device.as_deref(), raw.gpu_memory_fraction)?;
+            one_of("backend.quantization", raw.quantization.as_deref().unwrap_or("none"), &[("none", ())])?;
+            let (block_size, kv_tokens) = check_blocks(raw.block_size, raw.kv_tokens, context)?;
+            let dtype = one_of(
+                "backend.dtype",
+                raw.dtype.as_deref().unwrap_or("auto"),
+                &[
+                    ("auto", CandleDtype::Auto),
+                    ("f32", CandleDtype::F32),
+                    ("bf16", CandleDtype::Bf16),
+                    ("f16", CandleDtype::F16),
+                ],
+            )?;
+            Ok(BackendSettings::Candle { parallel, context, max_step_tokens, threads, dtype, block_size, kv_tokens })
+        }
+        Kind::Sim => {
+            let (block_size, kv_tokens) = check_blocks(raw.block_size, raw.kv_tokens, context)?;
+            let step_delay_ms = raw.step_delay_ms.unwrap_or(0);
+            in_range("backend.step_delay_ms", step_delay_ms, 0, 60_000)?;
+            Ok(BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms })
+        }
+    }
+}
+
+fn check_blocks(
+    block_size: Option<u32>,
+    kv_tokens: Option<u32>,
+    context: u32,
+) -> Result<(u32, Option<u32>), SettingsError> {
+    let block_size = block_size.unwrap_or(16);
+    in_range("backend.block_size", block_size.into(), 1, 1024)?;
+    match kv_tokens {
+        Some(tokens) if tokens < context.min(4 * block_size) => {
+            Err(SettingsError::new("backend.kv_tokens", format!("{tokens} tokens are too few to run one sequence")))
+        }
+        kv_tokens => Ok((block_size, kv_tokens)),
+    }
+}
+
+fn check_gpu_layers(raw: Option<RawGpuLayers>) -> Result<GpuLayers, SettingsError> {
+    match raw {
+        None => Ok(GpuLayers::Count(0)),
+        Some(RawGpuLayers::Count(count)) => Ok(GpuLayers::Count(count)),
+        Some(RawGpuLayers::Word(word)) => one_of("backend.gpu_layers", &word, &[("all", GpuLayers::All)]),
+    }
+}
+
+/// What a GPU would be needed for is refused: this program has no candle kernels for one yet.
+fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Result<(), SettingsError> {
+    if let Some(fraction) = gpu_memory_fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
+        return Err(SettingsError::new("backend.gpu_memory_fraction", format!("{fraction} is not between 0 and 1")));
+    }
+    match device.unwrap_or("cpu") {
+        "cpu" if gpu_memory_fraction.is_some() => {
+            Err(SettingsError::new("backend.gpu_memory_fraction", "has no meaning with backend.device = \"cpu\""))
+        }
+        "cpu" => Ok(()),
+        "cuda" => Err(SettingsError::new(
+            "backend.device",
+            "this build of candle has no CUDA support (set backend.device to \"cpu\" to run on the processor)",
+        )),
+        other => Err(SettingsError::new("backend.device", format!("unknown device '{other}': one of cpu, cuda"))),
+    }
+}
+
+fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {
+    let &RawLimits { queue, max_n, max_output_tokens, strict_params } = raw;
+    in_range("limits.max_n", max_n.into(), 1, 128)?;
+    in_range("limits.queue", queue as u64, 1, 1 << 20)?;
+    if let Some(tokens) = max_output_tokens {
+        in_range("limits.max_output_tokens", tokens.into(), 1, u64::from(u32::MAX))?;
+    }
+    Ok(LimitSettings { queue, max_n, max_output_tokens, strict_params })
+}
+
+fn check_batch(raw: &RawBatch, parallel: u32) -> Result<BatchSettings, SettingsError> {
+    let &RawBatch { max_file_bytes, max_lines, max_concurrent, window, single_model } = raw;
+    in_range("batch.max_file_bytes", max_file_bytes, 1, 1 << 40)?;
+    in_range("batch.max_lines", max_lines, 1, 1 << 32)?;
+    in_range("batch.max_concurrent", max_concurrent.into(), 1, 1024)?;
+    let window = window.unwrap_or(2 * parallel);
+    in_range("batch.window", window.into(), 1, 1 << 16)?;
+    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, window, single_model })
+}
+
+fn check_log(raw: RawLog) -> Result<LogSettings, SettingsError> {
+    let RawLog { filter, format } = raw;
+    let format = one_of("log.format", &format, &[("text", LogFormat::Text), ("json", LogFormat::Json)])?;
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
+        return Err(SettingsError::new("log.filter", error.to_string()));
+    }
+    Ok(LogSettings { filter, format })
+}
+
+fn in_range(key: &str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(SettingsError::new(key, format!("{value} is not between {min} and {max}")))
+}
+
+fn one_of<T: Copy>(key: &str, word: &str, choices: &[(&str, T)]) -> Result<T, SettingsError> {
+    match choices.iter().find(|(name, _)| *name == word) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            Err(SettingsError::new(key, format!("'{word}' is not known here: one of {}", names.join(", "))))
+        }
+    }
+}

@@ -1,0 +1,285 @@
+use std::{collections::BTreeMap, env, path::Path};
+
+use config::{Config, Environment, File, FileFormat, Source as _, Value, ValueKind};
+use serde::Deserialize as _;
+
+use super::{
+    Overrides, Settings, SettingsError,
+    raw::{Kind, RawSettings},
+};
+
+const DEFAULT: &str = include_str!("../../config/default.toml");
+
+/// The profiles that ship with the program. A file of the same name under `config/` takes a profile's place.
+const PROFILES: [(&str, &str); 4] = [
+    ("a100", include_str!("../../config/a100.toml")),
+    ("demo", include_str!("../../config/demo.toml")),
+    ("rtx4080", include_str!("../../config/rtx4080.toml")),
+    ("sim", include_str!("../../config/sim.toml")),
+];
+
+/// Environment names of other servers that users bring along, and the keys that they set.
+const ALIASES: [(&str, &[&str]); 4] = [
+    ("GPU_MEMORY_UTILIZATION", &["backend", "gpu_memory_fraction"]),
+    ("MAX_BATCH_SIZE", &["backend", "parallel"]),
+    ("MAX_CONCURRENT_BATCHES", &["batch", "max_concurrent"]),
+    ("STORAGE_PATH", &["storage", "path"]),
+];
+
+/// The leaves of all layers laid over each other, each with where it came from.
+#[derive(Debug)]
+pub struct Resolved {
+    pub(super) profile: String,
+    pub(super) leaves: BTreeMap<Vec<String>, Leaf>,
+    layers: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    pub(super) value: Value,
+    layer: usize,
+}
+
+impl Resolved {
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// When one cannot be read, or a key is set for a backend that does not know it.
+    pub fn load(overrides: &Overrides) -> Result<Self, SettingsError> {
+        let profile = overrides.profile.clone().unwrap_or_else(|| "demo".to_owned());
+        let mut resolved = Self { profile, leaves: BTreeMap::new(), layers: Vec::new() };
+        resolved.add_text("config/default.toml (built in)", DEFAULT)?;
+        resolved.add_profile()?;
+        let local = Path::new("config/local.toml");
+        if local.exists() {
+            resolved.add_file(local)?;
+        }
+        if let Some(file) = &overrides.config {
+            resolved.add_file(file)?;
+        }
+        resolved.add_environment()?;
+        resolved.add_flags(overrides);
+        resolved.leave_out_other_backends_keys()?;
+        Ok(resolved)
+    }
+
+    /// The name of the layer that a leaf came from.
+    pub(super) fn origin(&self, leaf: &Leaf) -> &str {
+        &self.layers[leaf.layer]
+    }
+
+    /// Turns the leaves into checked settings.
+    ///
+    /// # Errors
+    /// When a key is unknown or has a wrong value, or values contradict each other.
+    pub fn settings(&self) -> Result<Settings, SettingsError> {
+        let mut root = BTreeMap::new();
+        for (path, leaf) in &self.leaves {
+            insert(&mut root, path, leaf.value.clone());
+        }
+        let value = table(root);
+        let mut track = serde_path_to_error::Track::new();
+        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+        let raw = RawSettings::deserialize(deserializer)
+            .map_err(|error| SettingsError::new(track.path().to_string(), reason(&error)))?;
+        Settings::check(self.profile.clone(), raw)
+    }
+
+    fn add_profile(&mut self) -> Result<(), SettingsError> {
+        let name = self.profile.clone();
+        let path = Path::new("config").join(format!("{name}.toml"));
+        let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if plain && path.exists() {
+            return self.add_file(&path);
+        }
+        match PROFILES.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => self.add_text(&format!("config/{name}.toml (built in)"), text),
+            None => {
+                let known: Vec<_> = PROFILES.iter().map(|(known, _)| *known).collect();
+                let reason = format!("unknown profile '{name}': those that ship are {}", known.join(", "));
+                Err(SettingsError::new("profile", reason))
+            }
+        }
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), SettingsError> {
+        let text = fs_err::read_to_string(path).map_err(|error| {
+            let reason = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+            SettingsError::new(path.display().to_string(), reason.map_or_else(|| error.to_string(), |e| e.to_string()))
+        })?;
+        self.add_text(&path.display().to_string(), &text)
+    }
+
+    fn add_text(&mut self, name: &str, text: &str) -> Result<(), SettingsError> {
+        let parsed = File::from_str(text, FileFormat::Toml).collect();
+        let parsed = parsed.map_err(|error| SettingsError::new(name, error.to_string().trim().replace('\n', " ")))?;
+        let layer = self.new_layer(name);
+        self.add_table(&[], parsed.into_iter(), layer);
+        Ok(())
+    }
+
+    fn add_environment(&mut self) -> Result<(), SettingsError> {
+        let source = Environment::with_prefix("TANDEM").prefix_separator("__").separator("__").try_parsing(true);
+        let parsed = Config::builder().add_source(source).build().and_then(|config| config.cache.into_table());
+        let parsed = parsed.map_err(|error| SettingsError::new("environment", error.to_string()))?;
+        let layer = self.new_layer("environment");
+        self.add_table(&[], parsed.into_iter(), layer);
+        for (name, path) in ALIASES {
+            if let Some(text) = variable(name)? {
+                let layer = self.new_layer(&format!("environment ({name})"));
+                self.set(path.iter().map(|&part| part.to_owned()).collect(), parse_word(&text), layer);
+            }
+        }
+        if let Some(size) = variable("TENSOR_PARALLEL_SIZE")?.filter(|size| size != "1") {
+            let reason = format!("a model is not split over several devices yet, so '{size}' cannot be honoured");
+            return Err(SettingsError::new("TENSOR_PARALLEL_SIZE", reason));
+        }
+        if let Some(model) = variable("MODEL_NAME")? {
+            let layer = self.new_layer("environment (MODEL_NAME)");
+            let source = if model.starts_with("hf:") || Path::new(&model).exists() {
+                model.clone()
+            } else {
+                format!("hf:{model}")
+            };
+            let source = match variable("MODEL_REVISION")? {
+                Some(revision) if source.starts_with("hf:") && !source.contains('@') => format!("{source}@{revision}"),
+                _ => source,
+            };
+            self.set_only_model(&model, source, layer);
+        }
+        Ok(())
+    }
+
+    fn add_flags(&mut self, overrides: &Overrides) {
+        let Overrides { profile: _, config: _, backend, model, host, port } = overrides;
+        if let Some(kind) = backend {
+            let layer = self.new_layer("--backend");
+            self.set(path("backend", "kind"), ValueKind::String(kind.clone()), layer);
+        }
+        if let Some(spec) = model {
+            let layer = self.new_layer("--model");
+            let name = super::source::default_name(spec);
+            self.set_only_model(&name, spec.clone(), layer);
+        }
+        if let Some(host) = host {
+            let layer = self.new_layer("--host");
+            self.set(path("server", "host"), ValueKind::String(host.clone()), layer);
+        }
+        if let Some(port) = port {
+            let layer = self.new_layer("--port");
+            self.set(path("server", "port"), ValueKind::U64(u64::from(*port)), layer);
+        }
+    }
+
+    /// A profile's keys for its own backend mean nothing when a later layer chooses another; a key that is set after the choice, or with
+    /// it, has to fit.
+    fn leave_out_other_backends_keys(&mut self) -> Result<(), SettingsError> {
+        let Some(chosen) = self.leaves.get(&path("backend", "kind")) else {
+            return Err(SettingsError::new("backend.kind", "is missing: one of llama-cpp, candle, sim"));
+        };
+        let name = chosen.value.clone().into_string().unwrap_or_default();
+        let Some(kind) = Kind::parse(&name) else {
+            let reason = format!("unknown backend '{name}': one of llama-cpp, candle, sim");
+            return Err(SettingsError::new("backend.kind", reason));
+        };
+        let decided = chosen.layer;
+        let mut misplaced = None;
+        self.leaves.retain(|path, leaf| {
+            let foreign = path.len() == 2 && path[0] == "backend" && !kind.knows(&path[1]);
+            if foreign && leaf.layer >= decided {
+                misplaced = Some(path.join("."));
+            }
+            !foreign
+        });
+        match misplaced {
+            Some(key) => Err(SettingsError::new(key, format!("does not apply to the backend {name}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn set_only_model(&mut self, name: &str, source: String, layer: usize) {
+        self.leaves.retain(|path, _| path[0] != "models");
+        let path = vec!["models".to_owned(), name.to_owned(), "source".to_owned()];
+        self.set(path, ValueKind::String(source), layer);
+    }
+
+    fn new_layer(&mut self, name: &str) -> usize {
+        self.layers.push(name.to_owned());
+        self.layers.len() - 1
+    }
+
+    fn set(&mut self, path: Vec<String>, kind: impl Into<ValueKind>, layer: usize) {
+        self.leaves.insert(path, Leaf { value: Value::new(None, kind), layer });
+    }
+
+    fn add_table(&mut self, at: &[String], entries: impl Iterator<Item = (String, Value)>, layer: usize) {
+        for (key, value) in entries {
+            let path: Vec<String> = at.iter().cloned().chain([key]).collect();
+            match value.kind {
+                ValueKind::Table(table) if !table.is_empty() => self.add_table(&path, table.into_iter(), layer),
+                _ => drop(self.leaves.insert(path, Leaf { value, layer })),
+            }
+        }
+    }
+}
+
+fn path(section: &str, key: &str) -> Vec<String> {
+    vec![section.to_owned(), key.to_owned()]
+}
+
+/// A tree of values, as it is put together from leaves.
+enum Node {
+    Leaf(Value),
+    Table(BTreeMap<String, Node>),
+}
+
+fn insert(table: &mut BTreeMap<String, Node>, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [last] => drop(table.insert(last.clone(), Node::Leaf(value))),
+        [first, rest @ ..] => {
+            let node = table.entry(first.clone()).or_insert_with(|| Node::Table(BTreeMap::new()));
+            if let Node::Leaf(_) = node {
+                // `models.x` set as a whole in one layer and in part in a later one.
+                *node = Node::Table(BTreeMap::new());
+            }
+            if let Node::Table(inner) = node {
+                insert(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn table(nodes: BTreeMap<String, Node>) -> Value {
+    let entries = nodes.into_iter().map(|(key, node)| match node {
+        Node::Leaf(value) => (key, value),
+        Node::Table(inner) => (key, table(inner)),
+    });
+    Value::new(None, ValueKind::Table(entries.collect()))
+}
+
+fn variable(name: &str) -> Result<Option<String>, SettingsError> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where the environment is read")]
+    match env::var(name) {
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(SettingsError::new(name, "is not UTF-8")),
+    }
+}
+
+fn parse_word(text: &str) -> ValueKind {
+    text.parse()
+        .map(ValueKind::I64)
+        .or_else(|_| text.parse().map(ValueKind::Float))
+        .unwrap_or_else(|_| ValueKind::String(text.to_owned()))
+}
+
+/// What is wrong with a value, without the path, which stands before it.
+fn reason(error: &config::ConfigError) -> String {
+    match error {
+        config::ConfigError::Type { unexpected, expected, .. } => format!("expected {expected}, got {unexpected}"),
+        config::ConfigError::At { error, .. } => reason(error),
+        other => other.to_string(),
+    }
+}

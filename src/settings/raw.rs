@@ -1,0 +1,127 @@
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Deserialize;
+
+/// The settings as they are written. Every key that exists is named here; any other is refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSettings {
+    pub(super) server: RawServer,
+    pub(super) storage: RawStorage,
+    pub(super) backend: RawBackend,
+    #[serde(default)]
+    pub(super) models: BTreeMap<String, RawModel>,
+    pub(super) limits: RawLimits,
+    pub(super) batch: RawBatch,
+    pub(super) log: RawLog,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawServer {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) insecure_no_auth: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStorage {
+    pub(super) path: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    LlamaCpp,
+    Candle,
+    Sim,
+}
+
+/// The keys of all backends side by side, so that `TANDEM__BACKEND__DTYPE=f32` works; which ones a backend knows is in
+/// [`Kind::knows`].
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBackend {
+    pub(super) kind: Kind,
+    pub(super) parallel: u32,
+    pub(super) context: u32,
+    pub(super) prefix_cache: bool,
+    pub(super) max_step_tokens: u32,
+    pub(super) threads: Option<u32>,
+    pub(super) gpu_layers: Option<RawGpuLayers>,
+    pub(super) kv_type: Option<String>,
+    pub(super) device: Option<String>,
+    pub(super) dtype: Option<String>,
+    pub(super) quantization: Option<String>,
+    pub(super) block_size: Option<u32>,
+    pub(super) kv_tokens: Option<u32>,
+    pub(super) gpu_memory_fraction: Option<f64>,
+    pub(super) step_delay_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawGpuLayers {
+    Count(u32),
+    Word(String),
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    pub(super) source: Option<String>,
+    pub(super) gguf: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) queue: usize,
+    pub(super) max_n: u32,
+    pub(super) max_output_tokens: Option<u32>,
+    pub(super) strict_params: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBatch {
+    pub(super) max_file_bytes: u64,
+    pub(super) max_lines: u64,
+    pub(super) max_concurrent: u32,
+    pub(super) window: Option<u32>,
+    pub(super) single_model: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) filter: String,
+    pub(super) format: String,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::LlamaCpp => "llama-cpp",
+            Self::Candle => "candle",
+            Self::Sim => "sim",
+        }
+    }
+
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        [Self::LlamaCpp, Self::Candle, Self::Sim].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether a key of `[backend]` means anything to this backend.
+    pub(super) fn knows(self, key: &str) -> bool {
+        match key {
+            "threads" => self != Self::Sim,
+            "gpu_layers" | "kv_type" => self == Self::LlamaCpp,
+            "device" | "dtype" | "quantization" | "gpu_memory_fraction" => self == Self::Candle,
+            "block_size" | "kv_tokens" => self != Self::LlamaCpp,
+            "step_delay_ms" => self == Self::Sim,
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+use super::*;
+
+fn load(overrides: Overrides) -> Result<Settings, String> {
+    Settings::load(&overrides).map_err(|error| error.to_string())
+}
+
+fn profile(name: &str) -> Overrides {
+    Overrides { profile: Some(name.to_owned()), ..Overrides::default() }
+}
+
+fn with_file(text: &str) -> Result<Settings, String> {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs_err::write(file.path(), text).unwrap();
+    load(Overrides { config: Some(file.path().to_owned()), ..profile("sim") })
+}
+
+#[test]
+fn shipped_profiles_say_what_they_promise() {
+    let demo = load(profile("demo")).unwrap();
+    assert_eq!(demo.backend.name(), "llama-cpp");
+    assert_eq!(demo.models[0].name, "tiny");
+    assert!(matches!(load(profile("sim")).unwrap().backend, BackendSettings::Sim { .. }));
+    let rtx4080 = load(profile("rtx4080")).unwrap().backend;
+    assert!(
+        matches!(rtx4080, BackendSettings::LlamaCpp { parallel: 8, gpu_layers: GpuLayers::All, .. }),
+        "{rtx4080:?}"
+    );
+}
+
+#[test]
+fn a_profile_for_a_gpu_is_refused_by_a_build_without_one() {
+    let error = load(profile("a100")).unwrap_err();
+    assert!(error.starts_with("config: backend.device: this build of candle has no CUDA support"), "{error}");
+}
+
+#[test]
+fn another_backend_takes_over_a_profile() {
+    let settings = load(Overrides { backend: Some("candle".to_owned()), ..profile("demo") }).unwrap();
+    assert!(matches!(settings.backend, BackendSettings::Candle { parallel: 8, context: 1024, .. }), "{settings:?}");
+    assert_eq!(settings.models[0].source, Some(ModelSource::Path("models/tiny".into())));
+}
+
+#[test]
+fn wrong_settings_are_refused_by_name() {
+    let cases = [
+        ("[server]\nprot = 1", "config: server.prot: unknown field `prot`"),
+        ("[server]\nport = 70000", "config: server.port: "),
+        ("[server]\nport = \"x\"", "config: server.port: "),
+        ("[server]\nhost = \"0.0.0.0\"", "config: server.host: refusing to listen on a non-loopback address"),
+        ("[backend]\nparallel = 0", "config: backend.parallel: 0 is not between 1 and 4096"),
+        ("[backend]\nkind = \"vllm\"", "config: backend.kind: unknown backend 'vllm'"),
+        ("[backend]\ndtype = \"f32\"", "config: backend.dtype: does not apply to the backend sim"),
+        (
+            "[backend]\nkind = \"candle\"\ndtype = \"f8\"\n[models.sim]\nsource = \"x\"",
+            "config: backend.dtype: 'f8' is not known here",
+        ),
+        ("[limits]\nmax_n = 0", "config: limits.max_n: 0 is not between 1 and 128"),
+        ("[log]\nformat = \"xml\"", "config: log.format: 'xml' is not known here: one of text, json"),
+        ("[models.\"a/../b\"]\nsource = \"x\"", "config: models.a/../b: is no name for a model"),
+    ];
+    for (text, expected) in cases {
+        let error = with_file(text).unwrap_err();
+        assert!(error.starts_with(expected), "{text:?} gave {error:?}");
+    }
+}
+
+#[test]
+fn an_unknown_profile_names_those_that_exist() {
+    let error = load(profile("rtx9999")).unwrap_err();
+    assert_eq!(error, "config: profile: unknown profile 'rtx9999': those that ship are a100, demo, rtx4080, sim");
+    assert!(load(profile("../secret")).is_err());
+}
+
+#[test]
+fn a_file_with_a_duplicate_key_or_none_at_all_is_refused() {
+    assert!(with_file("[server]\nport = 1\nport = 2").is_err());
+    let missing = load(Overrides { config: Some("no/such.toml".into()), ..Overrides::default() }).unwrap_err();
+    assert!(missing.starts_with("config: no/such.toml: "), "{missing}");
+}
+
+#[test]
+fn one_model_on_the_command_line_is_the_only_one() {
+    let settings = load(Overrides { model: Some("some/dir/model.gguf".to_owned()), ..profile("demo") }).unwrap();
+    let names: Vec<_> = settings.models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(names, ["model"]);
+}
+
+#[test]
+fn shown_settings_say_where_each_value_came_from() {
+    let overrides = Overrides { port: Some(9), ..profile("sim") };
+    let shown = Resolved::load(&overrides).unwrap().show();
+    assert!(shown.contains("port = 9  # --port"), "{shown}");
+    assert!(shown.contains("max_step_tokens = 512  # config/default.toml (built in)"), "{shown}");
+}

@@ -1,0 +1,113 @@
+use std::time::Duration;
+
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+use tandem::api;
+use tandem::completion::{Completions, Limits};
+use tandem::models::Models;
+use tandem_engine::{EngineLimits, Stats};
+use tandem_sim::{SimLoader, SimSettings};
+
+pub(crate) const MODEL: &str = "org/sim";
+
+/// A running server and a client for it.
+pub(crate) struct TestApp {
+    pub(crate) url: String,
+    pub(crate) client: reqwest::Client,
+    models: Models,
+}
+
+/// What differs from a server as it is by default.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub(crate) sim: SimSettings,
+    pub(crate) limits: Limits,
+    pub(crate) engine: EngineLimits,
+}
+
+pub(crate) async fn spawn_app() -> TestApp {
+    spawn(Setup::default()).await
+}
+
+pub(crate) async fn spawn(setup: Setup) -> TestApp {
+    let models = Models::from_loader(MODEL, setup.engine, move || Ok(Box::new(SimLoader::new(setup.sim.clone()))));
+    models.ready().await.unwrap();
+    let completions = Completions::new(models.clone(), setup.limits);
+    let shared = models.clone();
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(api::with_request_id))
+            .app_data(Data::new(completions.clone()))
+            .app_data(Data::new(shared.clone()))
+            .configure(api::routes)
+    })
+    .h1_allow_half_closed(false)
+    .workers(1)
+    .disable_signals()
+    .bind(("127.0.0.1", 0))
+    .unwrap();
+    let url = format!("http://{}", server.addrs()[0]);
+    tokio::spawn(server.run());
+    TestApp { url, client: reqwest::Client::new(), models }
+}
+
+impl TestApp {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
+        self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    /// Posts what has to succeed.
+    pub(crate) async fn ok(&self, path: &str, body: &Value) -> Value {
+        let response = self.post(path, body).await;
+        let status = response.status();
+        let body: Value = response.json().await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{body}");
+        body
+    }
+
+    pub(crate) async fn chat(&self, extra: Value) -> Value {
+        self.ok("/v1/chat/completions", &chat_body(extra)).await
+    }
+
+    pub(crate) async fn stats(&self) -> Stats {
+        self.models.lease(MODEL).await.unwrap().stats()
+    }
+
+    /// Waits until the counters are as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&Stats) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while !wanted(&self.stats().await) {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", self.stats().await);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// A chat request with the fields of `extra` put over it.
+pub(crate) fn chat_body(extra: Value) -> Value {
+    merged(
+        json!({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "seed": 7, "max_tokens": 12}),
+        extra,
+    )
+}
+
+pub(crate) fn merged(mut base: Value, extra: Value) -> Value {
+    let Value::Object(extra) = extra else { panic!("fields are an object") };
+    for (name, value) in extra {
+        base[name] = value;
+    }
+    base
+}
+
+/// The data of a stream's events.
+pub(crate) fn events(stream: &str) -> Vec<String> {
+    let events = stream.split("\n\n").filter(|event| !event.is_empty());
+    events.map(|event| event.strip_prefix("data: ").expect("an event has data").to_owned()).collect()
+}

@@ -1,0 +1,10 @@
+//! The server over the simulated model, as a client sees it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod chat;
+mod completions;
+mod errors;
+mod helpers;
+mod models;
+mod stream;
