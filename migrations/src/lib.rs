@@ -12,7 +12,7 @@ mod m20261101_000001_create_files;
 mod m20261101_000002_create_batches;
 mod m20261101_000003_create_instances;
 
-pub use sea_orm_migration::{MigrationStatus, MigratorTrait};
+pub use sea_orm_migration::MigratorTrait;
 
 /// Brings a database to the schema of this version.
 #[derive(Debug)]

@@ -24,7 +24,7 @@ use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
-use tandem_migrations::{MigrationStatus, Migrator, MigratorTrait};
+use tandem_migrations::{Migrator, MigratorTrait};
 
 pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
 pub use blobs::{Blob, BlobWriter, Blobs};
@@ -160,14 +160,14 @@ async fn connect(path: &Path, connections: u32, read_only: bool) -> Result<Datab
 /// The migrations that this program knows, and whether each is applied to the database of a data directory. Changes nothing.
 pub async fn migrations(dir: &Path) -> Result<Vec<(String, bool)>, StoreError> {
     let path = dir.join("tandem.db");
-    if !fs_err::tokio::try_exists(&path).await? {
-        let names = Migrator::migrations().iter().map(|migration| (migration.name().to_owned(), false)).collect();
-        return Ok(names);
-    }
-    let database = connect(&path, 1, true).await?;
-    let migrations = Migrator::get_migration_with_status_read_only(&database).await?;
-    let applied = |status| matches!(status, MigrationStatus::Applied);
-    Ok(migrations.iter().map(|migration| (migration.name().to_owned(), applied(migration.status()))).collect())
+    let known = Migrator::get_migration_files();
+    let pending = if fs_err::tokio::try_exists(&path).await? {
+        Migrator::get_pending_migrations_read_only(&connect(&path, 1, true).await?).await?
+    } else {
+        Migrator::get_migration_files()
+    };
+    let is_pending = |name: &str| pending.iter().any(|migration| migration.name() == name);
+    Ok(known.iter().map(|migration| (migration.name().to_owned(), !is_pending(migration.name()))).collect())
 }
 
 async fn check_version(connection: &DatabaseConnection) -> Result<(), StoreError> {
