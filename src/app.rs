@@ -211,12 +211,11 @@ impl LineExecutor for CompletionExecutor {
     async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let answer = self.completions.respond(endpoint, body, Priority::Batch).await?;
         let usage = answer.usage;
-        let count = |tokens| u32::try_from(tokens).unwrap_or(u32::MAX);
         let tokens = Tokens {
-            input: count(usage.prompt_tokens),
-            cached: count(usage.prompt_tokens_details.cached_tokens),
-            output: count(usage.completion_tokens),
-            reasoning: count(usage.completion_tokens_details.reasoning_tokens),
+            input: usage.prompt_tokens,
+            cached: usage.prompt_tokens_details.cached_tokens,
+            output: usage.completion_tokens,
+            reasoning: usage.completion_tokens_details.reasoning_tokens,
         };
         Ok(LineAnswer { body: answer.body, tokens })
     }

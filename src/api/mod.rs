@@ -20,6 +20,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError as _};
 use crate::openai::error::ApiError;
 
 pub use body::{JsonBody, MAX_JSON_BYTES};
+pub use files::UploadLimits;
 pub use request_id::{RequestId, with_request_id};
 
 /// Everything that is served. The app around it wraps [`with_request_id`] and shares `Completions`,

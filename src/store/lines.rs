@@ -58,10 +58,10 @@ pub enum LineEnd {
 /// What a line cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    pub input: u32,
-    pub cached: u32,
-    pub output: u32,
-    pub reasoning: u32,
+    pub input: u64,
+    pub cached: u64,
+    pub output: u64,
+    pub reasoning: u64,
 }
 
 /// What a group of ends changed.
@@ -237,7 +237,7 @@ impl Totals {
         }
         let Tokens { input, cached, output, reasoning } = *tokens;
         for (total, value) in self.tokens.iter_mut().zip([input, cached, output, reasoning]) {
-            *total += i64::from(value);
+            *total += i64::try_from(value).unwrap_or(i64::MAX);
         }
     }
 }

@@ -119,19 +119,6 @@ impl Store {
     }
 }
 
-/// The migrations of this version, in order, and whether each is applied to the database in `dir`. Nothing is created or changed.
-pub async fn migrations(dir: &Path) -> Result<Vec<(String, bool)>, StoreError> {
-    let path = dir.join("tandem.db");
-    let all = Migrator::migrations().into_iter().map(|migration| migration.name().to_owned());
-    if !path.exists() {
-        return Ok(all.map(|name| (name, false)).collect());
-    }
-    let connection = connect(&path, 1, true).await?;
-    let applied = connection.query_all_raw(statement("SELECT version FROM seaql_migrations", [])).await?;
-    let applied = applied.iter().map(|row| row.try_get_by_index::<String>(0)).collect::<Result<Vec<_>, _>>()?;
-    Ok(all.map(|name| (name.clone(), applied.contains(&name))).collect())
-}
-
 /// A bound statement in SQLite's dialect.
 fn statement<I: IntoIterator<Item = Value>>(sql: &str, values: I) -> Statement {
     Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)
@@ -168,6 +155,19 @@ async fn connect(path: &Path, connections: u32, read_only: bool) -> Result<Datab
                 .pragma("wal_autocheckpoint", "1000")
         });
     Ok(Database::connect(options).await?)
+}
+
+/// The migrations that this program knows, and whether each is applied to the database of a data directory. Changes nothing.
+pub async fn migrations(dir: &Path) -> Result<Vec<(String, bool)>, StoreError> {
+    let path = dir.join("tandem.db");
+    let known = Migrator::get_migration_files();
+    let pending = if fs_err::tokio::try_exists(&path).await? {
+        Migrator::get_pending_migrations_read_only(&connect(&path, 1, true).await?).await?
+    } else {
+        Migrator::get_migration_files()
+    };
+    let is_pending = |name: &str| pending.iter().any(|migration| migration.name() == name);
+    Ok(known.iter().map(|migration| (migration.name().to_owned(), !is_pending(migration.name()))).collect())
 }
 
 async fn check_version(connection: &DatabaseConnection) -> Result<(), StoreError> {
