@@ -1,7 +1,5 @@
 //! A model that is not there, on each backend: one line that names it, and the exit code of wrong settings.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
-
 use std::process::Command;
 
 #[test]

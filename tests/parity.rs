@@ -1,5 +1,7 @@
 //! Both backends on the same weights: the small model's greedy answers are the same tokens, and its log-probabilities agree.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::path::Path;
 
 use futures_util::StreamExt as _;
