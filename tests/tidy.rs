@@ -282,7 +282,8 @@ fn top_module(path: &Path) -> String {
 /// Cuts `//` comments, line for line. A `//` inside a string counts as text when the quotes before it are uneven.
 fn without_comments(text: &str) -> String {
     let cut = |line: &str| {
-        let comment = line.match_indices("//").map(|(at, _)| at).find(|at| line[..*at].matches('"').count().is_multiple_of(2));
+        let comment =
+            line.match_indices("//").map(|(at, _)| at).find(|at| line[..*at].matches('"').count().is_multiple_of(2));
         line[..comment.unwrap_or(line.len())].to_owned()
     };
     text.lines().map(cut).collect::<Vec<_>>().join("\n")

@@ -85,6 +85,7 @@ impl TestApp {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while !wanted(&self.stats().await) {
             assert!(tokio::time::Instant::now() < deadline, "{:?}", self.stats().await);
+            // sleep: between two polls, within the deadline
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

@@ -30,6 +30,7 @@ impl LineExecutor for Noting {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];
         (&self.log).write_all(format!("{}\n", content.as_str().unwrap()).as_bytes()).unwrap();
+        // sleep: a line takes a while, so that the kill comes in its middle
         tokio::time::sleep(Duration::from_millis(10)).await;
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens::default() })
@@ -72,6 +73,7 @@ fn a_killed_process_costs_no_line_and_doubles_none() {
                 Instant::now() < deadline && child.try_wait().unwrap().is_none(),
                 "it was to be killed at {kill_at}"
             );
+            // sleep: between two polls, within the deadline
             std::thread::sleep(Duration::from_millis(1));
         }
         child.kill().unwrap();

@@ -90,6 +90,7 @@ impl Server {
                 if look(&batch) {
                     return batch;
                 }
+                // sleep: between two polls, within the deadline
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -216,6 +216,7 @@ async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
             if let Some(found) = look().await {
                 return found;
             }
+            // sleep: between two polls, within the deadline
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };

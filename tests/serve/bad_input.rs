@@ -1,0 +1,72 @@
+//! What the program cannot use is named on one line, with the exit code of its kind.
+
+use crate::program::{Program, run, tandem};
+
+#[test]
+fn unknown_profiles_keys_and_backends_are_named() {
+    let (code, error) = run(&["serve", "--profile", "rtx5090"]);
+    assert_eq!(
+        (code, error.as_str()),
+        (78, "error: config: profile: unknown profile 'rtx5090': those that ship are a100, demo, rtx4080, sim\n")
+    );
+    let (code, error) = run(&["serve", "--backend", "vllm"]);
+    assert_eq!(
+        (code, error.as_str()),
+        (78, "error: config: backend.kind: unknown backend 'vllm': one of llama-cpp, candle, sim\n")
+    );
+    let output = tandem(&["config", "show", "--profile", "sim"]).env("TANDEM__SERVER__PROT", "1").output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.starts_with("error: config: server.prot: unknown field `prot`"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn wrong_usage_is_told_apart_from_wrong_settings() {
+    assert_eq!(run(&["serve", "--port", "70000"]).0, 2);
+    assert_eq!(run(&["frobnicate"]).0, 2);
+}
+
+#[test]
+fn other_addresses_need_a_word_of_consent() {
+    let (code, error) = run(&["serve", "--profile", "sim", "--host", "0.0.0.0"]);
+    assert_eq!(code, 78);
+    assert!(error.starts_with("error: config: server.host: refusing to listen on a non-loopback address"), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_in_use_and_a_data_directory_in_use_are_told_at_once() {
+    let storage = tempfile::tempdir().unwrap();
+    let server = Program::start(storage.path(), 0).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let second = |port: &str, storage: &std::path::Path| {
+        let output =
+            tandem(&["serve", "--profile", "sim", "--port", port]).env("STORAGE_PATH", storage).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, error) = second(server.port(), elsewhere.path());
+    assert_eq!(
+        (code, error),
+        (69, format!("error: cannot listen on 127.0.0.1:{}: the port is in use\n", server.port()))
+    );
+    let (code, error) = second("0", storage.path());
+    assert_eq!(code, 75, "{error}");
+    assert!(error.contains("the data directory is locked by pid"), "{error}");
+}
+
+#[test]
+fn a_batch_file_that_is_no_batch_is_named_by_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in.jsonl"), dir.path().join("out.jsonl"));
+    fs_err::write(&input, "{\"custom_id\": \"a\"\n").unwrap();
+    let args = ["run-batch", "--profile", "sim", "-i", input.to_str().unwrap(), "-o", output.to_str().unwrap()];
+    let (code, error) = run(&args);
+    assert_eq!(code, 65);
+    assert_eq!(
+        error,
+        "error: the input file is not a valid batch: line 1: This line is not parseable as valid JSON.\n"
+    );
+    assert!(!output.exists());
+    let (code, error) = run(&["run-batch", "--profile", "sim", "-i", "no/such/file", "-o", output.to_str().unwrap()]);
+    assert_eq!(code, 66, "{error}");
+}

@@ -1,0 +1,7 @@
+//! The program itself: started as a user starts it, killed as machines kill it, and given what it cannot use.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod bad_input;
+mod crash;
+mod program;

@@ -1,0 +1,127 @@
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// `tandem` with nothing of this machine's own settings.
+pub(crate) fn tandem(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+    command.args(args).env("RUST_LOG", "error");
+    for name in
+        ["MODEL_NAME", "MODEL_REVISION", "STORAGE_PATH", "MAX_BATCH_SIZE", "GPU_MEMORY_UTILIZATION", "TANDEM_PROFILE"]
+    {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs it to its end.
+pub(crate) fn run(args: &[&str]) -> (i32, String) {
+    let Output { status, stderr, .. } = tandem(args).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// A running server on a port of its own. Killed when dropped.
+pub(crate) struct Program {
+    child: Child,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Program {
+    /// Starts profile `sim` on a data directory, each step taking `step_delay_ms`.
+    pub(crate) async fn start(storage: &Path, step_delay_ms: u32) -> Self {
+        let mut child = tandem(&["serve", "--profile", "sim", "--port", "0"])
+            .env("STORAGE_PATH", storage)
+            .env("TANDEM__BACKEND__STEP_DELAY_MS", step_delay_ms.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("Tandem is listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+        let program = Self { child, url, client: reqwest::Client::new() };
+        program.until("/health", |_| true).await;
+        program
+    }
+
+    pub(crate) fn port(&self) -> &str {
+        self.url.rsplit(':').next().unwrap()
+    }
+
+    /// As a power cut would: no handler runs.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// As a service manager would; the exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+
+    /// Uploads lines and makes a batch of them; the batch's id.
+    pub(crate) async fn submit(&self, lines: &str) -> String {
+        let part = Part::text(lines.to_owned()).file_name("batch.jsonl");
+        let form = Form::new().text("purpose", "batch").part("file", part);
+        let file = self.client.post(self.at("/v1/files")).multipart(form).send().await.unwrap();
+        let file: Value = file.error_for_status().unwrap().json().await.unwrap();
+        let batch =
+            json!({"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"});
+        let batch = self.client.post(self.at("/v1/batches")).json(&batch).send().await.unwrap();
+        let batch: Value = batch.error_for_status().unwrap().json().await.unwrap();
+        batch["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The batch as soon as `look` likes it.
+    pub(crate) async fn batch_when(&self, id: &str, look: impl Fn(&Value) -> bool) -> Value {
+        self.until(&format!("/v1/batches/{id}"), look).await
+    }
+
+    /// A file's content, one JSON value a line.
+    pub(crate) async fn content(&self, file: &Value) -> Vec<Value> {
+        let path = format!("/v1/files/{}/content", file.as_str().unwrap());
+        let text = self.client.get(self.at(&path)).send().await.unwrap().text().await.unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    async fn until(&self, path: &str, look: impl Fn(&Value) -> bool) -> Value {
+        let found = async {
+            loop {
+                if let Ok(response) = self.client.get(self.at(path)).send().await
+                    && response.status().is_success()
+                {
+                    let body = response.json().await.unwrap();
+                    if look(&body) {
+                        return body;
+                    }
+                }
+                // sleep: between two polls, within the deadline
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("{path} did not come to what is awaited"))
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Gone already, in the tests that end it themselves.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
