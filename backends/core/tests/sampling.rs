@@ -1,0 +1,206 @@
+//! What sampling promises, whatever the logits are.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use proptest::prelude::*;
+use tandem_core::{
+    SampleError, SampleRow, Sampled, SamplingParams, SlotId, TokenId,
+    sampling::{Sampler, uniform},
+};
+
+fn row(params: &SamplingParams, u: f32) -> SampleRow<'_> {
+    SampleRow { slot: SlotId(0), params, u, prompt: &[], output: &[], banned: &[], logprobs: None }
+}
+
+fn sample(logits: &[f32], row: &SampleRow<'_>) -> Result<Sampled, SampleError> {
+    Sampler::default().sample(&mut logits.to_vec(), row)
+}
+
+fn token(logits: &[f32], row: &SampleRow<'_>) -> TokenId {
+    sample(logits, row).unwrap().token
+}
+
+/// How often each token is chosen over an even grid of draws: its probability, as the sampler has it.
+fn shares(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
+    const DRAWS: u32 = 4_000;
+    let mut counts = vec![0u32; logits.len()];
+    for draw in 0..DRAWS {
+        let u = (f64::from(draw) + 0.5) / f64::from(DRAWS);
+        counts[token(logits, &row(params, u as f32)) as usize] += 1;
+    }
+    counts.into_iter().map(|count| f64::from(count) / f64::from(DRAWS)).collect()
+}
+
+fn softmax(logits: &[f32], temperature: f32) -> Vec<f64> {
+    let weights: Vec<_> = logits.iter().map(|&logit| (f64::from(logit) / f64::from(temperature)).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+fn assert_close(got: &[f64], expected: &[f64]) {
+    for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert!((got - expected).abs() < 2e-3, "token {at}: {got} where {expected} is right");
+    }
+}
+
+#[test]
+fn without_truncation_the_distribution_is_the_softmax() {
+    let logits = [0.5, -1.0, 2.0, 0.0, 1.5];
+    for temperature in [0.5, 1.0, 1.8] {
+        let params = SamplingParams { temperature, ..SamplingParams::default() };
+        assert_close(&shares(&logits, &params), &softmax(&logits, temperature));
+    }
+}
+
+#[test]
+fn truncations_keep_the_likeliest_and_their_proportions() {
+    let logits = [0.5, -1.0, 2.0, 0.0, 1.5];
+    let all = softmax(&logits, 1.0);
+    let renormalized = |kept: &[usize]| {
+        let total: f64 = kept.iter().map(|&at| all[at]).sum();
+        (0..logits.len()).map(|at| if kept.contains(&at) { all[at] / total } else { 0.0 }).collect::<Vec<_>>()
+    };
+    let default = SamplingParams::default;
+    assert_close(&shares(&logits, &SamplingParams { top_k: 2, ..default() }), &renormalized(&[2, 4]));
+    assert_close(&shares(&logits, &SamplingParams { top_k: 99, ..default() }), &all);
+    // 2.0 has 0.49 of the mass, 1.5 has 0.30, 0.5 has 0.11.
+    assert_close(&shares(&logits, &SamplingParams { top_p: 0.5, ..default() }), &renormalized(&[2, 4]));
+    assert_close(&shares(&logits, &SamplingParams { top_p: 0.85, ..default() }), &renormalized(&[2, 4, 0]));
+    // A fifth of the likeliest: a logit of at most ln 5 = 1.61 below it.
+    assert_close(&shares(&logits, &SamplingParams { min_p: 0.2, ..default() }), &renormalized(&[2, 4, 0]));
+    // After top-k the mass is counted anew: 2.0 alone is then 0.62 of it.
+    let both = SamplingParams { top_k: 2, top_p: 0.6, ..default() };
+    assert_close(&shares(&logits, &both), &renormalized(&[2]));
+}
+
+#[test]
+fn penalties_and_bias_move_logits_as_documented() {
+    let logits = [2.0, -1.0, 1.9, 0.0];
+    let greedy = |params: SamplingParams, prompt: &[TokenId], output: &[TokenId]| {
+        let params = SamplingParams { temperature: 0.0, ..params };
+        token(&logits, &SampleRow { prompt, output, ..row(&params, 0.0) })
+    };
+    let default = SamplingParams::default;
+    assert_eq!(greedy(default(), &[0], &[0]), 0);
+    assert_eq!(greedy(SamplingParams { repetition_penalty: 1.1, ..default() }, &[0], &[]), 2, "prompt tokens count");
+    assert_eq!(
+        greedy(SamplingParams { presence_penalty: 0.2, ..default() }, &[0], &[]),
+        0,
+        "prompt tokens do not count"
+    );
+    assert_eq!(greedy(SamplingParams { presence_penalty: 0.2, ..default() }, &[], &[0]), 2);
+    assert_eq!(greedy(SamplingParams { frequency_penalty: 0.06, ..default() }, &[], &[0]), 0, "once is not enough");
+    assert_eq!(greedy(SamplingParams { frequency_penalty: 0.06, ..default() }, &[], &[0, 0]), 2, "twice is");
+    assert_eq!(greedy(SamplingParams { logit_bias: vec![(1, 4.0)], ..default() }, &[], &[]), 1);
+    assert_eq!(greedy(SamplingParams { logit_bias: vec![(0, -100.0), (9, 5.0)], ..default() }, &[], &[]), 2);
+}
+
+#[test]
+fn rows_that_cannot_be_sampled_are_errors() {
+    let params = SamplingParams::default();
+    for broken in [f32::NAN, f32::INFINITY] {
+        assert_eq!(sample(&[0.0, broken, 1.0], &row(&params, 0.5)), Err(SampleError::NonFinite));
+    }
+    assert_eq!(sample(&[f32::NEG_INFINITY; 3], &row(&params, 0.5)), Err(SampleError::NonFinite));
+    let banned = SampleRow { banned: &[0, 1], ..row(&params, 0.5) };
+    assert_eq!(sample(&[0.0, 1.0], &banned), Err(SampleError::NothingLeft));
+}
+
+#[test]
+fn reported_logprobs_are_the_models_own() {
+    let logits = [2.0, -1.0, 1.9, 0.0];
+    let expected = softmax(&logits, 1.0);
+    let params = SamplingParams {
+        temperature: 0.3,
+        top_k: 1,
+        repetition_penalty: 1.5,
+        logit_bias: vec![(3, 7.0)],
+        ..SamplingParams::default()
+    };
+    let asked = SampleRow { output: &[0], logprobs: Some(3), ..row(&params, 0.0) };
+    let sampled = sample(&logits, &asked).unwrap();
+    assert_eq!(sampled.token, 3, "the bias decides");
+    let logprobs = sampled.logprobs.unwrap();
+    assert!((f64::from(logprobs.logprob) - expected[3].ln()).abs() < 1e-5, "and is not reported");
+    let top: Vec<_> = logprobs.top.iter().map(|(token, _)| *token).collect();
+    assert_eq!(top, [0, 2, 3]);
+    assert!((f64::from(logprobs.top[1].1) - expected[2].ln()).abs() < 1e-5);
+}
+
+#[test]
+fn draws_are_uniform_and_depend_on_seed_and_position_alone() {
+    let mut buckets = [0u32; 16];
+    for seed in 0..64 {
+        for position in 0..1024 {
+            let u = uniform(seed, position);
+            assert!((0.0..1.0).contains(&u));
+            assert_eq!(u.to_bits(), uniform(seed, position).to_bits());
+            buckets[(u * 16.0) as usize] += 1;
+        }
+    }
+    // 4,096 expected in each, with a standard deviation of 62.
+    assert!(buckets.iter().all(|count| (3_850..4_350).contains(count)), "{buckets:?}");
+}
+
+fn params() -> impl Strategy<Value = SamplingParams> {
+    let shape = (0.0f32..2.0, 0u32..40, 0.0f32..=1.0, 0.0f32..1.0);
+    let penalties = (0.5f32..2.0, -2.0f32..2.0, -2.0f32..2.0);
+    (shape, penalties).prop_map(|((temperature, top_k, top_p, min_p), (repetition, frequency, presence))| {
+        SamplingParams {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty: repetition,
+            frequency_penalty: frequency,
+            presence_penalty: presence,
+            logit_bias: Vec::new(),
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_banned_token_is_never_chosen(
+        logits in proptest::collection::vec(-8.0f32..8.0, 2..300),
+        params in params(),
+        u in 0.0f32..1.0,
+        output in proptest::collection::vec(0u32..300, 0..20),
+    ) {
+        let best = token(&logits, &row(&SamplingParams::greedy(), 0.0));
+        let chosen = token(&logits, &SampleRow { banned: &[best], output: &output, ..row(&params, u) });
+        prop_assert!(chosen != best && (chosen as usize) < logits.len());
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_likeliest(logits in proptest::collection::vec((-4i8..4).prop_map(f32::from), 1..300), u in 0.0f32..1.0) {
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let first = logits.iter().position(|&logit| logit == max).unwrap();
+        for params in [SamplingParams::greedy(), SamplingParams { top_k: 1, ..SamplingParams::default() }, SamplingParams { top_p: 0.0, ..SamplingParams::default() }] {
+            prop_assert_eq!(token(&logits, &row(&params, u)) as usize, first);
+        }
+    }
+
+    #[test]
+    fn the_nucleus_is_as_small_as_it_can_be(logits in proptest::collection::vec(-6.0f32..6.0, 1..2_000), top_p in 0.01f32..0.999, u in 0.0f32..1.0) {
+        let probabilities = softmax(&logits, 1.0);
+        let params = SamplingParams { top_p, ..SamplingParams::default() };
+        let chosen = token(&logits, &row(&params, u)) as usize;
+        // What is likelier than the chosen token does not reach top_p by itself, or the chosen one would have been cut off.
+        let above: f64 = probabilities.iter().filter(|&&other| other > probabilities[chosen]).sum();
+        prop_assert!(above < f64::from(top_p) + 1e-4, "{above} above the chosen token, top_p {top_p}");
+    }
+
+    #[test]
+    fn one_sampler_for_many_rows_is_like_many_samplers(
+        rows in proptest::collection::vec(proptest::collection::vec(-8.0f32..8.0, 40), 1..6),
+        params in params(),
+        u in 0.0f32..1.0,
+    ) {
+        let mut shared = Sampler::default();
+        for logits in rows {
+            let asked = SampleRow { output: &[1, 2, 2], logprobs: Some(4), ..row(&params, u) };
+            prop_assert_eq!(shared.sample(&mut logits.clone(), &asked), sample(&logits, &asked));
+        }
+    }
+}
