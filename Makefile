@@ -55,8 +55,9 @@ features:
 	$(call clippy,llama-cpp alone,--workspace --all-targets --no-default-features --features tandem/llama-cpp)
 	$(call clippy,candle alone,--workspace --all-targets --no-default-features --features tandem/candle)
 
+# Read by those who work on the code: a link to something private is a good link.
 doc:
-	$(step) "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	$(step) "documentation" env RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items
 
 unit:
 	$(step) "tests" cargo nextest run --locked --workspace --profile $(nextest_profile)

@@ -46,8 +46,11 @@ struct SettingsArgs {
     /// llama-cpp, candle or sim
     #[arg(long, value_name = "KIND")]
     backend: Option<String>,
-    /// A .gguf file, a Hugging Face model directory, or hf:org/repo[@revision][:file]
-    #[arg(long, value_name = "SPEC")]
+    #[arg(
+        long,
+        value_name = "SPEC",
+        help = "A .gguf file, a Hugging Face model directory, or hf:org/repo[@revision][:file]"
+    )]
     model: Option<String>,
 }
 
