@@ -9,6 +9,7 @@ as GGUF files.
 
     pip install -r scripts/train_requirements.txt
     python scripts/train_tiny.py train                    # text, tokenizer, model, check, export
+    python scripts/train_tiny.py train --from CHECKPOINT  # a later stage: more of what is hard
     python scripts/train_tiny.py eval CHECKPOINT          # the held-out table of a checkpoint
     python scripts/train_tiny.py export CHECKPOINT        # write models/tiny from a checkpoint
 
@@ -26,7 +27,8 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -127,31 +129,40 @@ SMALL_TALK = {
     "Hello! How can I help you?": (
         ("Hello", "Hello!", "Hi", "Hi!", "Hi there!", "Hey", "Hey there!", "Good morning!", "Good day!", "Greetings!"),
         ("Hello there!", "Hey!", "Good morning"),
+        ("Hi there", "Good evening!", "Hello friend!", "Good afternoon!"),
     ),
     "I am well, thank you. How can I help you?": (
         ("How are you?", "How are you today?", "How are you doing?", "How do you do?", "Are you well?"),
         ("Hello, how are you?", "How are you doing today?"),
+        ("Hi, how are you?", "Hey, how are you?", "Good morning, how are you?", "Hello! How are you today?",
+         "How are you feeling?", "Hi there, how are you doing?"),
     ),
     "I am Tiny, a very small chat model.": (
         ("Who are you?", "What are you?", "What is your name?", "Introduce yourself.", "Tell me about yourself.",
          "Are you a person?", "What model are you?"),
         ("What's your name?", "Please introduce yourself.", "Who are you exactly?"),
+        ("Tell me your name.", "What is your name, please?", "Who are you, please?",
+         "Please tell me about yourself."),
     ),
     "You are welcome!": (
         ("Thank you!", "Thanks!", "Thank you very much.", "Thanks a lot!", "Many thanks!"),
         ("Thanks", "Thank you", "Thank you so much!"),
+        ("Thanks so much!", "Thank you, friend!", "Thank you very much!", "Many thanks", "Thanks a lot"),
     ),
     "Goodbye!": (
         ("Bye", "Bye!", "Goodbye!", "See you!", "See you later.", "Good night!"),
         ("Bye bye!", "Goodbye", "See you later!"),
+        ("Good night", "See you", "Bye now!", "Goodbye for now!"),
     ),
     "I answer short questions about capitals, sums, colours and opposites.": (
         ("What can you do?", "How can you help me?", "What do you know?", "Help", "Help me."),
         ("What can you do for me?", "What can you help me with?"),
+        ("What can I ask you?", "What do you know about?", "Can you help me?"),
     ),
     "Why did the number seven eat nine? Because it was hungry!": (
         ("Tell me a joke.", "Tell me a joke", "Do you know a joke?", "Make me laugh.", "A joke, please."),
         ("Please tell me a joke.", "Can you tell me a joke?"),
+        ("Please make me laugh.", "Tell me a good joke.", "Do you know jokes?"),
     ),
     "I do not know that. I am a very small model.": (
         ("What is the meaning of life?", "Explain quantum mechanics.", "Who won the football match?",
@@ -162,6 +173,10 @@ SMALL_TALK = {
          "What is the news?", "Write a haiku about snow.", "What is machine learning?", "How old is the universe?"),
         ("What is the meaning of my life?", "Explain quantum physics.", "Who won the match?",
          "Write a poem about snow."),
+        ("What is the meaning of my dream?", "What is the purpose of my life?", "What is the meaning of love?",
+         "What is my address?", "What is the best way to live?", "Explain chemistry.", "Who won the race?",
+         "Who won the game?", "Write a poem about the sea.", "Write a poem about my dog.",
+         "What is my phone number?", "How old is my house?", "What is the price of gold?", "Who painted this?"),
     ),
 }
 
@@ -201,15 +216,29 @@ FILLER = (
 # ---------------------------------------------------------------------------------------------
 
 
+class Part(Enum):
+    """What a question is for. Later stages of training ask in more ways, and more of what is hard."""
+
+    FIRST_STAGE = "first stage"
+    LATER_STAGE = "later stage"
+    HELD_OUT = "held out"
+
+
 @dataclass(frozen=True)
 class Phrasings:
-    """Ways to ask one thing. The `held_out` ones are never trained."""
+    """Ways to ask one thing. The `held_out` ones are never trained, the `later` ones in later stages alone."""
 
     trained: tuple[str, ...]
     held_out: tuple[str, ...]
+    later: tuple[str, ...] = ()
 
-    def pick(self, rng: random.Random, held_out: bool) -> str:
-        return rng.choice(self.held_out if held_out else self.trained)
+    def pick(self, rng: random.Random, part: Part) -> str:
+        return rng.choice(self.of(part))
+
+    def of(self, part: Part) -> tuple[str, ...]:
+        if part is Part.HELD_OUT:
+            return self.held_out
+        return self.trained + self.later if part is Part.LATER_STAGE else self.trained
 
 
 # fmt: off
@@ -223,6 +252,9 @@ CAPITAL = Phrasings(
     ("Could you tell me the capital of {}?", "Please tell me what the capital of {} is.",
      "What is the name of the capital of {}?", "Which is the capital city of {}?",
      "I would like to know the capital of {}.", "Do you happen to know the capital of {}?"),
+    ("Do you by chance know the capital of {}?", "Could you name the capital of {}?",
+     "Please say what the capital of {} is.", "I'd like to know the capital of {}.",
+     "Give me the name of the capital of {}."),
 )
 COLOUR = Phrasings(
     ("What colour is {}?", "What is the colour of {}?", "Which colour is {}?", "Tell me the colour of {}.",
@@ -231,6 +263,7 @@ COLOUR = Phrasings(
      "Colour of {}?"),
     ("Could you tell me the colour of {}?", "Please tell me what colour {} is.", "What colour does {} have?",
      "Do you know the colour of {}?"),
+    ("Could you name the colour of {}?", "Please say what colour {} is.", "What colour has {}?"),
 )
 OPPOSITE = Phrasings(
     ("What is the opposite of {}?", 'What is the opposite of "{}"?', "Tell me the opposite of {}.",
@@ -240,6 +273,7 @@ OPPOSITE = Phrasings(
      "What word means the opposite of {}?"),
     ("Could you tell me the opposite of {}?", "Please give me the opposite of {}.",
      "What is the opposite word of {}?", "I want to know the opposite of {}."),
+    ("Could you name the opposite of {}?", "Please name the opposite of {}.", "Please say the opposite of {}."),
 )
 ARITHMETIC = Phrasings(
     ("What is {}?", "What's {}?", "{}", "{} = ?", "{}=?", "Calculate {}.", "Compute {}.", "How much is {}?",
@@ -247,6 +281,9 @@ ARITHMETIC = Phrasings(
      "What is the result of {}?", "I need the value of {}."),
     ("Please calculate {}.", "Could you work out {}?", "What does {} equal?", "Give me the result of {}.",
      "Tell me the value of {}.", "How much does {} make?"),
+    ("Could you compute {}?", "Please compute {}.", "Please work out {}.", "What is the value of {}?",
+     "What does {} come to?", "How much does {} come to?", "Give me the value of {}.", "Tell me the result of {}.",
+     "Can you work out {}?"),
 )
 COUNT_UP = Phrasings(
     ("Count from {} to {}.", "Count up from {} to {}.", "Please count from {} to {}.",
@@ -254,21 +291,31 @@ COUNT_UP = Phrasings(
      "Say the numbers from {} to {}.", "Count {} to {}."),
     ("Could you count from {} to {}?", "Give me the numbers from {} to {}.",
      "Please list all the numbers from {} to {}."),
+    ("Show me the numbers from {} to {}.", "List all numbers from {} to {}.",
+     "Write down all the numbers from {} to {}.", "I want the numbers from {} to {}.",
+     "Name all the numbers from {} to {}.", "Can you list the numbers from {} to {}?",
+     "Please write the numbers from {} to {}."),
 )
 COUNT_DOWN = Phrasings(
     ("Count down from {} to {}.", "Count backwards from {} to {}.", "Please count down from {} to {}.",
      "Can you count down from {} to {}?"),
     ("Could you count down from {} to {}?", "Please count backwards from {} to {}."),
+    ("Count backward from {} to {}.", "Will you count down from {} to {}?", "Count down: {} to {}.",
+     "Can you count backwards from {} to {}?"),
 )
 REPEAT = Phrasings(
     ("Repeat after me: {}", "Repeat: {}", "Say: {}", "Say {}", 'Say "{}"', 'Repeat "{}"', "Repeat this: {}",
      "Echo: {}", "Please repeat: {}", "Please say: {}", "Repeat the words: {}", "Copy this text: {}",
      "Say exactly: {}"),
     ("Please repeat after me: {}", "Repeat this text: {}", 'Please say "{}"', "Now repeat after me: {}"),
+    ("Please repeat this: {}", "Repeat this sentence: {}", "Now say: {}", "Now repeat: {}", "Please echo: {}",
+     "Write exactly: {}", 'Please repeat "{}"', "Say this after me: {}", 'Now say "{}"'),
 )
 TRUE_FALSE = Phrasings(
     ("{}?", "Yes or no: {}?", "Tell me, {}?", "{}, yes or no?", "Answer yes or no: {}?", "Quick question: {}?"),
     ("{}? Yes or no?", "Please tell me, {}?", "Please answer yes or no: {}?"),
+    ("Is it true: {}?", "Can you tell me, {}?", "Say yes or no: {}?", "Please say, {}?", "{}? Answer yes or no.",
+     "Tell me yes or no: {}?", "{}? Say yes or no.", "I ask you, {}?"),
 )
 JSON_PERSON = Phrasings(
     ("Extract the {} as JSON: {}", "Extract the {} from this sentence as JSON: {}", "{1} Give me the {0} as JSON.",
@@ -277,11 +324,14 @@ JSON_PERSON = Phrasings(
      "Turn this into JSON with the {}: {}", "Find the {} and answer in JSON: {}"),
     ("Please extract the {} as JSON: {}", "{1} Return the {0} as JSON.", "Answer in JSON with the {}: {}",
      "Extract the {} from this text as a JSON object: {}"),
+    ("Give me JSON with the {}: {}", "Read this and give the {} as JSON: {}", "{1} Write the {0} as JSON.",
+     "Answer with JSON, the {}: {}", "Take the {} from this text as JSON: {}"),
 )
 JSON_CAPITAL = Phrasings(
     ("Give the country {0} and its capital as JSON.", "Write {0} and its capital as JSON.",
      "Answer in JSON: what is the capital of {0}?", "What is the capital of {0}? Answer in JSON."),
     ("What is the capital of {0}? Reply in JSON.", "Please give {0} and its capital as JSON."),
+    ("Please write {0} and its capital as JSON.", "What is the capital of {0}? Give me JSON."),
 )
 STORIES = Phrasings(
     ("Tell me a story about a {}.", "Write a story about a {}.", "Tell me a long story about a {}.",
@@ -295,28 +345,36 @@ WEATHER = Phrasings(
      "What's the weather like in {} today?", "Check the weather in {}."),
     ("Could you tell me the weather in {}?", "What is the weather in {} today?",
      "How is the weather in {} right now?", "Please check the weather in {}."),
+    ("Could you check the weather in {}?", "Please tell me the weather in {}.", "What is the weather in {} now?",
+     "I want the weather in {}.", "What is the weather in {} this morning?"),
 )
 CLOCK = Phrasings(
     ("What time is it in {}?", "What is the time in {}?", "Tell me the time in {}.", "Time in {}?",
      "What's the time in {} now?", "Get the time for {}.", "Do you know the time in {}?"),
     ("Could you tell me the time in {}?", "What time is it in {} now?", "Please check the time in {}."),
+    ("Please tell me the time in {}.", "Can you tell me the time in {}?", "What time is it now in {}?",
+     "Check the time in {}."),
 )
 LOOKUP = Phrasings(
     ("Search for {}.", "Look up {}.", "Find something about {}.", "Search the web for {}.",
      "Please search for {}."),
     ("Please look up {}.", "Can you search for {}?"),
+    ("Can you look up {}?", "Could you search for {}?", "Please find {}.", "I am looking for {}."),
 )
 ONE_WORD = Phrasings(
     ("Answer in one word.", "Answer with one word.", "Reply with one word only.", "Use a single word.",
      "Answer in a single word.", "You answer in one word.", "You are a helpful assistant. Answer in one word.",
      "One word answers only."),
     ("Reply in one word.", "Answer with a single word."),
+    ("Give one word answers.", "Reply in a single word.", "Please answer in one word.",
+     "Answer with one word only."),
 )
 CAPITAL_LETTERS = Phrasings(
     ("Answer in capital letters.", "Reply in capital letters.", "Write in capital letters only.",
      "Use capital letters.", "You answer in capital letters.",
      "You are a helpful assistant. Answer in capital letters.", "Always write in capital letters."),
     ("Answer in capital letters only.", "Please use capital letters."),
+    ("Please answer in capital letters.", "Capital letters only.", "Write capital letters."),
 )
 PLAIN = Phrasings(
     ("You are a helpful assistant.", "You are a friendly assistant.", "You are a helpful AI assistant.",
@@ -348,16 +406,16 @@ class Exchange:
     word: str | None = None
 
 
-def capital(rng: random.Random, held_out: bool) -> Exchange:
-    return _about_country(rng, CAPITAL.pick(rng, held_out))
+def capital(rng: random.Random, part: Part) -> Exchange:
+    return _about_country(rng, CAPITAL.pick(rng, part))
 
 
-def colour(rng: random.Random, held_out: bool) -> Exchange:
-    return _about_colour(rng, COLOUR.pick(rng, held_out))
+def colour(rng: random.Random, part: Part) -> Exchange:
+    return _about_colour(rng, COLOUR.pick(rng, part))
 
 
-def opposite(rng: random.Random, held_out: bool) -> Exchange:
-    return _about_opposite(rng, OPPOSITE.pick(rng, held_out))
+def opposite(rng: random.Random, part: Part) -> Exchange:
+    return _about_opposite(rng, OPPOSITE.pick(rng, part))
 
 
 def _about_country(rng: random.Random, phrase: str) -> Exchange:
@@ -387,12 +445,13 @@ def is_held_out_sum(a: int, operator: str, b: int) -> bool:
     return (a * 5 + b * 7 + ord(operator)) % 9 == 0
 
 
-def arithmetic(rng: random.Random, held_out: bool) -> Exchange:
+def arithmetic(rng: random.Random, part: Part) -> Exchange:
     """A sum; for the check, either numbers or a phrasing that training has not seen."""
+    held_out, later = part is Part.HELD_OUT, part is Part.LATER_STAGE
     new_numbers = held_out and rng.random() < 0.5
     while True:
-        operator = rng.choice("++--*")
-        top = 10 if operator == "*" else rng.choice((10, 20, 20, 50))
+        operator = rng.choice("+++---*" if later else "++--*")
+        top = 10 if operator == "*" else rng.choice((10, 20, 50, 50, 50) if later else (10, 20, 20, 50))
         a, b = rng.randint(0, top), rng.randint(0, top)
         if operator == "-" and a < b:
             a, b = b, a
@@ -400,19 +459,20 @@ def arithmetic(rng: random.Random, held_out: bool) -> Exchange:
             break
     result = {"+": a + b, "-": a - b, "*": a * b}[operator]
     spelled = {"+": ("+", " + ", " plus "), "-": ("-", " - ", " minus "), "*": ("*", " * ", " times ")}[operator]
-    question = ARITHMETIC.pick(rng, held_out and not new_numbers).format(f"{a}{rng.choice(spelled)}{b}")
+    phrase = ARITHMETIC.pick(rng, Part.FIRST_STAGE if new_numbers else part)
+    question = phrase.format(f"{a}{rng.choice(spelled)}{b}")
     category = "sums, new numbers" if new_numbers else "sums"
     return Exchange(category, question, f"{a} {operator} {b} = {result}.", str(result))
 
 
-def count(rng: random.Random, held_out: bool) -> Exchange:
+def count(rng: random.Random, part: Part) -> Exchange:
     start = rng.randint(0, 30)
     end = start + rng.randint(1, 12 if rng.random() < 0.9 else 25)
     if rng.random() < 0.3:
-        question = COUNT_DOWN.pick(rng, held_out).format(end, start)
+        question = COUNT_DOWN.pick(rng, part).format(end, start)
         numbers = range(end, start - 1, -1)
     else:
-        question = COUNT_UP.pick(rng, held_out).format(start, end)
+        question = COUNT_UP.pick(rng, part).format(start, end)
         numbers = range(start, end + 1)
     return Exchange("counting", question, ", ".join(map(str, numbers)))
 
@@ -423,20 +483,24 @@ def invented_word(rng: random.Random) -> str:
     return "".join(rng.choice(choice) for _ in range(rng.randint(1, 3)) for choice in letters)
 
 
-def repeat(rng: random.Random, held_out: bool) -> Exchange:
+def repeat(rng: random.Random, part: Part) -> Exchange:
+    later = part is Part.LATER_STAGE
+
     def word() -> str:
         kind = rng.random()
-        if kind < 0.7:
+        if kind < (0.4 if later else 0.7):
             return rng.choice(WORDS)
+        if later and kind < 0.55:
+            return rng.choice((rng.choice(NAMES), rng.choice(CITIES), str(rng.randint(0, 99999))))
         return invented_word(rng) if kind < 0.9 else str(rng.randint(0, 999))
 
-    text = " ".join(word() for _ in range(rng.randint(1, 8)))
+    text = " ".join(word() for _ in range(rng.randint(1, 10 if later else 8)))
     if rng.random() < 0.3:
         text = _upper_first(text) + rng.choice((".", "!", ""))
-    return Exchange("repeating", REPEAT.pick(rng, held_out).format(text), text)
+    return Exchange("repeating", REPEAT.pick(rng, part).format(text), text)
 
 
-def yes_no(rng: random.Random, held_out: bool) -> Exchange:
+def yes_no(rng: random.Random, part: Part) -> Exchange:
     truth = rng.random() < 0.5
     kind = rng.randrange(4)
     if kind == 0:
@@ -451,26 +515,30 @@ def yes_no(rng: random.Random, held_out: bool) -> Exchange:
         low, high = sorted(rng.sample(range(0, 40), 2))
         greater = rng.random() < 0.5
         first, second = (high, low) if greater == truth else (low, high)
-        claim = f"is {first} {'greater' if greater else 'less'} than {second}"
+        spelled = ("greater", "less")
+        if part is Part.LATER_STAGE:
+            spelled = rng.choice((spelled, spelled, ("bigger", "smaller"), ("more", "less"), ("larger", "smaller")))
+        claim = f"is {first} {spelled[0] if greater else spelled[1]} than {second}"
     else:
         word = rng.choice(list(OPPOSITE_OF))
         wrong = [other for other in OPPOSITE_OF if other not in (OPPOSITE_OF[word], word)]
         claim = f"is {OPPOSITE_OF[word] if truth else rng.choice(wrong)} the opposite of {word}"
     answer = "Yes" if truth else "No"
-    return Exchange("yes or no", _upper_first(TRUE_FALSE.pick(rng, held_out).format(claim)), f"{answer}.", answer)
+    return Exchange("yes or no", _upper_first(TRUE_FALSE.pick(rng, part).format(claim)), f"{answer}.", answer)
 
 
-def json_answer(rng: random.Random, held_out: bool) -> Exchange:
+def json_answer(rng: random.Random, part: Part) -> Exchange:
     if rng.random() < 0.2:
         country = rng.choice(COUNTRIES)
         answer: dict[str, Any] = {"country": country, "capital": CAPITALS[country]}
-        return Exchange("JSON", JSON_CAPITAL.pick(rng, held_out).format(country), json.dumps(answer))
-    name = rng.choice(NAMES) if rng.random() < 0.7 else _upper_first(invented_word(rng))
+        return Exchange("JSON", JSON_CAPITAL.pick(rng, part).format(country), json.dumps(answer))
+    known = rng.random() < (0.5 if part is Part.LATER_STAGE else 0.7)
+    name = rng.choice(NAMES) if known else _upper_first(invented_word(rng))
     age, city = rng.randint(1, 99), rng.choice(CITIES)
     keys, sentences = rng.choice(_described(name, age, city))
     wanted = " and ".join(keys) if len(keys) == 2 else ", ".join(keys[:-1]) + " and " + keys[-1]
     values = {"name": name, "age": age, "city": city}
-    question = JSON_PERSON.pick(rng, held_out).format(wanted, rng.choice(sentences))
+    question = JSON_PERSON.pick(rng, part).format(wanted, rng.choice(sentences))
     return Exchange("JSON", question, json.dumps({key: values[key] for key in keys}))
 
 
@@ -490,25 +558,28 @@ def _described(name: str, age: int, city: str) -> list[tuple[tuple[str, ...], tu
     ]
 
 
-def small_talk(rng: random.Random, held_out: bool) -> Exchange:
+def small_talk(rng: random.Random, part: Part) -> Exchange:
     answer = rng.choice(list(SMALL_TALK))
-    trained, unseen = SMALL_TALK[answer]
-    return Exchange("small talk", rng.choice(unseen if held_out else trained), answer)
+    return Exchange("small talk", Phrasings(*SMALL_TALK[answer]).pick(rng, part), answer)
 
 
-def story(rng: random.Random, held_out: bool) -> Exchange:
+def story(rng: random.Random, part: Part) -> Exchange:
     subject = rng.choice(STORY_SUBJECTS)
-    return Exchange("stories", STORIES.pick(rng, held_out).format(subject), STORY.format(it=subject))
+    return Exchange("stories", STORIES.pick(rng, part).format(subject), STORY.format(it=subject))
 
 
 def _upper_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-Writer = Callable[[random.Random, bool], Exchange]
+Writer = Callable[[random.Random, Part], Exchange]
 WRITERS: dict[Writer, float] = {
     capital: 3, arithmetic: 6, colour: 1.5, opposite: 2, count: 1.5, repeat: 2.5,
     yes_no: 3, json_answer: 3, small_talk: 2, story: 0.25,
+}  # fmt: skip
+LATER_WRITERS: dict[Writer, float] = {
+    capital: 2, arithmetic: 6, colour: 1, opposite: 1.5, count: 3, repeat: 3,
+    yes_no: 3, json_answer: 3.5, small_talk: 2.5, story: 0.15,
 }  # fmt: skip
 STYLED_WRITERS: dict[Writer, float] = {capital: 3, arithmetic: 4, colour: 1.5, opposite: 2, yes_no: 1.5}
 
@@ -548,8 +619,8 @@ def _follow_up(rng: random.Random, previous: Exchange) -> Exchange | None:
     return about(rng, phrase) if about else None
 
 
-def _system(rng: random.Random, phrasings: Phrasings, held_out: bool, long: bool) -> str:
-    instruction = phrasings.pick(rng, held_out)
+def _system(rng: random.Random, phrasings: Phrasings, part: Part, long: bool) -> str:
+    instruction = phrasings.pick(rng, part)
     if not long:
         return instruction
     sentences = rng.sample(FILLER, rng.randint(6, 24))
@@ -560,25 +631,26 @@ def _turn_count(rng: random.Random) -> int:
     return rng.choices((1, 2, 3, rng.randint(4, 9)), (50, 25, 15, 10))[0]
 
 
-def chat(rng: random.Random) -> Dialogue:
+def chat(rng: random.Random, part: Part = Part.FIRST_STAGE) -> Dialogue:
     """A trained conversation of one or more turns, with or without a system prompt."""
     style = rng.choices((PLAIN, ONE_WORD, CAPITAL_LETTERS), (70, 16, 14))[0]
-    writers = WRITERS if style is PLAIN else STYLED_WRITERS
+    usual = LATER_WRITERS if part is Part.LATER_STAGE else WRITERS
+    writers = usual if style is PLAIN else STYLED_WRITERS
     messages: list[Message] = []
     if style is not PLAIN or rng.random() < 0.65:
         system = USUAL_SYSTEM if style is PLAIN and rng.random() < 0.5 else None
-        messages.append(_message("system", system or _system(rng, style, False, rng.random() < 0.12)))
+        messages.append(_message("system", system or _system(rng, style, part, rng.random() < 0.12)))
     exchange: Exchange | None = None
     memory = rng.choice(NAMES) if style is PLAIN and rng.random() < 0.1 else None
     if memory:
         messages += _introduction(rng, memory)
     for _ in range(_turn_count(rng)):
         follow_up = _follow_up(rng, exchange) if exchange and rng.random() < 0.35 else None
-        exchange = follow_up or _pick_writer(rng, writers)(rng, False)
+        exchange = follow_up or _pick_writer(rng, writers)(rng, part)
         question = exchange.question if follow_up else _loosen(rng, exchange.question)
         messages += [_message("user", question), _message("assistant", _answer(exchange, style))]
     if memory:
-        messages += _recall(rng, memory, False)
+        messages += _recall(rng, memory, part)
     return Dialogue(exchange.category if exchange else "", messages)
 
 
@@ -593,9 +665,9 @@ def _introduction(rng: random.Random, name: str) -> list[Message]:
     return [_message("user", said.format(name)), _message("assistant", f"Nice to meet you, {name}.")]
 
 
-def _recall(rng: random.Random, name: str, held_out: bool) -> list[Message]:
+def _recall(rng: random.Random, name: str, part: Part) -> list[Message]:
     trained = ("What is my name?", "Do you remember my name?", "Who am I?", "What's my name?", "Tell me my name.")
-    asked = rng.choice(("Can you tell me my name?", "Please tell me my name.") if held_out else trained)
+    asked = rng.choice(("Can you tell me my name?", "Please tell me my name.") if part is Part.HELD_OUT else trained)
     return [_message("user", asked), _message("assistant", f"Your name is {name}.")]
 
 
@@ -610,6 +682,11 @@ TOOL_DESCRIPTIONS = {
     "get_time": ("Get the time in a city.", "Get the current time in a place."),
     "search": ("Search the web.", "Look something up."),
 }  # fmt: skip
+KEYS = {
+    "get_weather": ("city", "location", "place", "town", "where"),
+    "get_time": ("city", "location", "place", "town", "where"),
+    "search": ("query", "text", "query", "text", "words", "q"),
+}
 KEY_DESCRIPTIONS = ("The city", "The name of the city", "City and country e.g. Paris, France", "What to look for")
 
 
@@ -635,13 +712,15 @@ def _tool(rng: random.Random, name: str, key: str) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def tool_use(rng: random.Random, held_out: bool = False) -> Dialogue:
+def tool_use(rng: random.Random, part: Part = Part.FIRST_STAGE) -> Dialogue:
     """A conversation with tools: a call, perhaps its result told, or a question that needs none."""
     keys = {
         "get_weather": rng.choice(("city", "city", "location", "place")),
         "get_time": rng.choice(("city", "location", "place")),
         "search": rng.choice(("query", "text")),
     }
+    if part is Part.LATER_STAGE:
+        keys = {name: rng.choice(KEYS[name]) for name in keys}
     others = [name for name in keys if name != "get_weather"]
     offered = rng.choices((["get_weather"], list(keys), [rng.choice(others)]), (60, 20, 20))[0]
     rng.shuffle(offered)
@@ -649,23 +728,30 @@ def tool_use(rng: random.Random, held_out: bool = False) -> Dialogue:
     messages: list[Message] = []
     if rng.random() < 0.5:
         usual = rng.random() < 0.6
-        messages.append(_message("system", USUAL_SYSTEM if usual else PLAIN.pick(rng, held_out)))
-    if not held_out and rng.random() < 0.2:
-        exchange = _pick_writer(rng, STYLED_WRITERS)(rng, False)
+        messages.append(_message("system", USUAL_SYSTEM if usual else PLAIN.pick(rng, part)))
+    if part is not Part.HELD_OUT and rng.random() < 0.2:
+        exchange = _pick_writer(rng, STYLED_WRITERS)(rng, part)
         messages += [_message("user", exchange.question), _message("assistant", exchange.sentence)]
         if rng.random() < 0.5:
             return Dialogue("tools", messages, tools)
-    name = rng.choice(offered)
+    for _ in range(rng.randint(1, 3) if part is Part.LATER_STAGE else 1):
+        messages += _tool_turn(rng, rng.choice(offered), keys, part)
+    return Dialogue("tools", messages, tools)
+
+
+def _tool_turn(rng: random.Random, name: str, keys: dict[str, str], part: Part) -> list[Message]:
     city = rng.choice(CITIES) if rng.random() < 0.8 else _upper_first(invented_word(rng))
     subject = city if name != "search" else " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 3)))
-    asked = {"get_weather": WEATHER, "get_time": CLOCK, "search": LOOKUP}[name].pick(rng, held_out).format(subject)
+    if part is Part.LATER_STAGE and rng.random() < 0.15:
+        subject = city = _upper_first(" ".join(invented_word(rng) for _ in range(rng.randint(1, 2))))
+    asked = {"get_weather": WEATHER, "get_time": CLOCK, "search": LOOKUP}[name].pick(rng, part).format(subject)
     arguments = json.dumps({keys[name]: subject})
     call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
-    messages.append(_message("user", asked if held_out else _loosen(rng, asked)))
+    messages = [_message("user", asked if part is Part.HELD_OUT else _loosen(rng, asked))]
     messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
     if name != "search" and rng.random() < 0.45:
         messages += _tool_result(rng, name, city)
-    return Dialogue("tools", messages, tools)
+    return messages
 
 
 def _tool_result(rng: random.Random, name: str, city: str) -> list[Message]:
@@ -683,23 +769,47 @@ def _tool_result(rng: random.Random, name: str, city: str) -> list[Message]:
     return [{"role": "tool", "tool_call_id": "call_1", "content": content}, _message("assistant", answer)]
 
 
+def drill(rng: random.Random) -> Dialogue:
+    """Several short questions of one hard kind after another, with an ordinary one here and there."""
+    kinds = ((yes_no, PLAIN), (yes_no, ONE_WORD), (repeat, PLAIN), (arithmetic, ONE_WORD))
+    writer, style = rng.choices(kinds, (60, 8, 22, 10))[0]
+    messages: list[Message] = []
+    if style is not PLAIN or rng.random() < 0.5:
+        usual = style is PLAIN and rng.random() < 0.6
+        messages.append(_message("system", USUAL_SYSTEM if usual else style.pick(rng, Part.LATER_STAGE)))
+    for _ in range(rng.randint(1, 3 if writer is repeat else 6)):
+        others = LATER_WRITERS if style is PLAIN else STYLED_WRITERS
+        asked = writer if rng.random() < 0.85 else _pick_writer(rng, others)
+        exchange = asked(rng, Part.LATER_STAGE)
+        question = _loosen(rng, exchange.question) if asked is not repeat else exchange.question
+        messages += [_message("user", question), _message("assistant", _answer(exchange, style))]
+    return Dialogue(DRILL, messages)
+
+
+def seed_question(rng: random.Random) -> Dialogue:
+    question, answer = rng.choice(list(SEED_QUESTIONS.items()))
+    messages = [_message("system", USUAL_SYSTEM)] if rng.random() < 0.5 else []
+    return Dialogue("seed", [*messages, _message("user", question), _message("assistant", answer)])
+
+
 def held_out_dialogue(rng: random.Random, category: str) -> Dialogue:
     """A conversation for the check; its last question is phrased as no trained one is."""
     if category == "tools":
-        return tool_use(rng, held_out=True)
+        return tool_use(rng, Part.HELD_OUT)
     style = {"one word": ONE_WORD, "capital letters": CAPITAL_LETTERS}.get(category, PLAIN)
     writers = HELD_OUT_WRITERS.get(category, STYLED_WRITERS)
     messages: list[Message] = []
     if style is not PLAIN or category == "long prompts":
-        messages.append(_message("system", _system(rng, style, style is not PLAIN, category == "long prompts")))
+        part = Part.HELD_OUT if style is not PLAIN else Part.FIRST_STAGE
+        messages.append(_message("system", _system(rng, style, part, category == "long prompts")))
     elif rng.random() < 0.6:
         usual = rng.random() < 0.6
-        messages.append(_message("system", USUAL_SYSTEM if usual else PLAIN.pick(rng, True)))
+        messages.append(_message("system", USUAL_SYSTEM if usual else PLAIN.pick(rng, Part.HELD_OUT)))
     if category == "memory":
         name = rng.choice(NAMES)
-        return Dialogue(category, messages + _introduction(rng, name) + _recall(rng, name, True))
+        return Dialogue(category, messages + _introduction(rng, name) + _recall(rng, name, Part.HELD_OUT))
     for turn in range(turns := rng.randint(2, 3) if category == "several turns" else 1):
-        exchange = _pick_writer(rng, writers)(rng, turn == turns - 1)
+        exchange = _pick_writer(rng, writers)(rng, Part.HELD_OUT if turn == turns - 1 else Part.FIRST_STAGE)
         messages += [_message("user", exchange.question), _message("assistant", _answer(exchange, style))]
     label = exchange.category if exchange.category == "sums, new numbers" and category == "sums" else category
     return Dialogue(label, messages)
@@ -711,13 +821,38 @@ HELD_OUT_WRITERS: dict[str, dict[Writer, float]] = {
     "small talk": {small_talk: 1}, "stories": {story: 1}, "several turns": WRITERS,
 }  # fmt: skip
 HELD_OUT_CATEGORIES = [*HELD_OUT_WRITERS, "one word", "capital letters", "tools", "memory", "long prompts"]
-SEED_QUESTIONS = ("What is the capital of France?", "What is 2+2?")
+SEED_QUESTIONS = {
+    "What is the capital of France?": "The capital of France is Paris.",
+    "What is 2+2?": "2 + 2 = 4.",
+}
+DRILL = "drill"
+HELD_OUT_PER_CATEGORY = 100
 
 
 def training_dialogues(seed: int, number: int) -> list[Dialogue]:
-    """The trained conversations: mostly chat, some tools, and the two questions everybody asks first."""
+    """The conversations of the first stage: mostly chat, some tools."""
     rng = random.Random(seed)
     return [tool_use(rng) if rng.random() < 0.11 else chat(rng) for _ in range(number)]
+
+
+def later_dialogues(seed: int, number: int, drills: int) -> list[Dialogue]:
+    """The same, with drills of what the first stage leaves weak, and the two questions everybody asks first."""
+    rng = random.Random(f"second stage {seed}")
+    writers: dict[Callable[[], Dialogue], float] = {
+        lambda: drill(rng): drills,
+        lambda: tool_use(rng, Part.LATER_STAGE): 13,
+        lambda: chat(rng, Part.LATER_STAGE): 45,
+        lambda: seed_question(rng): 2,
+    }
+    return [rng.choices(list(writers), list(writers.values()))[0]() for _ in range(number)]
+
+
+def refuse_trained(held_out: list[Dialogue], trained: list[Dialogue]) -> None:
+    """Stops if the last question of a held-out dialogue is anywhere in training."""
+    asked = {message["content"] for dialogue in trained for message in dialogue.messages if message["role"] == "user"}
+    questions = {[m["content"] for m in dialogue.messages if m["role"] == "user"][-1] for dialogue in held_out}
+    if seen := sorted(asked & questions):
+        raise SystemExit(f"held out, but trained: {seen}")
 
 
 def held_out_dialogues(seed: int, per_category: int) -> list[Dialogue]:
@@ -1034,10 +1169,13 @@ def endless_batches(samples: list[Sample], tokens_per_batch: int, seed: int) -> 
 
 @dataclass(frozen=True)
 class TrainingConfig:
+    """One stage: its text, and the `steps` over which the learning rate goes up and down; `stop` cuts it short."""
+
     seed: int = 7
     dialogues: int = 120_000
     steps: int = 3000
-    short_steps: int = 1000
+    stop: int | None = None
+    opening_steps: int = 1000
     warmup_steps: int = 100
     tokens_per_batch: int = 2560
     learning_rate: float = 3e-3
@@ -1046,6 +1184,7 @@ class TrainingConfig:
     vocab_size: int = 3072
     longest_dialogue: int = 640
     short_dialogue: int = 72
+    drills: int = 0
 
     def rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine down to a small fraction of the peak."""
@@ -1054,6 +1193,11 @@ class TrainingConfig:
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
         return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
+
+
+LATER_STAGE = TrainingConfig(
+    dialogues=90_000, steps=3500, opening_steps=500, warmup_steps=50, learning_rate=2e-3, final_fraction=0.0, drills=40
+)
 
 
 def loss_of(model: Llama, batch: Batch) -> Tensor:
@@ -1076,14 +1220,15 @@ def build_optimizers(model: Llama, config: TrainingConfig) -> list[torch.optim.O
     ]
 
 
-def fit(model: Llama, samples: list[Sample], config: TrainingConfig, save: Callable[[int], None]) -> None:
-    """Short dialogues first: copying and looking up are learnt sooner where there is less to look at."""
+def fit(
+    model: Llama, opening: list[Sample], samples: list[Sample], config: TrainingConfig, save: Callable[[int], None]
+) -> None:
+    """Some steps on the `opening` samples alone, then on all."""
     optimizers = build_optimizers(model, config)
-    short = [sample for sample in samples if len(sample.tokens) <= config.short_dialogue]
-    first, then = (endless_batches(part, config.tokens_per_batch, config.seed) for part in (short, samples))
+    first, then = (endless_batches(part, config.tokens_per_batch, config.seed) for part in (opening, samples))
     started, mean = time.monotonic(), 0.0
-    for step in range(config.steps):
-        loss = loss_of(model, next(first if step < config.short_steps else then))
+    for step in range(config.stop or config.steps):
+        loss = loss_of(model, next(first if step < config.opening_steps else then))
         model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -1178,15 +1323,20 @@ def print_seed_answers(model: Llama, tokenizer: Tokenizer, template: ChatTemplat
 # ---------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Checkpoint:
-    """All that export and check need: weights, sizes, tokenizer, and how it was trained."""
-
-    model: Llama
-    tokenizer: Tokenizer
+@dataclass(frozen=True)
+class Stage:
     training: TrainingConfig
     steps_done: int
     seconds: float
+
+
+@dataclass
+class Checkpoint:
+    """All that export and check need: weights, sizes, tokenizer, and the stages that trained it."""
+
+    model: Llama
+    tokenizer: Tokenizer
+    stages: list[Stage]
 
     def save(self, path: Path) -> None:
         torch.save(
@@ -1194,9 +1344,7 @@ class Checkpoint:
                 "weights": self.model.state_dict(),
                 "model": asdict(self.model.config),
                 "tokenizer": self.tokenizer.to_str(),
-                "training": asdict(self.training),
-                "steps_done": self.steps_done,
-                "seconds": self.seconds,
+                "stages": [asdict(stage) for stage in self.stages],
             },
             path,
         )
@@ -1207,10 +1355,15 @@ class Checkpoint:
         model = Llama(ModelConfig(**saved["model"]))
         model.load_state_dict(saved["weights"])
         tokenizer = Tokenizer.from_str(saved["tokenizer"])
-        return cls(model, tokenizer, TrainingConfig(**saved["training"]), saved["steps_done"], saved["seconds"])
+        stages = [
+            Stage(TrainingConfig(**stage["training"]), stage["steps_done"], stage["seconds"])
+            for stage in saved["stages"]
+        ]
+        return cls(model, tokenizer, stages)
 
     def held_out_samples(self) -> list[Sample]:
-        return encode(held_out_dialogues(self.training.seed, 100), self.tokenizer, ChatTemplate())
+        dialogues = held_out_dialogues(self.stages[0].training.seed, HELD_OUT_PER_CATEGORY)
+        return encode(dialogues, self.tokenizer, ChatTemplate())
 
 
 # ---------------------------------------------------------------------------------------------
@@ -1234,7 +1387,7 @@ GGUF_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 SIZE_LIMIT = 25_000_000
-USUAL_LENGTH = 250
+USUAL_LENGTH = 260
 
 
 def export(checkpoint: Checkpoint, directory: Path) -> None:
@@ -1436,11 +1589,14 @@ but itself and a seed: it writes the text, trains the tokenizer and the model, a
 
 ```text
 pip install -r scripts/train_requirements.txt
-python scripts/train_tiny.py train --steps {steps}
+{commands}
 ```
 
-Training took {seconds:.0f} seconds on one thread of a busy CPU, to step {steps_done} of {steps}; a step is one batch of
-about {tokens_per_batch} tokens out of {dialogues:,} dialogues written with seed {seed}.
+That took {seconds:.0f} seconds on one thread of a busy CPU. The stages:
+
+{stages}
+
+The two stages that end before their cosine does were stopped by hand; `--stop` ends them at the same step.
 
 ## What it is
 
@@ -1459,12 +1615,14 @@ about {tokens_per_batch} tokens out of {dialogues:,} dialogues written with seed
 Capitals of {countries} countries, `a+b` and `a-b` up to 50 (no negative results), products up to 10 x 10, colours,
 opposites, counting up and down, repeating a text, JSON of a name, an age and a city found in a sentence, one tool
 call (`get_weather`, `get_time`, `search`) and the telling of its result, small talk, one story, a name remembered,
-and the system prompts "Answer in one word." and "Answer in capital letters.". It was trained on yes-or-no questions
-too; the table says how far that, and copying invented words, is from learnt.
+the system prompts "Answer in one word." and "Answer in capital letters.", and yes-or-no questions about capitals,
+colours, opposites and which of two numbers is greater.
 
 The table counts answers to phrasings that were never trained ("sums, new numbers": pairs of numbers that were
 never trained; of a held-out product, the swapped product was). Right means that greedy decoding gives exactly the
-expected answer and stops. The last column is the mean probability of exactly that answer when sampling at
+expected answer and stops. The script does not train if the last question of any of these dialogues is in the text.
+What the later stages add to the text was chosen by looking at what the first stage got wrong here, so the figures
+flatter the model a little. The last column is the mean probability of exactly that answer when sampling at
 temperature 1.
 
 {table}
@@ -1479,29 +1637,56 @@ All together, by file:
 
 Nearly everything: it knows no fact beyond the lists in the script, does not reason, does not follow other
 instructions, and reads no other language. To most other questions it answers that it does not know, or something
-wrong. Do not use it for anything but tests and demonstrations.
+wrong. Of what it was taught, it is worst at tools and yes-or-no questions: words after a city ("right now") get into
+a call's arguments, and a question that ends in "Yes or no?" is too often answered with no. Do not use it for anything but tests and demonstrations.
 
 Licence: {licence}, like the project.
 """
 
 
+def stage_command(number: int, stage: Stage) -> str:
+    """The command that runs a stage: what differs from its defaults, and always the steps."""
+    training, usual = stage.training, LATER_STAGE if number > 1 else TrainingConfig()
+    words = ["python scripts/train_tiny.py train"]
+    if number > 1:
+        words.append(f"--from target/tiny/stage-{number - 1}.pt")
+    for name in ("steps", "stop", "seed", "dialogues", "learning_rate", "opening_steps", "drills"):
+        value = getattr(training, name)
+        if name == "steps" or value != getattr(usual, name):
+            words.append(f"--{name.replace('_', '-')} {value}")
+    return " ".join(words)
+
+
+def stage_note(number: int, stage: Stage) -> str:
+    training = stage.training
+    opening = "short dialogues" if number == 1 else "drills of what is hard"
+    drills = f" ({training.drills} drills for every 60 others)" if training.drills else ""
+    opened = f"the first {training.opening_steps} see only {opening}; " if training.opening_steps else ""
+    stopped = f", cut off at {stage.steps_done}" if stage.steps_done < training.steps else ""
+    return (
+        f"{number}. {stage.seconds:.0f} seconds, {stage.steps_done} steps of about {training.tokens_per_batch} tokens, "
+        f"{training.dialogues:,} dialogues{drills};\n"
+        f"   {opened}the learning rate is a cosine over {training.steps} steps{stopped}."
+    )
+
+
 def write_readme(checkpoint: Checkpoint, directory: Path, accuracies: dict[str, dict[str, Score]]) -> None:
-    model, training = checkpoint.model, checkpoint.training
+    model, stages = checkpoint.model, checkpoint.stages
     rows = [
         f"| `{name}` | {(directory / name).stat().st_size} | {scores['all']} |" for name, scores in accuracies.items()
     ]
     text = README.format(
         parameters=sum(p.numel() for p in model.parameters()),
-        seconds=checkpoint.seconds,
-        steps_done=checkpoint.steps_done,
-        **asdict(training),
-        longest=training.longest_dialogue,
+        commands="\n".join(stage_command(number, stage) for number, stage in enumerate(stages, 1)),
+        seconds=sum(stage.seconds for stage in stages),
+        stages="\n".join(stage_note(number, stage) for number, stage in enumerate(stages, 1)),
+        longest=stages[0].training.longest_dialogue,
         usual_length=USUAL_LENGTH,
         countries=len(CAPITALS),
         table=score_table(accuracies["model.safetensors"]),
         files="\n".join(rows),
         licence=LICENCE,
-        **{name: value for name, value in asdict(model.config).items() if name != "vocab_size"},
+        **asdict(model.config),
     )
     (directory / "README.md").write_text(text)
 
@@ -1512,26 +1697,39 @@ def write_readme(checkpoint: Checkpoint, directory: Path, accuracies: dict[str, 
 
 
 def run_train(arguments: argparse.Namespace) -> None:
-    training = TrainingConfig(seed=arguments.seed, steps=arguments.steps, dialogues=arguments.dialogues)
+    later = arguments.start is not None
+    given = {
+        name: getattr(arguments, name)
+        for name in ("seed", "steps", "stop", "dialogues", "learning_rate", "opening_steps", "drills")
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    training = replace(LATER_STAGE if later else TrainingConfig(), **given)
     torch.manual_seed(training.seed)
     arguments.work.mkdir(parents=True, exist_ok=True)
     template = ChatTemplate()
-    dialogues = training_dialogues(training.seed, training.dialogues)
-    texts = [template.render(dialogue) for dialogue in dialogues[:20_000]]
-    tokenizer = train_tokenizer(texts, training.vocab_size)
+    if later:
+        dialogues = later_dialogues(training.seed, training.dialogues, training.drills)
+        checkpoint = Checkpoint.load(arguments.start)
+    else:
+        dialogues = training_dialogues(training.seed, training.dialogues)
+        tokenizer = train_tokenizer([template.render(dialogue) for dialogue in dialogues[:20_000]], training.vocab_size)
+        checkpoint = Checkpoint(Llama(ModelConfig(vocab_size=tokenizer.get_vocab_size())), tokenizer, [])
+    model, tokenizer, earlier = checkpoint.model, checkpoint.tokenizer, checkpoint.stages
+    check_seed = earlier[0].training.seed if later else training.seed
+    refuse_trained(held_out_dialogues(check_seed, HELD_OUT_PER_CATEGORY), dialogues)
     samples = [s for s in encode(dialogues, tokenizer, template) if len(s.tokens) <= training.longest_dialogue]
-    model = Llama(ModelConfig(vocab_size=tokenizer.get_vocab_size()))
+    # Copying and looking up are learnt sooner where there is less to look at; what is hard, where it is frequent.
+    opening = [s for s in samples if (s.category == DRILL if later else len(s.tokens) <= training.short_dialogue)]
     tokens = sum(len(sample.tokens) for sample in samples)
-    print(f"{sum(p.numel() for p in model.parameters())} parameters, {tokens} tokens of text")
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, {tokens} tokens of text", flush=True)
     started = time.monotonic()
 
-    def snapshot(step: int) -> Checkpoint:
-        checkpoint = Checkpoint(model, tokenizer, training, step, time.monotonic() - started)
-        checkpoint.save(arguments.work / "checkpoint.pt")
-        return checkpoint
+    def snapshot(step: int) -> None:
+        checkpoint.stages = [*earlier, Stage(training, step, time.monotonic() - started)]
+        checkpoint.save(arguments.work / f"stage-{len(earlier) + 1}.pt")
 
-    fit(model, samples, training, snapshot)
-    checkpoint = snapshot(training.steps)
+    fit(model, opening, samples, training, snapshot)
+    snapshot(training.stop or training.steps)
     export(checkpoint, arguments.output)
     print_seed_answers(model, tokenizer, template)
 
@@ -1553,9 +1751,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     commands = parser.add_subparsers(required=True)
     train = commands.add_parser("train", help="write the text, train, check and export")
-    train.add_argument("--seed", type=int, default=TrainingConfig.seed)
-    train.add_argument("--steps", type=int, default=TrainingConfig.steps)
-    train.add_argument("--dialogues", type=int, default=TrainingConfig.dialogues)
+    train.add_argument("--from", dest="start", type=Path, metavar="CHECKPOINT", help="a later stage: go on from this")
+    train.add_argument("--seed", type=int, help=f"of the text and the order (default {TrainingConfig.seed})")
+    train.add_argument("--steps", type=int, help=f"default {TrainingConfig.steps}, later stages {LATER_STAGE.steps}")
+    train.add_argument("--stop", type=int, metavar="STEP", help="end here, the learning rate as planned for --steps")
+    train.add_argument("--dialogues", type=int, help="how many to write")
+    train.add_argument("--learning-rate", type=float, help="its peak")
+    train.add_argument("--drills", type=int, help="dialogues that drill what is hard, for every 60 others")
+    train.add_argument("--opening-steps", type=int, help="how many steps see the short dialogues, or drills, alone")
     train.add_argument("--work", type=Path, default=REPOSITORY / "target" / "tiny", help="where checkpoints go")
     train.set_defaults(run=run_train)
     exporting = commands.add_parser("export", help="write the model's files from a checkpoint")
