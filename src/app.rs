@@ -173,8 +173,8 @@ fn listen(settings: &ServerSettings) -> Result<TcpListener, AppError> {
 }
 
 fn completions(models: Models, settings: LimitSettings) -> Completions {
-    let LimitSettings { queue: _, max_n, max_output_tokens, strict_params } = settings;
-    Completions::new(models, Limits { max_n, max_output_tokens, strict_params, ..Limits::default() })
+    let LimitSettings { queue: _, max_n, max_output_tokens, strict_params, request_timeout } = settings;
+    Completions::new(models, Limits { max_n, max_output_tokens, strict_params, request_timeout })
 }
 
 fn batch_settings(settings: BatchSettings) -> batch::Settings {
@@ -206,6 +206,10 @@ impl CompletionExecutor {
 impl LineExecutor for CompletionExecutor {
     fn knows(&self, model: &str) -> bool {
         self.models.knows(model)
+    }
+
+    async fn ready(&self) {
+        self.models.usable().await;
     }
 
     async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {

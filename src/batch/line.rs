@@ -19,6 +19,10 @@ use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tokens, hex
 pub trait LineExecutor: Send + Sync + 'static {
     fn knows(&self, model: &str) -> bool;
 
+    /// Done when requests would be taken. A line waits here for a model that is being loaded, however long that takes: neither its time
+    /// nor its attempts are spent on it.
+    fn ready(&self) -> impl Future<Output = ()> + Send;
+
     fn execute(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
 }
 
@@ -116,6 +120,7 @@ pub(super) async fn run<E: LineExecutor>(
         let message = "The inference engine crashed while processing this request.";
         Outcome::NotExecuted { code: "engine_crash", message }
     } else {
+        executor.ready().await;
         execute(executor, settings, line, source.endpoint, request.body.get().as_bytes()).await
     };
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;

@@ -61,6 +61,13 @@ impl Models {
         Ok(())
     }
 
+    /// Waits until every model can be used, through failures to load one.
+    pub async fn usable(&self) {
+        for resident in self.0.iter() {
+            resident.usable().await;
+        }
+    }
+
     /// Whether every model can be used right now.
     #[must_use]
     pub fn all_usable(&self) -> bool {

@@ -65,6 +65,13 @@ impl Resident {
         }
     }
 
+    /// Waits until the engine works.
+    pub(super) async fn usable(&self) {
+        let works = |state: &State| matches!(state, State::Loaded(engine) if engine.is_alive());
+        // The sender is this very resident's: the channel does not close while it waits.
+        let _ = self.state.subscribe().wait_for(works).await;
+    }
+
     /// Waits until the model is loaded, or has failed to be.
     pub(super) async fn first_load(&self) -> Result<(), Arc<LoadError>> {
         let mut states = self.state.subscribe();

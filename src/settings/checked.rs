@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     ModelSource, SettingsError,
@@ -93,6 +93,7 @@ pub struct LimitSettings {
     pub max_n: u32,
     pub max_output_tokens: Option<u32>,
     pub strict_params: bool,
+    pub request_timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -278,13 +279,15 @@ fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Resul
 }
 
 fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {
-    let &RawLimits { queue, max_n, max_output_tokens, strict_params } = raw;
+    let &RawLimits { queue, max_n, max_output_tokens, strict_params, request_timeout_ms } = raw;
+    in_range("limits.request_timeout_ms", request_timeout_ms, 1, 24 * 3_600_000)?;
     in_range("limits.max_n", max_n.into(), 1, 128)?;
     in_range("limits.queue", queue as u64, 1, 1 << 20)?;
     if let Some(tokens) = max_output_tokens {
         in_range("limits.max_output_tokens", tokens.into(), 1, u64::from(u32::MAX))?;
     }
-    Ok(LimitSettings { queue, max_n, max_output_tokens, strict_params })
+    let request_timeout = Duration::from_millis(request_timeout_ms);
+    Ok(LimitSettings { queue, max_n, max_output_tokens, strict_params, request_timeout })
 }
 
 fn check_batch(raw: &RawBatch, parallel: u32) -> Result<BatchSettings, SettingsError> {

@@ -80,6 +80,7 @@ pub(super) struct RawLimits {
     pub(super) queue: usize,
     pub(super) max_n: u32,
     pub(super) max_output_tokens: Option<u32>,
+    pub(super) request_timeout_ms: u64,
     pub(super) strict_params: bool,
 }
 

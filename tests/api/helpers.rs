@@ -1,15 +1,15 @@
 use std::time::Duration;
 
-use actix_web::middleware::from_fn;
-use actix_web::web::Data;
-use actix_web::{App, HttpServer};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
-use tandem::api;
-use tandem::completion::{Completions, Limits};
-use tandem::models::Models;
+use tandem::{
+    app::App,
+    models::Models,
+    settings::{LimitSettings, Overrides, Settings},
+};
 use tandem_engine::{EngineLimits, Stats};
 use tandem_sim::{SimLoader, SimSettings};
+use tempfile::TempDir;
 
 pub(crate) const MODEL: &str = "org/sim";
 
@@ -18,40 +18,42 @@ pub(crate) struct TestApp {
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
     models: Models,
+    _storage: TempDir,
 }
 
 /// What differs from a server as it is by default.
-#[derive(Default)]
 pub(crate) struct Setup {
     pub(crate) sim: SimSettings,
-    pub(crate) limits: Limits,
+    pub(crate) limits: LimitSettings,
     pub(crate) engine: EngineLimits,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { sim: SimSettings::default(), limits: settings().limits, engine: EngineLimits::default() }
+    }
+}
+
+fn settings() -> Settings {
+    let overrides = Overrides { profile: Some("sim".to_owned()), port: Some(0), ..Overrides::default() };
+    Settings::load(&overrides).unwrap()
 }
 
 pub(crate) async fn spawn_app() -> TestApp {
     spawn(Setup::default()).await
 }
 
+/// The server as it is shipped, on a port of its own, over a simulated model.
 pub(crate) async fn spawn(setup: Setup) -> TestApp {
-    let models = Models::from_loader(MODEL, setup.engine, move || Ok(Box::new(SimLoader::new(setup.sim.clone()))));
+    let Setup { sim, limits, engine } = setup;
+    let storage = tempfile::tempdir().unwrap();
+    let settings = Settings { storage: storage.path().to_owned(), limits, ..settings() };
+    let models = || Models::from_loader(MODEL, engine, move || Ok(Box::new(SimLoader::new(sim.clone()))));
+    let app = App::build_with(&settings, models).await.unwrap();
+    let (url, models) = (format!("http://{}", app.address()), app.models().clone());
+    tokio::spawn(app.run_until_stopped(std::future::pending()));
     models.ready().await.unwrap();
-    let completions = Completions::new(models.clone(), setup.limits);
-    let shared = models.clone();
-    let server = HttpServer::new(move || {
-        App::new()
-            .wrap(from_fn(api::with_request_id))
-            .app_data(Data::new(completions.clone()))
-            .app_data(Data::new(shared.clone()))
-            .configure(api::routes)
-    })
-    .h1_allow_half_closed(false)
-    .workers(1)
-    .disable_signals()
-    .bind(("127.0.0.1", 0))
-    .unwrap();
-    let url = format!("http://{}", server.addrs()[0]);
-    tokio::spawn(server.run());
-    TestApp { url, client: reqwest::Client::new(), models }
+    TestApp { url, client: reqwest::Client::new(), models, _storage: storage }
 }
 
 impl TestApp {

@@ -21,6 +21,8 @@ impl LineExecutor for Echo {
         model == "m"
     }
 
+    async fn ready(&self) {}
+
     async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];

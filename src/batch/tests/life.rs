@@ -27,6 +27,23 @@ async fn every_line_is_answered_in_its_order() {
 }
 
 #[tokio::test]
+async fn lines_wait_for_a_model_that_is_being_loaded_at_no_cost() {
+    let dir = tempfile::tempdir().unwrap();
+    // With no attempt but one and no time at all, a line that was tried too early would be lost.
+    let change = |settings: &mut Settings| (settings.attempts_max, settings.line_timeout) = (1, Duration::ZERO);
+    let world = World::start_with(dir.path(), change).await;
+    world.fake.state.ready.send_replace(false);
+    let id = world.create(&lines(3, "refuse")).await;
+    eventually(async || (world.fake.state.waiting.load(Ordering::SeqCst) == 3).then_some(())).await;
+    assert_eq!(world.fake.executions("refuse 0"), 0);
+    world.fake.state.ready.send_replace(true);
+    let batch = world.ended(&id).await;
+    assert_eq!((batch.failed, world.fake.executions("refuse 0")), (3, 1));
+    // Refused at the first poll, which comes before the timeout is looked at.
+    assert_eq!(world.errors(&batch).await[0]["response"]["status_code"], 400);
+}
+
+#[tokio::test]
 async fn a_failed_line_keeps_its_response_and_spoils_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;

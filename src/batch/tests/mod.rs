@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{Batches, LineAnswer, LineExecutor, Settings};
 use crate::clock::Clock;
@@ -29,6 +29,10 @@ struct Fake {
 }
 
 struct FakeState {
+    /// Whether requests would be taken.
+    ready: watch::Sender<bool>,
+    /// Lines that wait for that.
+    waiting: AtomicUsize,
     gate: Semaphore,
     executions: Mutex<HashMap<String, usize>>,
     running: AtomicUsize,
@@ -39,6 +43,8 @@ struct FakeState {
 impl Default for FakeState {
     fn default() -> Self {
         Self {
+            ready: watch::Sender::new(true),
+            waiting: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             executions: Mutex::default(),
             running: AtomicUsize::new(0),
@@ -77,6 +83,14 @@ impl Fake {
 impl LineExecutor for Fake {
     fn knows(&self, model: &str) -> bool {
         model.starts_with('m')
+    }
+
+    async fn ready(&self) {
+        let mut ready = self.state.ready.subscribe();
+        if !*ready.borrow() {
+            self.state.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+        ready.wait_for(|ready| *ready).await.unwrap();
     }
 
     async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
