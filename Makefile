@@ -29,7 +29,7 @@ demo: ## from a fresh machine to two answers
 test: setup fmt-check clippy features doc unit doctest sdk ## the whole suite
 
 test-slow: setup ## the tests in modules called `slow`, which take minutes
-	$(step) "slow tests" cargo nextest run --locked --workspace --profile slow --no-tests warn
+	$(step) "slow tests" cargo nextest run --locked --workspace --profile slow
 
 t: ## the inner loop: no backend but sim, a few seconds once built
 	cargo t

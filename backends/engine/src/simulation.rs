@@ -4,6 +4,7 @@
 //! whatever happens, every generation that is not cancelled has exactly the tokens of [`Oracle`]. A failing seed is printed by the assertion.
 
 use std::{
+    ops::Range,
     sync::{Arc, atomic::AtomicUsize},
     time::Instant,
 };
@@ -18,6 +19,7 @@ use crate::{
 };
 
 const SEEDS: u64 = 2_000;
+const SLOW_SEEDS: u64 = 50_000;
 const REQUESTS: usize = 40;
 const CELLS: u32 = 160;
 
@@ -145,10 +147,10 @@ impl World {
     }
 }
 
-/// Runs all seeds over one layout and tells what happened in all of them together.
-fn simulate(layout: SimLayout) -> Stats {
+/// Runs the seeds over one layout; over all of them together, everything that can happen has to have happened.
+fn simulate(layout: SimLayout, seeds: Range<u64>) {
     let mut total = Stats::default();
-    for seed in 0..SEEDS {
+    for seed in seeds {
         let settings = SimSettings {
             context: 96,
             parallel: 1 + (seed % 6) as u32,
@@ -174,15 +176,32 @@ fn simulate(layout: SimLayout) -> Stats {
     assert!(total.cached_tokens > 0, "prefixes are reused: {total:?}");
     assert!(total.preemptions > 0, "sequences are preempted: {total:?}");
     assert!(total.cancelled > 0, "submitters leave: {total:?}");
-    total
 }
+
+const SLOTS: SimLayout = SimLayout::Slots { cells: CELLS };
+const BLOCKS: SimLayout = SimLayout::Blocks { count: CELLS / 4, block_size: 4 };
 
 #[test]
 fn by_slot_every_output_is_the_models_own() {
-    simulate(SimLayout::Slots { cells: CELLS });
+    simulate(SLOTS, 0..SEEDS);
 }
 
 #[test]
 fn by_block_every_output_is_the_models_own() {
-    simulate(SimLayout::Blocks { count: CELLS / 4, block_size: 4 });
+    simulate(BLOCKS, 0..SEEDS);
+}
+
+/// The same for many more seeds.
+mod slow {
+    use super::*;
+
+    #[test]
+    fn by_slot() {
+        simulate(SLOTS, SEEDS..SLOW_SEEDS);
+    }
+
+    #[test]
+    fn by_block() {
+        simulate(BLOCKS, SEEDS..SLOW_SEEDS);
+    }
 }
