@@ -33,7 +33,7 @@ impl RunBatch {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let Self { input, output, error_file, settings } = self;
         let settings = Settings::load(&settings.overrides())?;
-        telemetry::start(&settings.log);
+        telemetry::start(&settings);
         let job = OfflineJob { input, output, errors: error_file };
         super::runtime()?.block_on(run_batch(&job, &settings))
     }

@@ -25,7 +25,7 @@ impl Serve {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let Self { settings, host, port } = self;
         let settings = Settings::load(&Overrides { host, port, ..settings.overrides() })?;
-        telemetry::start(&settings.log);
+        telemetry::start(&settings);
         super::runtime()?.block_on(serve(&settings))?;
         Ok(ExitCode::SUCCESS)
     }

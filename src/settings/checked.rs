@@ -19,6 +19,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     pub batch: BatchSettings,
     pub log: LogSettings,
+    /// What was said and has no effect, for the log.
+    pub notes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -130,7 +132,7 @@ impl BackendSettings {
 }
 
 impl Settings {
-    pub(super) fn check(profile: String, raw: RawSettings) -> Result<Self, SettingsError> {
+    pub(super) fn check(profile: String, raw: RawSettings, notes: Vec<String>) -> Result<Self, SettingsError> {
         let RawSettings { server, storage, backend, models, limits, batch, log } = raw;
         let parallel = backend.parallel;
         let (kind, prefix_cache) = (backend.kind, backend.prefix_cache);
@@ -149,6 +151,7 @@ impl Settings {
             limits: check_limits(&limits)?,
             batch: check_batch(&batch, parallel)?,
             log: check_log(log)?,
+            notes,
         })
     }
 }

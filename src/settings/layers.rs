@@ -32,6 +32,8 @@ pub struct Resolved {
     pub(super) profile: String,
     pub(super) leaves: BTreeMap<Vec<String>, Leaf>,
     layers: Vec<String>,
+    /// What was said and has no meaning with the rest, where that is no error.
+    pub(super) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +49,7 @@ impl Resolved {
     /// When one cannot be read, or a key is set for a backend that does not know it.
     pub fn load(overrides: &Overrides) -> Result<Self, SettingsError> {
         let profile = overrides.profile.clone().unwrap_or_else(|| "demo".to_owned());
-        let mut resolved = Self { profile, leaves: BTreeMap::new(), layers: Vec::new() };
+        let mut resolved = Self { profile, leaves: BTreeMap::new(), layers: Vec::new(), notes: Vec::new() };
         resolved.add_text("config/default.toml (built in)", DEFAULT)?;
         resolved.add_profile()?;
         let local = Path::new("config/local.toml");
@@ -59,6 +61,7 @@ impl Resolved {
         }
         resolved.add_environment()?;
         resolved.add_flags(overrides);
+        resolved.leave_out_a_fraction_of_no_gpu();
         resolved.leave_out_other_backends_keys()?;
         Ok(resolved)
     }
@@ -82,7 +85,7 @@ impl Resolved {
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
         let raw = RawSettings::deserialize(deserializer)
             .map_err(|error| SettingsError::new(track.path().to_string(), reason(&error)))?;
-        Settings::check(self.profile.clone(), raw)
+        Settings::check(self.profile.clone(), raw, self.notes.clone())
     }
 
     fn add_profile(&mut self) -> Result<(), SettingsError> {
@@ -168,6 +171,23 @@ impl Resolved {
         if let Some(port) = port {
             let layer = self.new_layer("--port");
             self.set(path("server", "port"), ValueKind::U64(u64::from(*port)), layer);
+        }
+    }
+
+    /// Who sets `GPU_MEMORY_UTILIZATION` for all their servers has not asked this one for a GPU.
+    fn leave_out_a_fraction_of_no_gpu(&mut self) {
+        let word = |key: &str| self.leaves.get(&path("backend", key)).map(|leaf| leaf.value.to_string());
+        let on_gpu = word("kind").as_deref() == Some("candle") && word("device").as_deref() == Some("cuda");
+        let fraction = path("backend", "gpu_memory_fraction");
+        let from_alias = self
+            .leaves
+            .get(&fraction)
+            .is_some_and(|leaf| self.layers[leaf.layer].ends_with("(GPU_MEMORY_UTILIZATION)"));
+        if from_alias && !on_gpu {
+            self.leaves.remove(&fraction);
+            self.notes.push(
+                "GPU_MEMORY_UTILIZATION is set and has no effect: no model is loaded to a GPU by candle".to_owned(),
+            );
         }
     }
 

@@ -10,6 +10,9 @@ impl Resolved {
     #[must_use]
     pub fn show(&self) -> String {
         let mut text = format!("# profile {}\n", self.profile);
+        for note in &self.notes {
+            let _ = writeln!(text, "# {note}");
+        }
         let mut section = None;
         for (path, leaf) in &self.leaves {
             let (key, parents) = path.split_last().map_or(("", &path[..]), |(key, parents)| (key.as_str(), parents));

@@ -22,6 +22,19 @@ fn unknown_profiles_keys_and_backends_are_named() {
 }
 
 #[test]
+fn a_fraction_of_the_gpus_memory_is_noted_where_there_is_no_gpu() {
+    let show = |args: &[&str]| {
+        let output = tandem(args).env("GPU_MEMORY_UTILIZATION", "0.9").output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, shown) = show(&["config", "show", "--profile", "demo"]);
+    assert_eq!(code, 0, "{shown}");
+    assert!(shown.contains("# GPU_MEMORY_UTILIZATION is set and has no effect"), "{shown}");
+    let (_, shown) = show(&["config", "show", "--profile", "a100"]);
+    assert!(shown.contains("gpu_memory_fraction = 0.9  # environment (GPU_MEMORY_UTILIZATION)"), "{shown}");
+}
+
+#[test]
 fn wrong_usage_is_told_apart_from_wrong_settings() {
     assert_eq!(run(&["serve", "--port", "70000"]).0, 2);
     assert_eq!(run(&["frobnicate"]).0, 2);
