@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use crate::program::Program;
 
 const LINES: usize = 200;
+/// Slow enough that a kill comes in the middle even when the machine that tests is busy.
+const STEP_MS: u32 = 10;
 
 fn lines() -> String {
     let line = |i| {
@@ -47,11 +49,11 @@ async fn a_server_killed_twice_in_a_batch_answers_every_line_once() {
     drop(server);
 
     let storage = tempfile::tempdir().unwrap();
-    let server = Program::start(storage.path(), 4).await;
+    let server = Program::start(storage.path(), STEP_MS).await;
     let id = server.submit(&lines()).await;
     server.batch_when(&id, |batch| counts(batch).1 >= 30).await;
     server.kill();
-    let server = Program::start(storage.path(), 4).await;
+    let server = Program::start(storage.path(), STEP_MS).await;
     let resumed = server.batch_when(&id, |batch| counts(batch).1 >= 90).await;
     assert_eq!(resumed["status"], "in_progress", "the second kill comes in the middle too");
     server.kill();
@@ -62,7 +64,7 @@ async fn a_server_killed_twice_in_a_batch_answers_every_line_once() {
 #[tokio::test]
 async fn a_server_told_to_stop_ends_well_and_goes_on_later() {
     let storage = tempfile::tempdir().unwrap();
-    let server = Program::start(storage.path(), 4).await;
+    let server = Program::start(storage.path(), STEP_MS).await;
     let id = server.submit(&lines()).await;
     server.batch_when(&id, |batch| counts(batch).1 >= 20).await;
     assert_eq!(server.terminate(), Some(0));
