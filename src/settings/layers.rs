@@ -137,18 +137,25 @@ impl Resolved {
             let reason = format!("a model is not split over several devices yet, so '{size}' cannot be honoured");
             return Err(SettingsError::new("TENSOR_PARALLEL_SIZE", reason));
         }
+        let mut revision = variable("MODEL_REVISION")?;
         if let Some(model) = variable("MODEL_NAME")? {
             let layer = self.new_layer("environment (MODEL_NAME)");
-            let source = if model.starts_with("hf:") || Path::new(&model).exists() {
+            let mut source = if model.starts_with("hf:") || Path::new(&model).exists() {
                 model.clone()
             } else {
                 format!("hf:{model}")
             };
-            let source = match variable("MODEL_REVISION")? {
-                Some(revision) if source.starts_with("hf:") && !source.contains('@') => format!("{source}@{revision}"),
-                _ => source,
-            };
+            // A repository alone takes a revision; a path has none, and a full spec says its own.
+            if source.strip_prefix("hf:").is_some_and(|repo| !repo.contains(['@', ':']))
+                && let Some(revision) = revision.take()
+            {
+                source = format!("{source}@{revision}");
+            }
             self.set_only_model(&model, source, layer);
+        }
+        if revision.is_some() {
+            self.notes
+                .push("MODEL_REVISION is set and has no effect: MODEL_NAME names no repository without one".to_owned());
         }
         Ok(())
     }

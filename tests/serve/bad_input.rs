@@ -35,6 +35,17 @@ fn a_fraction_of_the_gpus_memory_is_noted_where_there_is_no_gpu() {
 }
 
 #[test]
+fn a_revision_goes_with_a_repository_and_is_noted_without_one() {
+    let show = |name: &str| {
+        let args = ["config", "show", "--profile", "demo"];
+        let output = tandem(&args).env("MODEL_NAME", name).env("MODEL_REVISION", "v1").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(show("org/repo").contains("source = \"hf:org/repo@v1\""), "{}", show("org/repo"));
+    assert!(show("models/tiny").contains("# MODEL_REVISION is set and has no effect"), "{}", show("models/tiny"));
+}
+
+#[test]
 fn wrong_usage_is_told_apart_from_wrong_settings() {
     assert_eq!(run(&["serve", "--port", "70000"]).0, 2);
     assert_eq!(run(&["frobnicate"]).0, 2);
