@@ -168,6 +168,7 @@ fn first_logprobs(backend: &mut dyn InferenceBackend) -> Vec<(u32, f32)> {
         prompt: &[],
         output: &[],
         banned: &[],
+        allowed: None,
         logprobs: Some(20),
     };
     let mut out = Vec::new();

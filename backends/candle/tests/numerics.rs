@@ -106,8 +106,16 @@ fn step(backend: &mut dyn InferenceBackend, expected: &[&[Vec<f64>]], chunks: &[
     backend.forward(&Step { kv_ops: &[], chunks }).unwrap();
     let params = SamplingParams::greedy();
     let sampled: Vec<_> = chunks.iter().filter(|chunk| chunk.sample).collect();
-    let row =
-        |slot| SampleRow { slot, params: &params, u: 0.0, prompt: &[], output: &[], banned: &[], logprobs: Some(255) };
+    let row = |slot| SampleRow {
+        slot,
+        params: &params,
+        u: 0.0,
+        prompt: &[],
+        output: &[],
+        banned: &[],
+        allowed: None,
+        logprobs: Some(255),
+    };
     let rows: Vec<_> = sampled.iter().map(|chunk| row(chunk.slot)).collect();
     let mut out = Vec::new();
     backend.sample(&rows, &mut out).unwrap();

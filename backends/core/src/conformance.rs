@@ -92,6 +92,7 @@ impl<'a> Rig<'a> {
                 prompt: &[],
                 output: &[],
                 banned,
+                allowed: None,
                 logprobs: Some(5),
             })
             .collect();

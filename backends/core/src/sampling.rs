@@ -4,7 +4,9 @@
 //! calls [`Sampler::sample`]; one that samples on its device is tested against it. Nothing here draws randomness: the engine passes
 //! [`uniform`] of the seed and the position, so that a seeded request gives the same tokens whatever else runs beside it.
 
-use crate::{SampleError, SampleRow, Sampled, TokenId, TokenLogprobs};
+use std::sync::Arc;
+
+use crate::{SampleError, SampleRow, Sampled, TokenId, TokenLogprobs, TokenMask};
 
 /// Below this a temperature means greedy decoding: dividing by it would overflow.
 pub const GREEDY_BELOW: f32 = 1e-4;
@@ -20,6 +22,9 @@ pub struct SamplingParams {
     pub top_p: f32,
     /// Keep tokens at least `min_p` times as probable as the likeliest; 0 keeps all.
     pub min_p: f32,
+    /// Keep the smallest set of tokens, those of the most usual surprise first, whose probability is at least `typical_p`; 1 keeps all
+    /// (locally typical sampling, Meister et al. 2022).
+    pub typical_p: f32,
     /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
     pub repetition_penalty: f32,
     /// Subtracted once for each time the token stands in the output; 0 is off.
@@ -28,6 +33,10 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Added to the logits of single tokens.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// The only tokens that may be chosen, when there is such a list.
+    pub allowed: Option<Arc<TokenMask>>,
+    /// Sequences of tokens that the output may not contain: the last of each is banned where the others stand before it.
+    pub bad_words: Vec<Vec<TokenId>>,
 }
 
 impl Default for SamplingParams {
@@ -38,10 +47,13 @@ impl Default for SamplingParams {
             top_k: 0,
             top_p: 1.0,
             min_p: 0.0,
+            typical_p: 1.0,
             repetition_penalty: 1.0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             logit_bias: Vec::new(),
+            allowed: None,
+            bad_words: Vec::new(),
         }
     }
 }

@@ -1,4 +1,4 @@
-use crate::{BlockId, SamplingParams, SlotId, TokenId};
+use crate::{BlockId, SamplingParams, SlotId, TokenId, TokenMask};
 
 /// One forward pass: the next tokens of several sequences, as many of each as its chunk holds.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,8 @@ pub struct SampleRow<'a> {
     pub output: &'a [TokenId],
     /// Tokens that may not be chosen now, such as the end of generation before `min_tokens`.
     pub banned: &'a [TokenId],
+    /// The tokens that a grammar leaves to choose from now; `None` where none rules.
+    pub allowed: Option<&'a TokenMask>,
     /// How many of the likeliest tokens to report with their log-probabilities; `None` to report nothing.
     pub logprobs: Option<u8>,
 }

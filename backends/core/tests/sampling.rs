@@ -9,7 +9,7 @@ use tandem_core::{
 };
 
 fn row(params: &SamplingParams, u: f32) -> SampleRow<'_> {
-    SampleRow { slot: SlotId(0), params, u, prompt: &[], output: &[], banned: &[], logprobs: None }
+    SampleRow { slot: SlotId(0), params, u, prompt: &[], output: &[], banned: &[], allowed: None, logprobs: None }
 }
 
 fn sample(logits: &[f32], row: &SampleRow<'_>) -> Result<Sampled, SampleError> {
@@ -154,7 +154,7 @@ fn params() -> impl Strategy<Value = SamplingParams> {
             repetition_penalty: repetition,
             frequency_penalty: frequency,
             presence_penalty: presence,
-            logit_bias: Vec::new(),
+            ..SamplingParams::default()
         }
     })
 }

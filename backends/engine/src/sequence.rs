@@ -134,6 +134,7 @@ impl Sequence {
             prompt,
             output,
             banned: if early { &self.enders } else { &[] },
+            allowed: None,
             logprobs: self.request.logprobs,
         }
     }

@@ -69,6 +69,7 @@ impl<'model> LlamaCpp<'model> {
             prompt: &[],
             output: &[],
             banned: &[],
+            allowed: None,
             logprobs: None,
         };
         let mut out = Vec::new();

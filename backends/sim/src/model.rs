@@ -123,7 +123,7 @@ impl Oracle {
     fn next(&mut self, prompt: &[TokenId], output: &[TokenId], params: &SamplingParams, u: f32) -> TokenId {
         logits(digest(self.cells.iter().copied()), &mut self.row);
         let slot = tandem_core::SlotId(0);
-        let row = SampleRow { slot, params, u, prompt, output, banned: &[], logprobs: None };
+        let row = SampleRow { slot, params, u, prompt, output, banned: &[], allowed: None, logprobs: None };
         let sampled = self.sampler.sample(&mut self.row, &row);
         sampled.map(|Sampled { token, .. }| token).expect("the model's logits are finite and nothing is banned")
     }

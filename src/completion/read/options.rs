@@ -86,6 +86,7 @@ fn sampling(fields: &mut Fields<'_>) -> Result<SamplingParams, ApiError> {
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
         logit_bias: logit_bias(fields)?,
+        ..default
     })
 }
 

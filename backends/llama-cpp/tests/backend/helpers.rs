@@ -69,6 +69,7 @@ pub(crate) fn sample(backend: &mut dyn InferenceBackend, slots: &[u32]) -> Resul
         prompt: &[],
         output: &[],
         banned: &[],
+        allowed: None,
         logprobs: None,
     };
     let rows: Vec<_> = slots.iter().map(row).collect();
