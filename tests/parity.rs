@@ -65,6 +65,7 @@ async fn answers(backend: &str) -> Vec<Answer> {
             seed: 0,
             priority: Priority::Interactive,
             logprobs: Some(0),
+            cache_salt: 0,
         };
         engine.submit(request).unwrap()
     };
