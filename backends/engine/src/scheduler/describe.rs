@@ -71,7 +71,7 @@ fn name(sequence: &Sequence) -> String {
 
 fn history(line: &mut String, sequence: &Sequence) -> fmt::Result {
     if sequence.preemptions > 0 {
-        write!(line, ", gave way {} times", sequence.preemptions)?;
+        write!(line, ", preemptions: {}", sequence.preemptions)?;
     }
     if sequence.stalled_since.is_some() {
         line.push_str(", paused until its reader catches up");

@@ -2,18 +2,18 @@
 
 use std::{
     cmp::Ordering,
-    ops::Bound::{Excluded, Unbounded},
+    ops::Bound::{Excluded, Included},
     time::Instant,
 };
 
 use super::{Scheduler, release};
 use crate::{
-    EngineError,
+    EngineError, Priority,
     kv::common_prefix,
     sequence::{Sequence, Urgency},
 };
 
-/// Refusals in a row after which somebody who cannot give way any more is given up.
+/// Refusals in a row after which somebody is given up when nobody can give way.
 const MAX_REFUSALS: u32 = 16;
 /// Waiting for somebody else's prefix takes steps; below this many tokens computing them again costs less.
 const WORTH_WAITING_FOR: u32 = 32;
@@ -28,14 +28,17 @@ impl Scheduler {
         let mut budget = self.step_limit;
         let preemptions = self.stats.preemptions;
         self.plan_single_tokens(&mut budget, now);
-        for sequence in self.running.iter_mut().filter(|sequence| is_idle(sequence)) {
-            sequence.planned = sequence.missing().min(budget);
-            budget -= sequence.planned;
-        }
         self.stats.following = 0;
-        // Whoever had to give way waits for the next step, or it would come back at once and be thrown out again.
-        if self.stats.preemptions == preemptions {
-            self.admit(budget, now);
+        for class in [Priority::Interactive, Priority::Batch] {
+            for sequence in self.running.iter_mut().filter(|one| one.urgency.priority == class && is_idle(one)) {
+                sequence.planned = sequence.missing().min(budget);
+                budget -= sequence.planned;
+            }
+            // Whoever had to give way waits for the next step, or it would come back at once and be thrown out again; and while somebody
+            // waits for room, nobody less urgent takes it.
+            if self.stats.preemptions == preemptions && !self.admit(class, &mut budget, now) {
+                break;
+            }
         }
         if !self.spec.mixes_phases {
             self.separate_phases();
@@ -123,47 +126,49 @@ impl Scheduler {
         paused.or_else(|| self.running[from..].iter().rposition(|sequence| may(sequence)).map(|at| from + at))
     }
 
-    /// Gives slots to those who wait, most urgent first. Nobody is passed over for want of room, so that nobody starves.
-    fn admit(&mut self, mut budget: u32, now: Instant) {
-        let mut passed: Option<Urgency> = None;
-        while budget > 0 {
-            let from = passed.map_or(Unbounded, Excluded);
-            let Some((&urgency, sequence)) = self.waiting.range_mut((from, Unbounded)).next() else { return };
+    /// Gives slots to those of a class who wait, most urgent first. Nobody is passed over for want of room, so that nobody starves: false
+    /// when somebody has to wait for it.
+    fn admit(&mut self, class: Priority, budget: &mut u32, now: Instant) -> bool {
+        let last = Urgency { priority: class, arrival: u64::MAX };
+        let mut from = Included(Urgency { priority: class, arrival: 0 });
+        while *budget > 0 {
+            let Some((&urgency, sequence)) = self.waiting.range_mut((from, Included(last))).next() else { return true };
             if sequence.stalled_since.is_some() {
-                passed = Some(urgency);
+                from = Excluded(urgency);
                 continue;
             }
             if self.follows(urgency) {
                 self.stats.following += 1;
                 if self.stats.following == MAX_FOLLOWING {
-                    return;
+                    return true;
                 }
-                passed = Some(urgency);
+                from = Excluded(urgency);
                 continue;
             }
-            let Some(sequence) = self.waiting.get_mut(&urgency) else { return };
+            let Some(sequence) = self.waiting.get_mut(&urgency) else { return true };
             let Some(admitted) = self.kv.admit(sequence.candidate(self.spec.max_context), &mut self.kv_ops) else {
                 // Whoever pauses gives way to somebody who is waiting, and batch work to whoever is more than that.
                 let gives_way = |running: &Sequence| {
                     let outranked = running.urgency.priority > urgency.priority;
                     (outranked || running.stalled_since.is_some()) && !running.is_protected()
                 };
-                let Some(victim) = self.running.iter().rposition(|running| gives_way(running)) else { return };
-                budget += self.running[victim].planned;
+                let Some(victim) = self.running.iter().rposition(|running| gives_way(running)) else { return false };
+                *budget += self.running[victim].planned;
                 self.preempt(victim, now);
                 continue;
             };
-            let Some(mut sequence) = self.waiting.remove(&urgency) else { return };
+            let Some(mut sequence) = self.waiting.remove(&urgency) else { return true };
             if sequence.preemptions == 0 {
                 self.stats.prompt_tokens += sequence.tokens.len() as u64;
                 self.stats.cached_tokens += u64::from(admitted.cached);
             }
             sequence.admit(admitted.slot, admitted.cached, now);
-            sequence.planned = sequence.missing().min(budget);
-            budget -= sequence.planned;
+            sequence.planned = sequence.missing().min(*budget);
+            *budget -= sequence.planned;
             let place = self.running.partition_point(|other| other.urgency < sequence.urgency);
             self.running.insert(place, sequence);
         }
+        true
     }
 
     /// Whether a waiting sequence does better to wait until a running one has computed the prefix that both have. Nobody waits for work
@@ -221,7 +226,9 @@ impl Scheduler {
         if tokens > 1 || evicted || self.running.is_empty() {
             return;
         }
-        if let Some(victim) = self.victim(0) {
+        if self.running.len() > 1
+            && let Some(victim) = self.victim(0)
+        {
             self.preempt(victim, now);
         } else if self.refusals > MAX_REFUSALS
             && let Some(mut sequence) = self.running.pop()
