@@ -24,7 +24,7 @@ fn system_prompt(engine: &Engine) -> Vec<TokenId> {
 
 fn requests(engine: &Engine, count: usize) -> Vec<GenerateRequest> {
     let system = system_prompt(engine);
-    (0..count).map(|at| request(chat(engine, Some(&system), &format!("What is {at}+2?")), 12)).collect()
+    (0..count).map(|at| request(chat(engine, Some(&system), &format!("{at}+2?")), 12)).collect()
 }
 
 /// Prompt tokens that the engine has computed, whatever it found in its cache.

@@ -8,6 +8,8 @@
 mod engine;
 mod event;
 mod generation;
+#[doc(hidden)]
+pub mod internals;
 mod kv;
 mod output;
 mod places;

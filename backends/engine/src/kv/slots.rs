@@ -77,7 +77,7 @@ impl SlotKv {
 
     /// How many of the tokens a slot can give.
     fn common(&self, slot: &Slot, tokens: &[TokenId], salt: u64) -> usize {
-        if slot.salt != salt {
+        if slot.salt != salt || !self.prefix_cache {
             return 0;
         }
         match common_prefix(&slot.content, tokens).min(tokens.len() - 1) {
