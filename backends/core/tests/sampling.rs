@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use tandem_core::{
-    SampleError, SampleRow, Sampled, SamplingParams, SlotId, TokenId,
+    SampleError, SampleRow, Sampled, SamplingParams, SlotId, TokenId, TokenMask,
     sampling::{Sampler, uniform},
 };
 
@@ -142,15 +144,146 @@ fn draws_are_uniform_and_depend_on_seed_and_position_alone() {
     assert!(buckets.iter().all(|count| (3_850..4_350).contains(count)), "{buckets:?}");
 }
 
+#[test]
+fn typical_sampling_keeps_what_is_neither_too_likely_nor_too_rare() {
+    // Probabilities 0.4, 0.3, 0.2 and 0.1 have an entropy of 1.28; their surprises are 0.92, 1.20, 1.61 and 2.30.
+    let logits: Vec<f32> = [0.4f32, 0.3, 0.2, 0.1].map(f32::ln).to_vec();
+    let typical = |typical_p| shares(&logits, &SamplingParams { typical_p, ..SamplingParams::default() });
+    assert_close(&typical(0.25), &[0.0, 1.0, 0.0, 0.0]);
+    // Then comes 0.2, whose surprise is 0.33 off, before 0.4 with 0.36.
+    assert_close(&typical(0.45), &[0.0, 0.6, 0.4, 0.0]);
+    assert_close(&typical(0.6), &[4.0 / 9.0, 3.0 / 9.0, 2.0 / 9.0, 0.0]);
+    assert_close(&typical(1.0), &[0.4, 0.3, 0.2, 0.1]);
+}
+
+#[test]
+fn only_allowed_tokens_are_chosen_and_masks_meet() {
+    let logits: Vec<f32> = (0..70).map(|at| at as f32 / 10.0).collect();
+    let all = SamplingParams::greedy();
+    let listed = SamplingParams { allowed: Some(Arc::new(TokenMask::of(70, [3, 40, 64]))), ..all.clone() };
+    assert_eq!(token(&logits, &row(&listed, 0.0)), 64);
+    let grammar = TokenMask::of(70, [2, 3, 40]);
+    assert_eq!(token(&logits, &SampleRow { allowed: Some(&grammar), ..row(&all, 0.0) }), 40);
+    let both = SampleRow { allowed: Some(&grammar), ..row(&listed, 0.0) };
+    assert_eq!(token(&logits, &SampleRow { banned: &[40], ..both }), 3);
+    // Tokens beyond a mask are not in it.
+    let short = TokenMask::of(33, [1, 32, 50]);
+    assert_eq!(token(&logits, &SampleRow { allowed: Some(&short), ..row(&all, 0.0) }), 50);
+    let none = TokenMask::empty(70);
+    let nothing = SampleRow { allowed: Some(&none), ..row(&all, 0.0) };
+    assert_eq!(sample(&logits, &nothing), Err(SampleError::NothingLeft));
+}
+
+#[test]
+fn a_bad_word_is_never_finished() {
+    let logits = [0.0, 3.0, 2.0, 1.0];
+    let params = SamplingParams { bad_words: vec![vec![1, 2], vec![3]], ..SamplingParams::greedy() };
+    let next = |output: &[TokenId]| token(&logits, &SampleRow { output, ..row(&params, 0.0) });
+    assert_eq!(next(&[]), 1, "the beginning of a bad word is no bad word");
+    let after = SamplingParams { logit_bias: vec![(1, -100.0)], ..params.clone() };
+    assert_eq!(token(&logits, &SampleRow { output: &[0], ..row(&after, 0.0) }), 2);
+    assert_eq!(token(&logits, &SampleRow { output: &[1], ..row(&after, 0.0) }), 0, "neither 2 after 1, nor 3 ever");
+    assert_eq!(token(&logits, &SampleRow { prompt: &[1], output: &[], ..row(&after, 0.0) }), 2, "prompts do not count");
+}
+
+/// Sampling as the documentation has it, in double precision and sorting everything; the token, and how near the draw or one of the
+/// truncations came to another decision.
+fn naive(logits: &[f32], row: &SampleRow<'_>) -> (TokenId, f64) {
+    let params = row.params;
+    let adjusted = std::iter::zip(0.., logits).map(|(id, &logit)| {
+        let count = row.output.iter().filter(|&&one| one == id).count();
+        let mut logit = f64::from(logit);
+        if count > 0 || row.prompt.contains(&id) {
+            let penalty = f64::from(params.repetition_penalty);
+            logit = if logit > 0.0 { logit / penalty } else { logit * penalty };
+        }
+        if count > 0 {
+            logit -= f64::from(params.presence_penalty) + f64::from(params.frequency_penalty) * count as f64;
+        }
+        let out = row.banned.contains(&id) || row.allowed.is_some_and(|mask| !mask.contains(id));
+        if out { f64::NEG_INFINITY } else { logit }
+    });
+    let logits: Vec<f64> = adjusted.collect();
+    let by_logit = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+    let mut kept: Vec<usize> = (0..logits.len()).filter(|&at| logits[at].is_finite()).collect();
+    kept.sort_by(by_logit);
+    if params.is_greedy() {
+        let gap = kept.get(1).map_or(1.0, |second| logits[kept[0]] - logits[*second]);
+        return (kept[0] as TokenId, if gap == 0.0 { 1.0 } else { gap });
+    }
+    let max = logits[kept[0]];
+    let weight = |at: usize| ((logits[at] - max) / f64::from(params.temperature)).exp();
+    let mut margin = f64::INFINITY;
+    kept.retain(|&at| {
+        margin = margin.min(if params.min_p > 0.0 { (weight(at) - f64::from(params.min_p)).abs() } else { 1.0 });
+        weight(at) >= f64::from(params.min_p)
+    });
+    if params.top_k > 0 && (params.top_k as usize) < kept.len() {
+        let border = params.top_k as usize;
+        let gap = logits[kept[border - 1]] - logits[kept[border]];
+        // Equal logits as given stay equal; penalties may round.
+        margin = margin.min(if gap == 0.0 { 1.0 } else { gap });
+        kept.truncate(border);
+    }
+    if params.typical_p < 1.0 {
+        let mass: f64 = kept.iter().map(|&at| weight(at)).sum();
+        let surprise = |at: usize| -(weight(at) / mass).ln();
+        let entropy: f64 = kept.iter().map(|&at| weight(at) / mass * surprise(at)).sum();
+        let off = |at: usize| (surprise(at) - entropy).abs();
+        kept.sort_by(|a, b| off(*a).total_cmp(&off(*b)).then(a.cmp(b)));
+        let nearest =
+            kept.windows(2).filter(|pair| logits[pair[0]] != logits[pair[1]]).map(|pair| off(pair[1]) - off(pair[0]));
+        let nearest = nearest.fold(f64::INFINITY, f64::min);
+        margin = margin.min(nearest).min(cut(&mut kept, f64::from(params.typical_p), weight));
+        kept.sort_by(by_logit);
+    }
+    if params.top_p < 1.0 {
+        let gaps = kept.windows(2).map(|pair| logits[pair[0]] - logits[pair[1]]).filter(|gap| *gap != 0.0);
+        let nearest = gaps.fold(f64::INFINITY, f64::min);
+        margin = margin.min(nearest).min(cut(&mut kept, f64::from(params.top_p), weight));
+    }
+    kept.sort_unstable();
+    let mass: f64 = kept.iter().map(|&at| weight(at)).sum();
+    let mut reached = 0.0;
+    let mut chosen = None;
+    for &at in &kept {
+        reached += weight(at) / mass;
+        margin = margin.min((reached - f64::from(row.u)).abs());
+        if chosen.is_none() && reached > f64::from(row.u) {
+            chosen = Some(at);
+        }
+    }
+    (chosen.unwrap_or(kept[kept.len() - 1]) as TokenId, margin)
+}
+
+/// Cuts the list where its weights reach `share` of all; how near to that they came elsewhere.
+fn cut(kept: &mut Vec<usize>, share: f64, weight: impl Fn(usize) -> f64) -> f64 {
+    let mass: f64 = kept.iter().map(|&at| weight(at)).sum();
+    let mut margin = f64::INFINITY;
+    let mut reached = 0.0;
+    for place in 0..kept.len() {
+        reached += weight(kept[place]) / mass;
+        margin = margin.min((reached - share).abs());
+        if reached >= share {
+            kept.truncate(place + 1);
+            break;
+        }
+    }
+    margin
+}
+
 fn params() -> impl Strategy<Value = SamplingParams> {
-    let shape = (0.0f32..2.0, 0u32..40, 0.0f32..=1.0, 0.0f32..1.0);
+    let off = |on: std::ops::Range<f32>, off: f32| prop_oneof![Just(off), on];
+    let shape =
+        (0.0f32..2.0, prop_oneof![Just(0u32), 1u32..40], off(0.0..1.0, 1.0), off(0.0..1.0, 0.0), off(0.05..1.0, 1.0));
     let penalties = (0.5f32..2.0, -2.0f32..2.0, -2.0f32..2.0);
-    (shape, penalties).prop_map(|((temperature, top_k, top_p, min_p), (repetition, frequency, presence))| {
+    (shape, penalties).prop_map(|((temperature, top_k, top_p, min_p, typical_p), (repetition, frequency, presence))| {
         SamplingParams {
             temperature,
             top_k,
             top_p,
             min_p,
+            typical_p,
             repetition_penalty: repetition,
             frequency_penalty: frequency,
             presence_penalty: presence,
@@ -160,6 +293,33 @@ fn params() -> impl Strategy<Value = SamplingParams> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn the_fast_sampler_does_what_a_naive_one_does(
+        logits in prop_oneof![
+            proptest::collection::vec(-8.0f32..8.0, 2..2_000),
+            proptest::collection::vec(-0.01f32..0.01, 2..2_000),
+            proptest::collection::vec((-6i8..6).prop_map(f32::from), 2..600),
+            proptest::collection::vec(prop_oneof![9 => -30.0f32..-20.0, 1 => 0.0f32..3.0], 2..2_000),
+        ],
+        params in params(),
+        u in 0.0f32..1.0,
+        output in proptest::collection::vec(0u32..300, 0..20),
+        prompt in proptest::collection::vec(0u32..300, 0..20),
+        masked in proptest::option::of(proptest::collection::vec(0u32..64, 1..40)),
+    ) {
+        let mask = masked.map(|tokens| TokenMask::of(64, tokens.into_iter().chain([0])));
+        let asked = SampleRow { prompt: &prompt, output: &output, allowed: mask.as_ref(), ..row(&params, u) };
+        let (expected, margin) = naive(&logits, &asked);
+        let chosen = token(&logits, &asked);
+        if let Some(mask) = &mask {
+            prop_assert!(mask.contains(chosen));
+        }
+        // Where the decision hung by a hair, single precision may decide otherwise.
+        prop_assert!(chosen == expected || margin < 2e-5, "{chosen} where {expected} is right, by {margin}");
+    }
+
     #[test]
     fn a_banned_token_is_never_chosen(
         logits in proptest::collection::vec(-8.0f32..8.0, 2..300),
