@@ -1,6 +1,8 @@
 //! Passes over whole rows, written so that the compiler makes vector code of them and that their results do not depend on which: sums have
 //! a fixed number of lanes, and products are not fused with sums.
 
+use crate::TokenId;
+
 /// Elements whose sum is taken in single precision before it is added in double.
 pub(super) const BLOCK: usize = 256;
 const LANES: usize = 16;
@@ -56,9 +58,43 @@ pub(super) fn position(row: &[f32], value: f32) -> usize {
     start + row[start..].iter().position(|one| *one == value).unwrap_or(0)
 }
 
+/// How many elements are such.
+pub(super) fn count(row: &[f32], is: impl Fn(f32) -> bool) -> usize {
+    row.chunks(BLOCK).map(|block| block.iter().map(|one| u32::from(is(*one))).sum::<u32>() as usize).sum()
+}
+
+/// Calls `found` for each element that is such, quickly where few are.
+pub(super) fn find(row: &[f32], is: impl Fn(f32) -> bool, mut found: impl FnMut(TokenId, f32)) {
+    const RUN: usize = 32;
+    for (run, start) in row.chunks(RUN).zip((0..).step_by(RUN)) {
+        if run.iter().fold(false, |any, one| any | is(*one)) {
+            for (token, &one) in std::iter::zip(start.., run).filter(|(_, one)| is(**one)) {
+                found(token, one);
+            }
+        }
+    }
+}
+
 /// The largest of each `RUN` elements; the last run may be shorter.
 pub(super) fn maxima<const RUN: usize>(row: &[f32], out: &mut Vec<f32>) {
-    let max = |run: &[f32]| run.iter().fold(f32::NEG_INFINITY, |max, one| if *one > max { *one } else { max });
+    let max = |run: &[f32]| {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (chunks, rest) = run.as_chunks::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            }
+        }
+        // Halved until one is left, which stays vector code for longer than one after the other.
+        let mut width = LANES / 2;
+        while width > 0 {
+            for lane in 0..width {
+                lanes[lane] = if lanes[lane + width] > lanes[lane] { lanes[lane + width] } else { lanes[lane] };
+            }
+            width /= 2;
+        }
+        rest.iter().fold(lanes[0], |max, one| if *one > max { *one } else { max })
+    };
     let (runs, rest) = row.as_chunks::<RUN>();
     out.clear();
     out.extend(runs.iter().map(|run| max(run)));

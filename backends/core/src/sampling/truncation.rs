@@ -32,15 +32,15 @@ impl Ranked {
     fn order(a: &Self, b: &Self) -> Ordering {
         b.key.total_cmp(&a.key).then(a.token.cmp(&b.token))
     }
+}
 
-    fn high(&self) -> usize {
-        self.key.to_bits() as usize >> 16
-    }
+fn high(key: f32) -> usize {
+    key.to_bits() as usize >> 16
 }
 
 impl Truncation {
-    /// The last element of the smallest set of highest keys whose measures sum to at least `goal`; none is below `floor`, which is more than
-    /// 0. `None` when all together do not reach it, but for rounding.
+    /// The last element of the smallest set of highest keys whose measures sum to at least `goal`. Those at `floor`, which is more than 0,
+    /// and above suffice for it, as the caller knows. `None` when all together do not reach it, but for rounding.
     pub(super) fn cut(
         &mut self,
         keys: &[f32],
@@ -49,15 +49,22 @@ impl Truncation {
         floor: f32,
     ) -> Option<Ranked> {
         let Self { bins, border, .. } = self;
-        let all = || std::iter::zip(0.., keys).map(|(token, &key)| Ranked { key, token });
+        let lowest = floor.to_bits() as usize >> 16;
         bins.clear();
-        bins.resize(TOP + 1 - (floor.to_bits() as usize >> 16), 0.0);
-        for one in all().filter(|one| one.key >= floor) {
-            bins[TOP - one.high()] += measure(one.token);
+        bins.resize(TOP + 1 - lowest, 0.0);
+        if math::count(keys, |key| key >= floor) < keys.len() / 16 {
+            math::find(keys, |key| key >= floor, |token, key| bins[TOP - high(key)] += measure(token));
+        } else {
+            // Where many are above and many below, asking which costs more than counting all. What is below has a bin of its own.
+            bins.push(0.0);
+            for (token, key) in std::iter::zip(0.., keys) {
+                bins[TOP - high(*key).max(lowest - 1)] += measure(token);
+            }
+            bins.pop();
         }
         let (bin, mut reached) = crossing(bins, 0.0, goal)?;
         border.clear();
-        border.extend(all().filter(|one| one.high() == TOP - bin && one.key >= floor));
+        math::find(keys, |key| high(key) == TOP - bin, |token, key| border.push(Ranked { key, token }));
         for shift in [8, 0] {
             if border.len() <= FEW {
                 break;
@@ -96,9 +103,9 @@ impl Truncation {
         } else {
             f32::NEG_INFINITY
         };
-        let all = std::iter::zip(0.., logits).map(|(token, &key)| Ranked { key, token });
         self.border.clear();
-        self.border.extend(all.filter(|one| one.key >= floor && one.key > f32::NEG_INFINITY));
+        let finite = |key: f32| key >= floor && key > f32::NEG_INFINITY;
+        math::find(logits, finite, |token, key| self.border.push(Ranked { key, token }));
         self.border.sort_unstable_by(Ranked::order);
         self.border.iter().take(count).map(|one| (one.token, one.key))
     }
