@@ -65,6 +65,7 @@ async fn answers(backend: &str) -> Vec<Answer> {
             seed: 0,
             priority: Priority::Interactive,
             logprobs: Some(0),
+            grammar: None,
         };
         engine.submit(request).unwrap()
     };

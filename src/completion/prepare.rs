@@ -111,6 +111,7 @@ impl Asked<'_> {
             seed,
             priority: self.priority,
             logprobs: self.logprobs,
+            grammar: None,
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })

@@ -292,6 +292,12 @@ impl ApiError {
     }
 
     #[must_use]
+    pub fn grammar_dead_end() -> Self {
+        let message = "The output ran into a dead end of the grammar or schema that it has to follow.";
+        Self::server(500, "grammar_dead_end", message)
+    }
+
+    #[must_use]
     pub fn generation_timeout(seconds: u64) -> Self {
         Self::request(408, "request_timeout", None, format!("The request was not answered within {seconds} seconds."))
     }

@@ -13,7 +13,7 @@ use tandem_core::{BackendLoader, BackendSpec, LoadError, Loaded, Tokenizer, Voca
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    EngineError, Event, GenerateRequest, Stats, SubmitError, scheduler::Scheduler, sequence::Submission, stats::Ticket,
+    EngineError, Event, GenerateRequest, Grammars, Stats, SubmitError, scheduler::Scheduler, sequence::Submission, stats::Ticket,
 };
 
 /// A loaded model, usable from any task. Dropping it unloads the model and waits until that is done.
@@ -52,6 +52,8 @@ pub struct ModelInfo {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The model's chat template (Jinja), if it ships one.
     pub chat_template: Option<String>,
+    /// Compiles what outputs of this model must look like.
+    pub grammars: Arc<Grammars>,
 }
 
 impl fmt::Debug for ModelInfo {
@@ -191,7 +193,8 @@ fn run(
             let spec = backend.spec().clone();
             let mut scheduler = Scheduler::new(spec.clone(), Arc::clone(&vocab), limits.prefix_cache);
             publish.send_replace(scheduler.stats());
-            if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template })).is_err() {
+            let grammars = Arc::new(Grammars::new(Arc::clone(&vocab), spec.vocab_size));
+            if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template, grammars })).is_err() {
                 return;
             }
             while receive(&mut scheduler, &mut received) {

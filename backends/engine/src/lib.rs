@@ -7,6 +7,7 @@
 
 mod engine;
 mod event;
+mod grammar;
 mod kv;
 mod output;
 mod request;
@@ -18,5 +19,6 @@ mod stats;
 
 pub use engine::{Engine, EngineLimits, Generation, ModelInfo};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
+pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars};
 pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
 pub use stats::Stats;

@@ -1,6 +1,8 @@
 use tandem_core::{SamplingParams, TokenId};
 use thiserror::Error;
 
+use crate::Grammar;
+
 /// What to generate: everything is checked and resolved before it gets here.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
@@ -16,6 +18,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// How many of the likeliest tokens to report beside each chosen one; `None` reports no log-probabilities.
     pub logprobs: Option<u8>,
+    /// What the output must look like; `None` leaves it free.
+    pub grammar: Option<Grammar>,
 }
 
 /// When a generation ends.

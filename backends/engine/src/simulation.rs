@@ -84,6 +84,7 @@ impl World {
             seed: self.rng.below(u64::MAX),
             priority: if self.rng.one_in(3) { Priority::Interactive } else { Priority::Batch },
             logprobs: None,
+            grammar: None,
         };
         let (events, received) = unbounded_channel();
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();

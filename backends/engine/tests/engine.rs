@@ -22,6 +22,7 @@ fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
         seed: 0,
         priority: Priority::Interactive,
         logprobs: None,
+        grammar: None,
     }
 }
 
