@@ -7,9 +7,14 @@
 
 mod engine;
 mod event;
+mod generation;
 mod grammar;
+#[doc(hidden)]
+pub mod internals;
 mod kv;
 mod output;
+mod places;
+mod pulse;
 mod request;
 mod scheduler;
 mod sequence;
@@ -17,8 +22,9 @@ mod sequence;
 mod simulation;
 mod stats;
 
-pub use engine::{Engine, EngineLimits, Generation, ModelInfo};
+pub use engine::{Engine, EngineLimits, ModelInfo};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
+pub use generation::Generation;
 pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars};
 pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
 pub use stats::Stats;

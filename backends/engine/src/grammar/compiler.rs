@@ -118,7 +118,10 @@ impl Grammars {
 impl fmt::Debug for Grammars {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cache = self.cache();
-        f.debug_struct("Grammars").field("cached", &cache.entries.len()).field("bytes", &cache.bytes).finish_non_exhaustive()
+        f.debug_struct("Grammars")
+            .field("cached", &cache.entries.len())
+            .field("bytes", &cache.bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -174,7 +177,10 @@ impl GrammarSpec {
                 // Each would be a way around what is checked above: a schema that nobody read, a token that is no text.
                 for (directive, what) in [("%json", "JSON Schema"), ("<[", "token ids")] {
                     if text.contains(directive) {
-                        return Err(GrammarError::invalid("", format!("'{directive}' ({what}) is not supported in a grammar.")));
+                        return Err(GrammarError::invalid(
+                            "",
+                            format!("'{directive}' ({what}) is not supported in a grammar."),
+                        ));
                     }
                 }
                 GrammarWithLexer::from_lark(text.clone())
@@ -266,9 +272,13 @@ fn refused(spec: &GrammarSpec, error: &dyn fmt::Display) -> GrammarError {
         return GrammarError::TooComplex;
     }
     let reason = match spec {
-        _ if has(&"lookaround") => "Look-around, word boundaries and inner anchors are not supported in a regular expression.",
+        _ if has(&"lookaround") => {
+            "Look-around, word boundaries and inner anchors are not supported in a regular expression."
+        }
         GrammarSpec::JsonSchema(_) | GrammarSpec::JsonObject => match () {
-            () if has(&"oneOf") => "'oneOf' is supported where no value can match two of its schemas; use 'anyOf' otherwise.",
+            () if has(&"oneOf") => {
+                "'oneOf' is supported where no value can match two of its schemas; use 'anyOf' otherwise."
+            }
             () if has(&"min/maxProperties") => {
                 "'minProperties' and 'maxProperties' are not supported beside optional properties."
             }

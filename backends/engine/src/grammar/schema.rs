@@ -163,7 +163,9 @@ impl Reader {
             "minimum" | "maximum" if value.is_number() => {}
             "exclusiveMinimum" | "exclusiveMaximum" if value.is_number() || value.is_boolean() => {}
             "multipleOf" if value.as_f64().is_some_and(|step| step > 0.0) => {}
-            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => return here.invalid("Expected a number."),
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
+                return here.invalid("Expected a number.");
+            }
             "multipleOf" => return here.invalid("Expected a number above 0."),
             "pattern" => {
                 let Value::String(text) = value else { return here.invalid("Expected a string.") };
@@ -231,7 +233,9 @@ fn nesting(value: &Value) -> usize {
 fn count(value: &Value, max: u64, place: &Place) -> Result<()> {
     match value {
         Value::Number(number) if number.as_u64().is_some_and(|count| count <= max) => Ok(()),
-        Value::Number(number) if number.as_f64().is_some_and(|count| count > max as f64) => Err(GrammarError::TooComplex),
+        Value::Number(number) if number.as_f64().is_some_and(|count| count > max as f64) => {
+            Err(GrammarError::TooComplex)
+        }
         _ => place.invalid("Expected a whole number, 0 or more."),
     }
 }
