@@ -336,3 +336,16 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+impl Grammars {
+    /// Entries of the cache, and their size.
+    pub(super) fn cached(&self) -> (usize, usize) {
+        let cache = self.cache();
+        (cache.entries.len(), cache.bytes)
+    }
+
+    pub(super) fn holds(&self, spec: &GrammarSpec) -> bool {
+        self.cache().entries.contains_key(spec)
+    }
+}
