@@ -17,6 +17,7 @@ pub(super) fn of_generation(error: EngineError) -> ApiError {
     match error {
         EngineError::NonFinite => ApiError::non_finite_logits(),
         EngineError::NothingLeft => ApiError::no_token_left(),
+        EngineError::GrammarDeadEnd => ApiError::grammar_dead_end(),
         // Whoever reads again may try again.
         EngineError::KvExhausted | EngineError::Stalled => ApiError::overloaded(),
         EngineError::Gone => ApiError::engine_gone(),

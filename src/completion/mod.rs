@@ -120,7 +120,7 @@ impl Completions {
         let template = self.shared.templates.of(&lease)?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let texts = request.messages.iter().flat_map(|message| message.texts());
-        let size = texts.map(str::len).sum();
+        let size = request.options.work(texts.map(str::len).sum());
         let plan = off_the_reactor(size, move || prepare::chat(request, &info, &template, &limits, priority)).await??;
         Ok((lease, plan))
     }
@@ -128,7 +128,7 @@ impl Completions {
     async fn plan_text(&self, request: CompletionRequest, priority: Priority) -> Result<(Lease, Plan), ApiError> {
         let lease = self.lease(&request.model).await?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
-        let size = request.prompts.iter().map(read::Prompt::size).sum();
+        let size = request.options.work(request.prompts.iter().map(read::Prompt::size).sum());
         let plan = off_the_reactor(size, move || prepare::text(request, &info, &limits, priority)).await??;
         Ok((lease, plan))
     }

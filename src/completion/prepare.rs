@@ -1,10 +1,10 @@
 //! From a checked request to what the engine is asked for: defaults, the model's limits, the prompt's tokens.
 
 use tandem_core::TokenId;
-use tandem_engine::{GenerateRequest, ModelInfo, Priority, StopRules};
+use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
 
 use super::prompt::{self, Conversation};
-use super::read::{ChatRequest, CompletionRequest, Message, Options, Prompt};
+use super::read::{ChatRequest, CompletionRequest, Message, Options, Prompt, Structure};
 use super::template::ChatTemplate;
 use super::{Limits, Plan, Settings};
 use crate::openai::error::ApiError;
@@ -27,7 +27,8 @@ pub(super) fn chat(
     check_messages(&messages, info)?;
     let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
     let ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
-    let asked = Asked { param: "messages", default_tokens: None, logprobs, options: &options, priority };
+    let grammar = grammar(&options, info)?;
+    let asked = Asked { param: "messages", default_tokens: None, logprobs, grammar, options: &options, priority };
     let requests = asked.choices(ids, info, limits, options.seed.unwrap_or_else(rand::random))?;
     check_answer(&options, &requests)?;
     Ok(Plan { requests, settings: settings(&options, Vec::new(), ignored) })
@@ -44,17 +45,31 @@ pub(super) fn text(
     let seed = options.seed.unwrap_or_else(rand::random);
     let mut requests = Vec::new();
     let mut echoes = Vec::new();
+    let grammar = grammar(&options, info)?;
     for prompt in prompts {
         let (ids, text) = tokens(prompt, info)?;
         if echo {
             echoes.push(text.unwrap_or_else(|| prompt::text_of(&ids, &info.vocab)));
         }
-        let asked =
-            Asked { param: "prompt", default_tokens: Some(COMPLETION_TOKENS), logprobs, options: &options, priority };
+        let grammar = grammar.clone();
+        let default_tokens = Some(COMPLETION_TOKENS);
+        let asked = Asked { param: "prompt", default_tokens, logprobs, grammar, options: &options, priority };
         requests.append(&mut asked.choices(ids, info, limits, seed)?);
     }
     check_answer(&options, &requests)?;
     Ok(Plan { requests, settings: settings(&options, echoes, ignored) })
+}
+
+/// What the answer has to look like, compiled for the model.
+fn grammar(options: &Options, info: &ModelInfo) -> Result<Option<Grammar>, ApiError> {
+    let Some(Structure { path, spec }) = &options.structure else { return Ok(None) };
+    info.grammars.compile(spec).map(Some).map_err(|error| match error {
+        GrammarError::Invalid { place, reason } => {
+            let dot = if place.is_empty() || place.starts_with('[') { "" } else { "." };
+            ApiError::invalid_schema(&format!("{path}{dot}{place}"), &reason)
+        }
+        GrammarError::TooComplex => ApiError::schema_too_complex(path),
+    })
 }
 
 /// A prompt's ids, and its text if it came as text.
@@ -83,6 +98,7 @@ struct Asked<'a> {
     /// Tokens of output when the request does not say; `None` is what the context has room for.
     default_tokens: Option<u32>,
     logprobs: Option<u8>,
+    grammar: Option<Grammar>,
     options: &'a Options,
     priority: Priority,
 }
@@ -112,6 +128,7 @@ impl Asked<'_> {
             priority: self.priority,
             logprobs: self.logprobs,
             cache_salt: 0,
+            grammar: self.grammar.clone(),
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })

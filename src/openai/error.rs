@@ -234,6 +234,19 @@ impl ApiError {
         Self::invalid("request_too_large", "n", message)
     }
 
+    /// A schema or grammar that is wrong or asks for what cannot be enforced; `param` leads into it.
+    #[must_use]
+    pub fn invalid_schema(param: &str, reason: &str) -> Self {
+        let param = shortened(param);
+        let message = format!("Invalid '{param}': {reason}");
+        Self::invalid("invalid_schema", param, message)
+    }
+
+    #[must_use]
+    pub fn schema_too_complex(param: &str) -> Self {
+        Self::invalid("schema_too_complex", param, format!("Invalid '{param}': it is too complex to be enforced."))
+    }
+
     /// The chat template itself refused the messages, in its own words.
     #[must_use]
     pub fn refused_by_template(message: String) -> Self {
@@ -289,6 +302,12 @@ impl ApiError {
     #[must_use]
     pub fn no_token_left() -> Self {
         Self::invalid("invalid_value", "logit_bias", "Invalid 'logit_bias': it leaves no token to sample.")
+    }
+
+    #[must_use]
+    pub fn grammar_dead_end() -> Self {
+        let message = "The output ran into a dead end of the grammar or schema that it has to follow.";
+        Self::server(500, "grammar_dead_end", message)
     }
 
     #[must_use]

@@ -138,7 +138,7 @@ async fn what_is_not_honoured_is_refused_by_name() {
         json!({"chat_template_kwargs": {"tokenize": true}}),
         json!({"prompt_embeds": "x"}),
         json!({"best_of": 2}),
-        json!({"guided_json": {}}),
+        json!({"guided_decoding_backend": "auto"}),
         json!({"continue_final_message": true}),
         json!({"store": true}),
         json!({"stream": true, "stream_options": {"continuous_usage_stats": true}}),
@@ -150,14 +150,13 @@ async fn what_is_not_honoured_is_refused_by_name() {
     400 unsupported_parameter chat_template_kwargs.tokenize: Unsupported parameter: 'chat_template_kwargs.tokenize'.
     400 unsupported_parameter prompt_embeds: Unsupported parameter: 'prompt_embeds'.
     400 unsupported_parameter best_of: Unsupported parameter: 'best_of'.
-    400 unsupported_parameter guided_json: Unsupported parameter: 'guided_json'.
+    400 unsupported_parameter guided_decoding_backend: Unsupported parameter: 'guided_decoding_backend'.
     400 unsupported_parameter continue_final_message: Unsupported parameter: 'continue_final_message'.
     400 unsupported_parameter store: Unsupported parameter: 'store'.
     400 unsupported_parameter stream_options.continuous_usage_stats: Unsupported parameter: 'stream_options.continuous_usage_stats'.
     ");
-    let formats = [json!({"response_format": {"type": "json_object"}}), json!({"modalities": ["audio"]})];
+    let formats = [json!({"modalities": ["audio"]})];
     insta::assert_snapshot!(chat_refusals(&formats).await, @r#"
-    400 unsupported_value response_format.type: Unsupported value: 'response_format.type' does not support 'json_object' with this server.
     400 unsupported_value modalities: Unsupported value: 'modalities' supports only ["text"] on this server.
     "#);
     let mut setup = Setup::default();

@@ -8,3 +8,4 @@ mod errors;
 mod helpers;
 mod models;
 mod stream;
+mod structured;

@@ -53,6 +53,7 @@ pub(crate) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> GenerateRequest 
         priority: Priority::Interactive,
         logprobs: None,
         cache_salt: 0,
+        grammar: None,
     }
 }
 

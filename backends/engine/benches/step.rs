@@ -96,6 +96,7 @@ fn request(at: u32, max_tokens: u32) -> GenerateRequest {
         priority: Priority::Batch,
         logprobs: None,
         cache_salt: 0,
+        grammar: None,
     }
 }
 

@@ -14,7 +14,7 @@ use tandem_core::{BackendLoader, BackendSpec, InferenceBackend, LoadError, Loade
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    EngineError, GenerateRequest, Generation, Stats, SubmitError,
+    EngineError, GenerateRequest, Generation, Grammars, Stats, SubmitError,
     places::{Places, Ticket},
     pulse::Pulse,
     scheduler::{Options, Outcome, Scheduler},
@@ -73,6 +73,8 @@ pub struct ModelInfo {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The model's chat template (Jinja), if it ships one.
     pub chat_template: Option<String>,
+    /// Compiles what outputs of this model must look like.
+    pub grammars: Arc<Grammars>,
 }
 
 impl fmt::Debug for ModelInfo {
@@ -223,7 +225,8 @@ impl Room {
                 let spec = backend.spec().clone();
                 let mut scheduler = Scheduler::new(spec.clone(), Arc::clone(&vocab), self.options.clone());
                 self.publish.send_replace(scheduler.stats());
-                if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template })).is_ok() {
+                let grammars = Arc::new(Grammars::new(Arc::clone(&vocab), spec.vocab_size));
+                if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template, grammars })).is_ok() {
                     self.serve(&mut scheduler, backend);
                 }
             })

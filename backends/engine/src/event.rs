@@ -90,6 +90,9 @@ pub enum EngineError {
     /// This generation alone: bans and biases left no token to choose.
     #[error("no token is left to sample")]
     NothingLeft,
+    /// This generation alone: its grammar allows no further token, or following it costs too much.
+    #[error("the grammar allows no further token")]
+    GrammarDeadEnd,
     /// This generation alone: the backend cannot hold it, although its room was counted.
     #[error("the KV cache cannot hold this request")]
     KvExhausted,

@@ -14,6 +14,8 @@ use crate::{
     sequence::Submission,
 };
 
+pub use crate::grammar::{DeadEnd, GrammarState};
+
 /// A scheduler without a thread around it.
 #[expect(missing_debug_implementations, reason = "for benches alone")]
 pub struct Loop {

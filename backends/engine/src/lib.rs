@@ -8,6 +8,7 @@
 mod engine;
 mod event;
 mod generation;
+mod grammar;
 #[doc(hidden)]
 pub mod internals;
 mod kv;
@@ -24,5 +25,6 @@ mod stats;
 pub use engine::{Engine, EngineLimits, ModelInfo};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
 pub use generation::Generation;
+pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars};
 pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
 pub use stats::Stats;

@@ -1,6 +1,8 @@
 use tandem_core::{SamplingParams, TokenId};
 use thiserror::Error;
 
+use crate::Grammar;
+
 /// What to generate: everything is checked and resolved before it gets here.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
@@ -18,6 +20,8 @@ pub struct GenerateRequest {
     pub logprobs: Option<u8>,
     /// The prefix cache is shared with requests of the same salt alone.
     pub cache_salt: u64,
+    /// What the output must look like; `None` leaves it free.
+    pub grammar: Option<Grammar>,
 }
 
 /// When a generation ends.

@@ -119,6 +119,7 @@ impl World {
             priority: if self.rng.one_in(3) { Priority::Interactive } else { Priority::Batch },
             logprobs: None,
             cache_salt: self.rng.below(2),
+            grammar: None,
         };
         let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();

@@ -23,6 +23,7 @@ fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
         priority: Priority::Interactive,
         logprobs: None,
         cache_salt: 0,
+        grammar: None,
     }
 }
 

@@ -40,7 +40,6 @@ pub(in crate::completion) fn chat(body: &Map<String, Value>, limits: &Limits) ->
         logprobs: logprobs(&mut fields)?,
         ignored: Vec::new(),
     };
-    response_format(&mut fields)?;
     unhonoured::refuse_tools(&mut fields)?;
     unhonoured::harmless(&mut fields)?;
     let ignored = unhonoured::rest(&fields, limits)?;
@@ -56,18 +55,6 @@ fn logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, ApiError> {
             "Invalid 'top_logprobs': when using 'top_logprobs', 'logprobs' must be set to true.",
         )),
         _ => Ok(wanted.then(|| top.unwrap_or(0) as u8)),
-    }
-}
-
-fn response_format(fields: &mut Fields<'_>) -> Result<(), ApiError> {
-    let Some(mut format) = fields.object("response_format")? else { return Ok(()) };
-    match format.one_of("type", &["text", "json_object", "json_schema"])? {
-        None => Err(ApiError::missing("response_format.type")),
-        Some("text") => Ok(()),
-        Some(other) => Err(ApiError::unsupported_value(
-            "response_format.type",
-            format!("Unsupported value: 'response_format.type' does not support '{other}' with this server."),
-        )),
     }
 }
 

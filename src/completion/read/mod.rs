@@ -8,6 +8,7 @@ mod fields;
 mod messages;
 mod options;
 mod prompts;
+mod structured;
 mod text;
 mod unhonoured;
 
@@ -16,3 +17,4 @@ pub(super) use fields::{Fields, integer};
 pub(super) use messages::{Message, ToolCall, messages};
 pub(super) use options::Options;
 pub(super) use prompts::{CompletionRequest, Prompt, completions};
+pub(super) use structured::Structure;

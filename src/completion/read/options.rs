@@ -2,6 +2,7 @@ use serde_json::Value;
 use tandem_core::{SamplingParams, TokenId};
 
 use super::fields::{Fields, integer, kind};
+use super::structured::{Structure, structure};
 use super::text::without_nul;
 use crate::completion::Limits;
 use crate::openai::error::ApiError;
@@ -27,6 +28,8 @@ pub(in crate::completion) struct Options {
     pub(in crate::completion) stream: bool,
     /// Of a stream: end with a chunk that tells the tokens counted.
     pub(in crate::completion) include_usage: bool,
+    /// What the answer has to look like.
+    pub(in crate::completion) structure: Option<Structure>,
 }
 
 /// A limit on the output, with the field that set it.
@@ -50,9 +53,15 @@ impl Options {
             seed: seed(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
+            structure: structure(fields)?,
         };
         options.max_tokens = options.max_tokens_named(fields, "max_tokens")?;
         Ok(options)
+    }
+
+    /// How much work the request is, in bytes of prompt. Compiling a grammar is always much.
+    pub(in crate::completion) fn work(&self, prompt_bytes: usize) -> usize {
+        if self.structure.is_some() { usize::MAX } else { prompt_bytes }
     }
 
     /// The limit of that name, if the request has it.

@@ -137,6 +137,7 @@ fn request(prompt: impl IntoIterator<Item = TokenId>, max_tokens: u32, priority:
         priority,
         logprobs: None,
         cache_salt: 0,
+        grammar: None,
     }
 }
 

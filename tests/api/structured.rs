@@ -1,0 +1,115 @@
+//! Structured output: what is refused, with the codes and paths that clients see.
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::helpers::{MODEL, TestApp, chat_body, merged, spawn_app};
+
+/// Status, code and path of the answer.
+async fn refusal(app: &TestApp, path: &str, body: Value) -> (u16, String, String) {
+    let response = app.post(path, &body).await;
+    let status = response.status().as_u16();
+    let answer: Value = response.json().await.unwrap();
+    let text = |name: &str| answer["error"][name].as_str().unwrap_or("-").to_owned();
+    (status, text("code"), text("param"))
+}
+
+fn described(schema: Value) -> Value {
+    json!({"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}})
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_constraint_is_told_by_its_place() {
+    let app = spawn_app().await;
+    const SCHEMA: &str = "response_format.json_schema.schema";
+    let values: Vec<_> = (0..100_000).collect();
+    for (extra, code, param) in [
+        (json!({"response_format": {"type": "xml"}}), "invalid_value", "response_format.type"),
+        (json!({"response_format": {}}), "missing_required_parameter", "response_format.type"),
+        (
+            json!({"response_format": {"type": "json_schema"}}),
+            "missing_required_parameter",
+            "response_format.json_schema",
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}),
+            "missing_required_parameter",
+            "response_format.json_schema.name",
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}),
+            "invalid_value",
+            "response_format.json_schema.name",
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}),
+            "missing_required_parameter",
+            SCHEMA,
+        ),
+        (described(json!([])), "invalid_type", SCHEMA),
+        (described(json!({"$ref": "http://a/b"})), "invalid_schema", "response_format.json_schema.schema.$ref"),
+        (
+            described(json!({"properties": {"a": {"type": "string", "pattern": "a{0,100000}"}}})),
+            "invalid_schema",
+            "response_format.json_schema.schema.properties.a.pattern",
+        ),
+        (described(json!({"type": "pattern"})), "invalid_schema", "response_format.json_schema.schema.type"),
+        (described(json!({"type": "array", "minItems": 1_000_000_000})), "schema_too_complex", SCHEMA),
+        (described(json!({"enum": values})), "schema_too_complex", SCHEMA),
+        (json!({"structured_outputs": {}}), "invalid_value", "structured_outputs"),
+        (json!({"structured_outputs": {"regex": "a", "json_object": true}}), "invalid_value", "structured_outputs"),
+        (json!({"structured_outputs": {"regex": "["}}), "invalid_schema", "structured_outputs.regex"),
+        (json!({"structured_outputs": {"choice": ["a", ""]}}), "invalid_schema", "structured_outputs.choice[1]"),
+        (json!({"structured_outputs": {"choice": ["a", 1]}}), "invalid_type", "structured_outputs.choice[1]"),
+        (
+            json!({"structured_outputs": {"structural_tag": "x"}}),
+            "unsupported_parameter",
+            "structured_outputs.structural_tag",
+        ),
+        (
+            json!({"structured_outputs": {"json": {}, "disable_any_whitespace": true}}),
+            "unsupported_parameter",
+            "structured_outputs.disable_any_whitespace",
+        ),
+        (
+            json!({"structured_outputs": {"json": {}, "whitespace_pattern": " "}}),
+            "unsupported_parameter",
+            "structured_outputs.whitespace_pattern",
+        ),
+        (json!({"guided_json": "{"}), "invalid_schema", "guided_json"),
+        (json!({"guided_grammar": "start: nothing"}), "invalid_schema", "guided_grammar"),
+        (json!({"guided_regex": "a", "guided_choice": ["a"]}), "invalid_value", "guided_choice"),
+        (json!({"response_format": {"type": "json_object"}, "guided_regex": "a"}), "invalid_value", "guided_regex"),
+    ] {
+        let expected = (400, code.to_owned(), param.to_owned());
+        assert_eq!(refusal(&app, "/v1/chat/completions", chat_body(extra.clone())).await, expected, "{extra:.200}");
+        let text = merged(json!({"model": MODEL, "prompt": "Hello"}), extra.clone());
+        assert_eq!(refusal(&app, "/v1/completions", text).await, expected, "{extra:.200}");
+    }
+}
+
+#[tokio::test]
+async fn every_way_to_ask_is_accepted() {
+    let app = spawn_app().await;
+    let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
+    for extra in [
+        described(schema.clone()),
+        json!({"response_format": {"type": "json_schema", "json_schema":
+            {"name": "a", "schema": schema, "strict": false, "description": "d"}}}),
+        json!({"response_format": {"type": "json_schema", "schema": schema}}),
+        json!({"response_format": {"type": "json_object", "schema": schema}}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"response_format": {"type": "text"}, "guided_regex": "[a-z]+"}),
+        json!({"structured_outputs": {"json": schema, "disable_any_whitespace": false}}),
+        json!({"structured_outputs": {"json": schema.to_string()}}),
+        json!({"structured_outputs": {"json_object": true}}),
+        json!({"structured_outputs": {"choice": ["yes", "no"]}}),
+        json!({"guided_grammar": "start: /[a-z]+/"}),
+        json!({"guided_json": schema, "guided_json_object": false}),
+    ] {
+        let response = app.post("/v1/chat/completions", &chat_body(extra.clone())).await;
+        assert_eq!(response.status(), StatusCode::OK, "{extra}");
+        let text = merged(json!({"model": MODEL, "prompt": "Hello", "max_tokens": 4}), extra.clone());
+        assert_eq!(app.post("/v1/completions", &text).await.status(), StatusCode::OK, "{extra}");
+    }
+}
