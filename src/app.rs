@@ -58,7 +58,11 @@ impl App {
     /// When the port is taken or the data directory cannot be used. A model that cannot be loaded is told by
     /// [`run_until_stopped`](Self::run_until_stopped).
     pub async fn build(settings: &Settings) -> Result<Self, AppError> {
-        let limits = EngineLimits { queue: settings.limits.queue, prefix_cache: settings.prefix_cache };
+        let limits = EngineLimits {
+            queue: settings.limits.queue,
+            prefix_cache: settings.prefix_cache,
+            ..EngineLimits::default()
+        };
         let models = || Models::start(&settings.backend, &settings.models, limits);
         Self::build_with(settings, models).await
     }

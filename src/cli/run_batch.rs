@@ -41,7 +41,8 @@ impl RunBatch {
 
 async fn run_batch(job: &OfflineJob, settings: &Settings) -> Result<ExitCode, Failure> {
     let interrupted = super::interrupted()?;
-    let limits = EngineLimits { queue: settings.limits.queue, prefix_cache: settings.prefix_cache };
+    let limits =
+        EngineLimits { queue: settings.limits.queue, prefix_cache: settings.prefix_cache, ..EngineLimits::default() };
     let models = Models::start(&settings.backend, &settings.models, limits);
     models.ready().await.map_err(|(name, source)| AppError::Model { name, source })?;
     let executor = CompletionExecutor::new(models, settings.limits);

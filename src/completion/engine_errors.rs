@@ -17,7 +17,8 @@ pub(super) fn of_generation(error: EngineError) -> ApiError {
     match error {
         EngineError::NonFinite => ApiError::non_finite_logits(),
         EngineError::NothingLeft => ApiError::no_token_left(),
-        EngineError::KvExhausted => ApiError::overloaded(),
+        // Whoever reads again may try again.
+        EngineError::KvExhausted | EngineError::Stalled => ApiError::overloaded(),
         EngineError::Gone => ApiError::engine_gone(),
     }
 }

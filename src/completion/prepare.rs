@@ -111,6 +111,7 @@ impl Asked<'_> {
             seed,
             priority: self.priority,
             logprobs: self.logprobs,
+            cache_salt: 0,
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })

@@ -86,6 +86,7 @@ fn spec(settings: &CandleSettings, config: &LlamaConfig) -> Result<BackendSpec, 
         max_step_tokens,
         kv: KvLayout::Blocks { count, block_size },
         mixes_phases: true,
+        overlaps: false,
     })
 }
 

@@ -15,6 +15,9 @@ pub struct BackendSpec {
     pub kv: KvLayout,
     /// Whether one step may hold chunks of several tokens beside single tokens of other sequences.
     pub mixes_phases: bool,
+    /// Whether [`forward`](crate::InferenceBackend::forward) returns while the device still computes, so that the engine has work to do in
+    /// the meantime. Where it does not, nobody should wait for a token until the next step is computed.
+    pub overlaps: bool,
 }
 
 /// How KV memory is divided among sequences.

@@ -1,30 +1,49 @@
 use std::{
     fmt,
+    hash::{BuildHasher, RandomState},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    sync::{Arc, atomic::AtomicUsize},
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, TryRecvError},
+    },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use futures_core::Stream;
-use tandem_core::{BackendLoader, BackendSpec, LoadError, Loaded, Tokenizer, Vocab};
-use tokio::sync::{mpsc, oneshot, watch};
+use tandem_core::{BackendLoader, BackendSpec, InferenceBackend, LoadError, Loaded, Tokenizer, Vocab};
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    EngineError, Event, GenerateRequest, Stats, SubmitError, scheduler::Scheduler, sequence::Submission, stats::Ticket,
+    EngineError, GenerateRequest, Generation, Stats, SubmitError,
+    places::{Places, Ticket},
+    pulse::Pulse,
+    scheduler::{Options, Outcome, Scheduler},
+    sequence::Submission,
 };
+
+/// Events of one generation that may wait for their reader: several seconds of text at the speed of a large model.
+const UNREAD: usize = 256;
+/// While all sequences pause, their readers are looked at this often.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// A loaded model, usable from any task. Dropping it unloads the model and waits until that is done.
 pub struct Engine {
     // Before the thread, so that dropping it tells the thread to end.
-    commands: Option<mpsc::UnboundedSender<Submission>>,
+    commands: Option<mpsc::Sender<Command>>,
     info: Arc<ModelInfo>,
     stats: watch::Receiver<Stats>,
-    places: Arc<AtomicUsize>,
+    /// Closed when the engine's thread ends.
+    life: watch::Receiver<()>,
+    pulse: Arc<Pulse>,
+    places: Arc<Places>,
     limits: EngineLimits,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the engine's thread is asked to do. As many submissions as there are tickets can be under way, whatever the channel would hold.
+enum Command {
+    Submit(Box<Submission>),
+    Describe(oneshot::Sender<String>),
 }
 
 /// What the engine allows beyond what the model can do.
@@ -34,11 +53,13 @@ pub struct EngineLimits {
     pub queue: usize,
     /// Whether KV outlives its sequence, to serve prompts that begin alike.
     pub prefix_cache: bool,
+    /// A generation whose reader is far behind pauses; after this long it is given up.
+    pub stall_timeout: Duration,
 }
 
 impl Default for EngineLimits {
     fn default() -> Self {
-        Self { queue: 512, prefix_cache: true }
+        Self { queue: 512, prefix_cache: true, stall_timeout: Duration::from_secs(60) }
     }
 }
 
@@ -72,13 +93,22 @@ impl Engine {
     /// # Errors
     /// When the model cannot be loaded.
     pub async fn load(loader: Box<dyn BackendLoader>, limits: EngineLimits) -> Result<Self, LoadError> {
-        // Unbounded in type; as many submissions as there are tickets in fact.
-        let (commands, received) = mpsc::unbounded_channel();
+        let (commands, received) = mpsc::channel();
         let (ready, loaded) = oneshot::channel();
         let (publish, stats) = watch::channel(Stats::default());
+        let (alive, life) = watch::channel(());
+        let (places, pulse) = (Arc::<Places>::default(), Arc::<Pulse>::default());
+        let options = Options {
+            prefix_cache: limits.prefix_cache,
+            // Clients cannot know it, so they cannot make prompts whose hashes collide.
+            hash_seed: RandomState::new().hash_one(0),
+            stall_timeout: limits.stall_timeout,
+            places: Arc::clone(&places),
+        };
+        let room = Room { options, received, publish, pulse: Arc::clone(&pulse), alive };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || run(loader, limits, received, ready, &publish))
+            .spawn(move || room.load_and_serve(loader, ready))
             .map_err(|error| LoadError::Other { context: "cannot start a thread".to_owned(), source: error.into() })?;
         let info = loaded.await.unwrap_or_else(|_| {
             Err(LoadError::Other {
@@ -90,7 +120,9 @@ impl Engine {
             commands: Some(commands),
             info: Arc::new(info),
             stats,
-            places: Arc::default(),
+            life,
+            pulse,
+            places,
             limits,
             thread: Some(thread),
         })
@@ -111,11 +143,10 @@ impl Engine {
         }
         let limit = self.limits.queue + spec.max_sequences as usize;
         let ticket = Ticket::take(&self.places, limit).ok_or(SubmitError::Overloaded)?;
-        let (events, received) = mpsc::unbounded_channel();
+        let (events, generation) = Generation::channel(&self.places, UNREAD);
         let submission = Submission { request, events, submitted: Instant::now(), ticket };
-        let commands = self.commands.as_ref().ok_or(SubmitError::Gone)?;
-        commands.send(submission).map_err(|_| SubmitError::Gone)?;
-        Ok(Generation { events: received, ended: false })
+        self.send(Command::Submit(Box::new(submission))).ok_or(SubmitError::Gone)?;
+        Ok(generation)
     }
 
     /// What is known of the model.
@@ -130,17 +161,34 @@ impl Engine {
         *self.stats.borrow()
     }
 
+    /// How long the step that is being carried out has been so; `None` between steps. One that takes very long hangs.
+    #[must_use]
+    pub fn busy_for(&self) -> Option<Duration> {
+        self.pulse.busy_for()
+    }
+
+    /// What runs and what waits, as text for people: counts and places, nothing of prompts or outputs. `None` when the engine has ended.
+    pub async fn describe(&self) -> Option<String> {
+        let (answer, text) = oneshot::channel();
+        self.send(Command::Describe(answer))?;
+        text.await.ok()
+    }
+
     /// Whether requests are still served. Once false, always false.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.commands.as_ref().is_some_and(|commands| !commands.is_closed())
+        self.life.has_changed().is_ok()
     }
 
     /// Waits until the engine has ended by itself, as it does when its device fails.
     pub async fn ended(&self) {
-        if let Some(commands) = &self.commands {
-            commands.closed().await;
-        }
+        let mut life = self.life.clone();
+        // Nothing is ever sent: it ends by being closed.
+        while life.changed().await.is_ok() {}
+    }
+
+    fn send(&self, command: Command) -> Option<()> {
+        self.commands.as_ref()?.send(command).ok()
     }
 }
 
@@ -154,83 +202,92 @@ impl Drop for Engine {
     }
 }
 
-/// A running generation. Dropping it cancels it before the next step.
-#[derive(Debug)]
-pub struct Generation {
-    events: mpsc::UnboundedReceiver<Event>,
-    ended: bool,
+/// What the engine's thread works with.
+struct Room {
+    options: Options,
+    received: mpsc::Receiver<Command>,
+    publish: watch::Sender<Stats>,
+    pulse: Arc<Pulse>,
+    /// Closed when the engine has ended.
+    alive: watch::Sender<()>,
 }
 
-impl Stream for Generation {
-    type Item = Event;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        // A channel that closes without a last event is an engine that ended without one.
-        let event = ready!(self.events.poll_recv(cx)).unwrap_or(Event::Failed(EngineError::Gone));
-        self.ended = !matches!(event, Event::Token { .. });
-        Poll::Ready(Some(event))
-    }
-}
-
-/// The engine's thread: loads, serves, unloads.
-fn run(
-    loader: Box<dyn BackendLoader>,
-    limits: EngineLimits,
-    mut received: mpsc::UnboundedReceiver<Submission>,
-    ready: oneshot::Sender<Result<ModelInfo, LoadError>>,
-    publish: &watch::Sender<Stats>,
-) {
-    let mut ready = Some(ready);
-    let loaded = catch_unwind(AssertUnwindSafe(|| {
-        loader.with_backend(&mut |loaded| {
-            let Some(ready) = ready.take() else { return };
-            let Loaded { backend, vocab, tokenizer, chat_template } = loaded;
-            let spec = backend.spec().clone();
-            let mut scheduler = Scheduler::new(spec.clone(), Arc::clone(&vocab), limits.prefix_cache);
-            publish.send_replace(scheduler.stats());
-            if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template })).is_err() {
-                return;
-            }
-            while receive(&mut scheduler, &mut received) {
-                let result = scheduler.step(backend, Instant::now());
-                if let Err(error) = &result {
-                    tracing::error!(error = error as &dyn std::error::Error, "the backend failed; the engine ends");
-                    scheduler.fail_all(EngineError::Gone);
+impl Room {
+    /// The engine's thread: loads, serves, unloads.
+    fn load_and_serve(self, loader: Box<dyn BackendLoader>, ready: oneshot::Sender<Result<ModelInfo, LoadError>>) {
+        let mut ready = Some(ready);
+        let loaded = catch_unwind(AssertUnwindSafe(|| {
+            loader.with_backend(&mut |loaded| {
+                let Some(ready) = ready.take() else { return };
+                let Loaded { backend, vocab, tokenizer, chat_template } = loaded;
+                let spec = backend.spec().clone();
+                let mut scheduler = Scheduler::new(spec.clone(), Arc::clone(&vocab), self.options.clone());
+                self.publish.send_replace(scheduler.stats());
+                if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template })).is_ok() {
+                    self.serve(&mut scheduler, backend);
                 }
-                publish.send_replace(scheduler.stats());
-                if result.is_err() {
-                    break;
-                }
+            })
+        }));
+        self.pulse.rest();
+        match (loaded, ready) {
+            (Ok(Ok(())), _) => {}
+            (Ok(Err(error)), Some(ready)) => {
+                // Nobody listens when loading was given up; then there is nobody to tell.
+                let _ = ready.send(Err(error));
             }
-        })
-    }));
-    match (loaded, ready) {
-        (Ok(Ok(())), _) => {}
-        (Ok(Err(error)), Some(ready)) => {
-            // Nobody listens when loading was given up; then there is nobody to tell.
-            let _ = ready.send(Err(error));
+            (Ok(Err(error)), None) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the model did not unload cleanly");
+            }
+            (Err(_), _) => tracing::error!("the engine panicked and ends"),
         }
-        (Ok(Err(error)), None) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the model did not unload cleanly");
-        }
-        (Err(_), _) => tracing::error!("the engine panicked and ends"),
+        // In this order: whoever sees the engine ended is not taken on any more.
+        drop(self.received);
+        drop(self.alive);
     }
-}
 
-/// Takes in what was submitted, waiting for it if there is nothing else to do. False when the engine was dropped.
-fn receive(scheduler: &mut Scheduler, received: &mut mpsc::UnboundedReceiver<Submission>) -> bool {
-    if !scheduler.has_work() {
-        let Some(submission) = received.blocking_recv() else { return false };
-        scheduler.add(submission);
+    fn serve(&self, scheduler: &mut Scheduler, backend: &mut dyn InferenceBackend) {
+        let mut outcome = Outcome::Worked;
+        while self.receive(scheduler, outcome) {
+            self.pulse.begin();
+            let result = scheduler.step(backend, &Instant::now);
+            self.pulse.rest();
+            outcome = match result {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the backend failed; the engine ends");
+                    scheduler.fail_all(EngineError::Gone, Instant::now());
+                    self.publish.send_replace(scheduler.stats());
+                    return;
+                }
+            };
+            self.publish.send_replace(scheduler.stats());
+        }
     }
-    loop {
-        match received.try_recv() {
-            Ok(submission) => scheduler.add(submission),
-            Err(mpsc::error::TryRecvError::Empty) => return true,
-            Err(mpsc::error::TryRecvError::Disconnected) => return false,
+
+    /// Does what was asked for, waiting for it if there is nothing else to do. False when the engine was dropped.
+    fn receive(&self, scheduler: &mut Scheduler, outcome: Outcome) -> bool {
+        let first = if !scheduler.has_work() {
+            self.received.recv().map_err(|_| TryRecvError::Disconnected)
+        } else if outcome == Outcome::Paused {
+            self.received.recv_timeout(PAUSE).map_err(|error| match error {
+                RecvTimeoutError::Timeout => TryRecvError::Empty,
+                RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+            })
+        } else {
+            self.received.try_recv()
+        };
+        let mut next = first;
+        loop {
+            match next {
+                Ok(Command::Submit(submission)) => scheduler.add(*submission),
+                Ok(Command::Describe(answer)) => {
+                    // Whoever asked may have left.
+                    let _ = answer.send(scheduler.to_string());
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+            next = self.received.try_recv();
         }
     }
 }

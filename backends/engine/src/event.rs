@@ -93,6 +93,9 @@ pub enum EngineError {
     /// This generation alone: the backend cannot hold it, although its room was counted.
     #[error("the KV cache cannot hold this request")]
     KvExhausted,
+    /// This generation alone: nobody has read what it generated for too long.
+    #[error("the generation was not read")]
+    Stalled,
     /// The engine ended; the request may be tried again on another.
     #[error("the engine has ended")]
     Gone,

@@ -7,8 +7,13 @@
 
 mod engine;
 mod event;
+mod generation;
+#[doc(hidden)]
+pub mod internals;
 mod kv;
 mod output;
+mod places;
+mod pulse;
 mod request;
 mod scheduler;
 mod sequence;
@@ -16,7 +21,8 @@ mod sequence;
 mod simulation;
 mod stats;
 
-pub use engine::{Engine, EngineLimits, Generation, ModelInfo};
+pub use engine::{Engine, EngineLimits, ModelInfo};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
+pub use generation::Generation;
 pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
 pub use stats::Stats;

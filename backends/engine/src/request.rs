@@ -16,6 +16,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// How many of the likeliest tokens to report beside each chosen one; `None` reports no log-probabilities.
     pub logprobs: Option<u8>,
+    /// The prefix cache is shared with requests of the same salt alone.
+    pub cache_salt: u64,
 }
 
 /// When a generation ends.

@@ -1,14 +1,18 @@
 use std::time::Instant;
 
-use tandem_core::{SampleError, SampleRow, Sampled, SlotId, TokenId, Vocab, sampling::uniform};
-use tokio::sync::mpsc::UnboundedSender;
+use tandem_core::{SampleError, SampleRow, Sampled, SlotId, TokenId, TokenLogprobs, Vocab, sampling::uniform};
 
 use crate::{
     EngineError, Event, FinishReason, GenerateRequest, Logprobs, Priority, Timing, TokenText, Usage,
+    generation::EventSender,
+    kv::{Candidate, Keys},
     output::{Output, Pushed},
+    places::Ticket,
     request::StopRules,
-    stats::Ticket,
 };
+
+/// After this many preemptions a sequence keeps its slot to its end: it is given room for all that it may come to need.
+pub(crate) const MAX_PREEMPTIONS: u32 = 3;
 
 /// The engine's record of a generation.
 ///
@@ -24,17 +28,32 @@ pub(crate) struct Sequence {
     pub(crate) slot: Option<SlotId>,
     /// Times that it lost its slot.
     pub(crate) preemptions: u32,
+    /// Its end was told while a step still computed for it.
+    pub(crate) has_ended: bool,
+    /// Since when nobody reads what it has generated.
+    pub(crate) stalled_since: Option<Instant>,
     request: GenerateRequest,
     prompt_len: usize,
+    keys: Keys,
     /// What may not be sampled before `min_tokens`.
     enders: Vec<TokenId>,
     output: Output,
-    events: UnboundedSender<Event>,
+    /// The last token, while its text is not told.
+    untold: Option<Untold>,
+    events: EventSender,
     submitted: Instant,
     queued_until: Option<Instant>,
     first_token: Option<Instant>,
     cached: u32,
     _ticket: Ticket,
+}
+
+/// A token whose text is still to be made out and sent.
+struct Untold {
+    token: TokenId,
+    logprobs: Option<TokenLogprobs>,
+    /// The token ends the generation, whatever its text is.
+    end: Option<FinishReason>,
 }
 
 /// Smaller goes first. No two sequences have the same.
@@ -45,19 +64,19 @@ pub(crate) struct Urgency {
 }
 
 /// What a submitter hands to the engine.
-#[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) request: GenerateRequest,
-    pub(crate) events: UnboundedSender<Event>,
+    pub(crate) events: EventSender,
     pub(crate) submitted: Instant,
     pub(crate) ticket: Ticket,
 }
 
-/// Whether a sequence goes on after a token.
+/// Whether a sequence goes on after a token, as far as the token alone can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Running,
-    Finished,
+    /// The token is the last one. Its text is still to be told.
+    Ended,
     Failed,
 }
 
@@ -79,9 +98,13 @@ impl Sequence {
             planned: 0,
             slot: None,
             preemptions: 0,
+            has_ended: false,
+            stalled_since: None,
             request,
+            keys: Keys::default(),
             enders,
             output,
+            untold: None,
             events,
             submitted,
             queued_until: None,
@@ -104,6 +127,38 @@ impl Sequence {
     /// Whether nobody listens any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.events.is_closed()
+    }
+
+    /// Whether it gave way as often as anyone has to.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.preemptions >= MAX_PREEMPTIONS
+    }
+
+    /// Whether the reader is so far behind that the sequence has to pause; notes since when.
+    pub(crate) fn is_stalled(&mut self, now: Instant) -> bool {
+        if self.events.has_room() {
+            self.stalled_since = None;
+        } else {
+            self.stalled_since.get_or_insert(now);
+        }
+        self.stalled_since.is_some()
+    }
+
+    pub(crate) fn salt(&self) -> u64 {
+        self.request.cache_salt
+    }
+
+    /// What the sequence asks of the KV cache, where one token may hold up to `max_context`.
+    pub(crate) fn candidate(&mut self, max_context: u32) -> Candidate<'_> {
+        let held = self.tokens.len() as u32;
+        let all = (self.prompt_len as u64 + u64::from(self.request.stop.max_tokens)).min(max_context.into()) as u32;
+        let reserve = if self.is_protected() { all.max(held + 1) } else { held + 1 };
+        Candidate { tokens: &self.tokens, reserve, salt: self.request.cache_salt, keys: &mut self.keys }
+    }
+
+    /// What is computed of the tokens, for the KV cache to know.
+    pub(crate) fn committed(&mut self) -> (&[TokenId], &mut Keys) {
+        (&self.tokens[..self.computed as usize], &mut self.keys)
     }
 
     /// Takes a slot in which `cached` of the tokens are already computed.
@@ -139,54 +194,58 @@ impl Sequence {
         }
     }
 
-    /// Appends the sampled token, tells the submitter, and decides whether to go on.
-    pub(crate) fn push(
+    /// Appends the sampled token, and decides whether to go on as far as the token alone can tell. Its text is told by [`Self::tell`].
+    pub(crate) fn append(
         &mut self,
         sampled: Result<Sampled, SampleError>,
         vocab: &Vocab,
         max_context: u32,
         now: Instant,
     ) -> Progress {
-        let sampled = match sampled {
+        debug_assert!(self.untold.is_none(), "each token is told before the next one");
+        let Sampled { token, logprobs } = match sampled {
             Ok(sampled) => sampled,
             Err(SampleError::NonFinite) => return self.fail(EngineError::NonFinite),
             Err(SampleError::NothingLeft) => return self.fail(EngineError::NothingLeft),
         };
-        let token = sampled.token;
         self.tokens.push(token);
         self.first_token.get_or_insert(now);
         let stop: &StopRules = &self.request.stop;
         let generated = (self.tokens.len() - self.prompt_len) as u32;
-        let ends = vocab.is_eog(token) && !stop.ignore_eos || stop.token_ids.contains(&token);
-        let is_last = generated >= stop.max_tokens || self.tokens.len() >= max_context as usize;
-        let bytes = if vocab.is_text(token) && !ends { vocab.bytes(token) } else { &[] };
-        let (text, stopped) = match self.output.push(bytes) {
+        let end = if vocab.is_eog(token) && !stop.ignore_eos || stop.token_ids.contains(&token) {
+            Some(FinishReason::Stop)
+        } else if generated >= stop.max_tokens || self.tokens.len() >= max_context as usize {
+            Some(FinishReason::Length)
+        } else {
+            None
+        };
+        self.untold = Some(Untold { token, logprobs, end });
+        if end.is_some() { Progress::Ended } else { Progress::Running }
+    }
+
+    /// Makes out the text of the last token, if that is still to be done, and sends it. True when the generation has ended with it.
+    pub(crate) fn tell(&mut self, vocab: &Vocab, now: Instant) -> bool {
+        let Some(Untold { token, logprobs, end }) = self.untold.take() else { return false };
+        let is_text = end != Some(FinishReason::Stop) && vocab.is_text(token);
+        let (text, stopped) = match self.output.push(if is_text { vocab.bytes(token) } else { &[] }) {
             Pushed::Text(text) => (text, false),
             Pushed::Stopped(text) => (text, true),
         };
-        let logprobs = sampled.logprobs.map(|found| Logprobs {
+        let logprobs = logprobs.map(|found| Logprobs {
             chosen: token_text(vocab, token, found.logprob),
             top: found.top.into_iter().map(|(id, logprob)| token_text(vocab, id, logprob)).collect(),
         });
-        self.send(Event::Token { id: token, text, logprobs });
-        let reason = if ends || stopped { FinishReason::Stop } else { FinishReason::Length };
-        if !ends && !stopped && !is_last {
-            return Progress::Running;
-        }
+        self.events.send(Event::Token { id: token, text, logprobs });
+        let Some(reason) = (if stopped { Some(FinishReason::Stop) } else { end }) else { return false };
         let text = if stopped { String::new() } else { self.output.finish() };
-        self.send(Event::Finished { reason, text, usage: self.usage(), timing: self.timing(now) });
-        Progress::Finished
+        self.events.send(Event::Finished { reason, text, usage: self.usage(), timing: self.timing(now) });
+        true
     }
 
     /// Ends the generation badly.
     pub(crate) fn fail(&self, error: EngineError) -> Progress {
-        self.send(Event::Failed(error));
+        self.events.send(Event::Failed(error));
         Progress::Failed
-    }
-
-    /// A submitter that has left is noticed before the next step, not here.
-    fn send(&self, event: Event) {
-        let _ = self.events.send(event);
     }
 
     fn usage(&self) -> Usage {

@@ -1,27 +1,32 @@
 //! The scheduler under random load, against the model run alone.
 //!
-//! Arrivals, cancels, shared prefixes, two priorities, a cache far too small, and passes refused as [`KvFull`](tandem_core::StepError::KvFull):
-//! whatever happens, every generation that is not cancelled has exactly the tokens of [`Oracle`]. A failing seed is printed by the assertion.
+//! Arrivals, cancels, readers that fall behind, shared prefixes, two priorities, stop strings, a cache far too small, passes refused as
+//! [`KvFull`](tandem_core::StepError::KvFull), logits that are not numbers: whatever happens, every generation that is not cancelled has
+//! exactly the tokens and the text of [`Oracle`]. A failing seed is printed by the assertion.
 
 use std::{
+    cell::Cell,
     ops::Range,
-    sync::{Arc, atomic::AtomicUsize},
-    time::Instant,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use tandem_core::{BackendLoader, InferenceBackend, SamplingParams, TokenId};
+use tandem_core::{BackendLoader, InferenceBackend, SamplingParams, TokenId, Vocab};
 use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings, vocab};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::{
-    Event, FinishReason, GenerateRequest, Priority, Stats, StopRules, scheduler::Scheduler, sequence::Submission,
-    stats::Ticket,
+    EngineError, Event, FinishReason, GenerateRequest, Generation, Priority, Stats, StopRules,
+    places::{Places, Ticket},
+    scheduler::{Options, Scheduler},
+    sequence::{MAX_PREEMPTIONS, Submission},
 };
 
 const SEEDS: u64 = 2_000;
 const SLOW_SEEDS: u64 = 50_000;
 const REQUESTS: usize = 40;
 const CELLS: u32 = 160;
+/// Of the simulated clock, in steps.
+const STALL_TIMEOUT: u64 = 60;
 
 /// A small generator that needs no crate: the simulation must be the same everywhere.
 struct Rng(u64);
@@ -39,27 +44,45 @@ impl Rng {
 
 struct Client {
     request: GenerateRequest,
-    events: Option<UnboundedReceiver<Event>>,
+    generation: Option<Generation>,
     got: Vec<TokenId>,
-    finished: Option<FinishReason>,
+    text: String,
+    ended: Option<Result<FinishReason, EngineError>>,
+    /// Does not read before this step.
+    reads_from: u64,
+    /// Whether it ever paused for long enough to be given up.
+    dawdled: bool,
 }
 
 struct World {
     rng: Rng,
     scheduler: Scheduler,
+    vocab: Arc<Vocab>,
     clients: Vec<Client>,
-    places: Arc<AtomicUsize>,
+    places: Arc<Places>,
     seed: u64,
+    steps: u64,
+    /// What went on at the same time, at most.
+    followed: u64,
+    stalled: u64,
 }
 
 impl World {
     fn new(seed: u64, backend: &dyn InferenceBackend, prefix_cache: bool) -> Self {
+        let places = Arc::<Places>::default();
+        let stall_timeout = Duration::from_secs(STALL_TIMEOUT);
+        let options = Options { prefix_cache, hash_seed: seed, stall_timeout, places: Arc::clone(&places) };
+        let vocab = Arc::new(vocab());
         Self {
             rng: Rng(seed.wrapping_mul(0x9e37_79b9) + 1),
-            scheduler: Scheduler::new(backend.spec().clone(), Arc::new(vocab()), prefix_cache),
+            scheduler: Scheduler::new(backend.spec().clone(), Arc::clone(&vocab), options),
+            vocab,
             clients: Vec::new(),
-            places: Arc::default(),
+            places,
             seed,
+            steps: 0,
+            followed: 0,
+            stalled: 0,
         }
     }
 
@@ -67,15 +90,26 @@ impl World {
     fn prompt(&mut self) -> Vec<TokenId> {
         let alphabet = if self.rng.one_in(2) { 2 } else { 256 };
         let family = self.rng.below(3) as TokenId;
-        let shared = self.rng.below(24);
+        let shared = self.rng.below(44);
         let own = 1 + self.rng.below(22);
         let mut prompt: Vec<_> = (0..shared as TokenId).map(|at| (family * 50 + at) % 256).collect();
         prompt.extend((0..own).map(|_| self.rng.below(alphabet) as TokenId));
         prompt
     }
 
+    /// Stop strings of the letters that the model favours, so that some of them do occur.
+    fn stop_strings(&mut self) -> Vec<String> {
+        if !self.rng.one_in(3) {
+            return Vec::new();
+        }
+        let letter = |rng: &mut Rng| if rng.one_in(3) { ' ' } else { char::from(b'a' + rng.below(26) as u8) };
+        (0..1 + self.rng.below(2))
+            .map(|_| (0..1 + self.rng.below(2)).map(|_| letter(&mut self.rng)).collect())
+            .collect()
+    }
+
     fn arrive(&mut self) {
-        let stop = StopRules { ignore_eos: false, ..StopRules::max_tokens(1 + self.rng.below(24) as u32) };
+        let stop = StopRules { strings: self.stop_strings(), ..StopRules::max_tokens(1 + self.rng.below(24) as u32) };
         let sampling = if self.rng.one_in(2) { SamplingParams::greedy() } else { SamplingParams::default() };
         let request = GenerateRequest {
             prompt: self.prompt(),
@@ -84,106 +118,203 @@ impl World {
             seed: self.rng.below(u64::MAX),
             priority: if self.rng.one_in(3) { Priority::Interactive } else { Priority::Batch },
             logprobs: None,
+            cache_salt: self.rng.below(2),
         };
-        let (events, received) = unbounded_channel();
+        let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
         self.scheduler.add(Submission { request: request.clone(), events, submitted: Instant::now(), ticket });
-        self.clients.push(Client { request, events: Some(received), got: Vec::new(), finished: None });
+        self.clients.push(Client {
+            request,
+            generation: Some(generation),
+            got: Vec::new(),
+            text: String::new(),
+            ended: None,
+            reads_from: 0,
+            dawdled: false,
+        });
     }
 
     fn listen(&mut self) {
         for client in &mut self.clients {
-            let Some(events) = &mut client.events else { continue };
-            while let Ok(event) = events.try_recv() {
+            let Some(generation) = &mut client.generation else { continue };
+            if self.steps < client.reads_from {
+                continue;
+            }
+            while let Some(event) = generation.try_next() {
+                assert!(client.ended.is_none(), "seed {}: nothing comes after the end", self.seed);
                 match event {
-                    Event::Token { id, .. } => client.got.push(id),
-                    Event::Finished { reason, usage, .. } => {
+                    Event::Token { id, text, .. } => {
+                        client.got.push(id);
+                        client.text.push_str(&text);
+                    }
+                    Event::Finished { reason, text, usage, .. } => {
+                        client.text.push_str(&text);
                         assert_eq!(usage.completion_tokens as usize, client.got.len(), "seed {}: usage", self.seed);
                         assert!(usage.cached_tokens < usage.prompt_tokens, "seed {}: something is computed", self.seed);
-                        client.finished = Some(reason);
+                        client.ended = Some(Ok(reason));
                     }
-                    Event::Failed(error) => panic!("seed {}: {error}", self.seed),
+                    Event::Failed(error) => client.ended = Some(Err(error)),
                 }
             }
+        }
+    }
+
+    /// Somebody leaves, and somebody else does not read for a while.
+    fn disturb(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let any = self.rng.below(self.clients.len() as u64) as usize;
+        if self.rng.one_in(8) && self.clients[any].ended.is_none() {
+            self.clients[any].generation = None;
+        }
+        let any = self.rng.below(self.clients.len() as u64) as usize;
+        if self.rng.one_in(6) {
+            let longest = if self.rng.one_in(6) { 2 * STALL_TIMEOUT } else { 24 };
+            let pause = self.rng.below(longest);
+            let client = &mut self.clients[any];
+            client.reads_from = self.steps + pause;
+            client.dawdled |= pause >= STALL_TIMEOUT / 2;
         }
     }
 
     fn run(&mut self, backend: &mut dyn InferenceBackend) -> Stats {
-        let mut steps = 0;
+        let began = Instant::now();
         while self.clients.len() < REQUESTS || self.scheduler.has_work() {
             while self.clients.len() < REQUESTS && self.rng.one_in(3) {
                 self.arrive();
             }
-            if self.rng.one_in(8) && !self.clients.is_empty() {
-                let victim = self.rng.below(self.clients.len() as u64) as usize;
-                if self.clients[victim].finished.is_none() {
-                    self.clients[victim].events = None;
-                }
-            }
-            self.scheduler.step(backend, Instant::now()).unwrap();
+            self.disturb();
+            let now = Cell::new(began + Duration::from_secs(self.steps));
+            self.scheduler.step(backend, &|| now.get()).unwrap();
+            self.steps += 1;
             self.listen();
-            steps += 1;
-            assert!(steps < 20_000, "seed {}: no end in sight: {:?}", self.seed, self.scheduler.stats());
+            let stats = self.scheduler.stats();
+            self.followed += u64::from(stats.following);
+            self.stalled += u64::from(stats.stalled);
+            assert!(self.scheduler.most_preemptions() <= MAX_PREEMPTIONS, "seed {}: preempted too often", self.seed);
+            assert!(self.steps < 20_000, "seed {}: no end in sight: {}", self.seed, self.scheduler);
         }
+        self.clients.iter_mut().for_each(|client| client.reads_from = 0);
+        self.listen();
         self.scheduler.stats()
     }
 
-    fn check(&self) {
-        let vocab = vocab();
+    fn check(&self, faults: &Faults) {
         for (at, client) in self.clients.iter().enumerate() {
-            if client.events.is_none() {
+            if client.generation.is_none() {
                 continue;
             }
-            let GenerateRequest { prompt, sampling, seed, stop, .. } = &client.request;
-            let expected = Oracle::generate(prompt, sampling, *seed, stop.max_tokens);
-            assert_eq!(client.got, expected, "seed {}, request {at}", self.seed);
-            let ended = expected.last().is_some_and(|&token| vocab.is_eog(token));
-            let reason = if ended { FinishReason::Stop } else { FinishReason::Length };
-            assert_eq!(client.finished, Some(reason), "seed {}, request {at}", self.seed);
+            let (tokens, text, reason) = expected(&client.request, &self.vocab);
+            let who = format!("seed {}, request {at}", self.seed);
+            match client.ended {
+                Some(Ok(ended)) => {
+                    assert_eq!((&client.got, &client.text), (&tokens, &text), "{who}");
+                    assert_eq!(ended, reason, "{who}");
+                }
+                Some(Err(error)) => {
+                    let may = match error {
+                        EngineError::NonFinite => faults.nan_every > 0,
+                        EngineError::Stalled => client.dawdled,
+                        _ => false,
+                    };
+                    assert!(may, "{who}: {error}");
+                    assert!(tokens.starts_with(&client.got), "{who}: what came before the error");
+                    assert!(text.starts_with(&client.text), "{who}: the text before the error");
+                }
+                None => panic!("{who}: no end was told"),
+            }
         }
         let stats = self.scheduler.stats();
         assert_eq!((stats.running, stats.waiting, stats.kv_used), (0, 0, 0), "seed {}: nothing is left", self.seed);
-        assert_eq!(self.places.load(std::sync::atomic::Ordering::Relaxed), 0, "seed {}: tickets", self.seed);
+        assert_eq!(self.places.taken(), 0, "seed {}: tickets", self.seed);
     }
+}
+
+/// What the model alone has to say: tokens, text, and why it ends.
+fn expected(request: &GenerateRequest, vocab: &Vocab) -> (Vec<TokenId>, String, FinishReason) {
+    let GenerateRequest { prompt, sampling, seed, stop, .. } = request;
+    let mut tokens = Oracle::generate(prompt, sampling, *seed, stop.max_tokens);
+    let mut bytes = Vec::new();
+    for at in 0..tokens.len() {
+        let token = tokens[at];
+        if vocab.is_eog(token) {
+            return (tokens, String::from_utf8_lossy(&bytes).into_owned(), FinishReason::Stop);
+        }
+        if vocab.is_text(token) {
+            bytes.extend_from_slice(vocab.bytes(token));
+        }
+        // Of the stop strings that are complete with this token, which is a byte, the longest: it begins first.
+        let complete = stop.strings.iter().filter(|stop| bytes.ends_with(stop.as_bytes())).map(String::len).max();
+        if let Some(len) = complete {
+            tokens.truncate(at + 1);
+            bytes.truncate(bytes.len() - len);
+            return (tokens, String::from_utf8_lossy(&bytes).into_owned(), FinishReason::Stop);
+        }
+    }
+    (tokens, String::from_utf8_lossy(&bytes).into_owned(), FinishReason::Length)
 }
 
 /// Runs the seeds over one layout; over all of them together, everything that can happen has to have happened.
 fn simulate(layout: SimLayout, seeds: Range<u64>) {
     let mut total = Stats::default();
+    let (mut followed, mut stalled, mut told, mut failed) = (0, 0, 0, 0);
     for seed in seeds {
+        let faults = Faults {
+            kv_full_every: if seed.is_multiple_of(3) { 9 } else { 0 },
+            kv_full_run: seed % 5,
+            nan_every: if seed.is_multiple_of(11) { 97 } else { 0 },
+            ..Faults::default()
+        };
         let settings = SimSettings {
             context: 96,
             parallel: 1 + (seed % 6) as u32,
             max_step_tokens: [8, 24, 64][(seed % 3) as usize],
             layout,
             mixes_phases: !seed.is_multiple_of(5),
-            faults: Faults { kv_full_every: if seed.is_multiple_of(3) { 7 } else { 0 }, ..Faults::default() },
+            overlaps: !(seed / 2).is_multiple_of(2),
+            faults,
             ..SimSettings::default()
         };
         Box::new(SimLoader::new(settings))
             .with_backend(&mut |loaded| {
                 let mut world = World::new(seed, loaded.backend, !seed.is_multiple_of(7));
                 let stats = world.run(loaded.backend);
-                world.check();
+                world.check(&faults);
                 total.steps += stats.steps;
                 total.cached_tokens += stats.cached_tokens;
                 total.preemptions += stats.preemptions;
+                total.refusals += stats.refusals;
                 total.cancelled += stats.cancelled;
                 total.finished += stats.finished;
+                followed += world.followed;
+                stalled += world.stalled;
+                told += world.clients.iter().filter(|client| !client.text.is_empty()).count();
+                failed += world.clients.iter().filter(|client| matches!(client.ended, Some(Err(_)))).count();
             })
             .unwrap();
     }
-    assert!(total.cached_tokens > 0, "prefixes are reused: {total:?}");
-    assert!(total.preemptions > 0, "sequences are preempted: {total:?}");
-    assert!(total.cancelled > 0, "submitters leave: {total:?}");
+    let all = format!("{total:?}, {followed} followed, {stalled} stalled, {told} with text, {failed} failed");
+    let whole = !matches!(layout, SimLayout::Slots { partial_reuse: false, .. });
+    assert!(total.cached_tokens > 0, "prefixes are reused: {all}");
+    assert!(total.preemptions > 0 && total.refusals > 0, "sequences are preempted and steps refused: {all}");
+    assert!(total.cancelled > 0 && failed > 0, "submitters leave, generations fail: {all}");
+    assert!(followed > 0 || !whole, "sequences wait for each other's prefixes: {all}");
+    assert!(stalled > 0 && told > 0, "readers fall behind: {all}");
 }
 
-const SLOTS: SimLayout = SimLayout::Slots { cells: CELLS };
+const SLOTS: SimLayout = SimLayout::Slots { cells: CELLS, partial_reuse: true };
+const WHOLE_SLOTS: SimLayout = SimLayout::Slots { cells: CELLS, partial_reuse: false };
 const BLOCKS: SimLayout = SimLayout::Blocks { count: CELLS / 4, block_size: 4 };
 
 #[test]
 fn by_slot_every_output_is_the_models_own() {
     simulate(SLOTS, 0..SEEDS);
+}
+
+#[test]
+fn by_slot_that_cannot_be_cut_every_output_is_the_models_own() {
+    simulate(WHOLE_SLOTS, 0..SEEDS / 4);
 }
 
 #[test]
@@ -198,6 +329,11 @@ mod slow {
     #[test]
     fn by_slot() {
         simulate(SLOTS, SEEDS..SLOW_SEEDS);
+    }
+
+    #[test]
+    fn by_slot_that_cannot_be_cut() {
+        simulate(WHOLE_SLOTS, SEEDS..SEEDS + 4_000);
     }
 
     #[test]

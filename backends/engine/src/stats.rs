@@ -1,8 +1,3 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
-
 /// Counters of one engine since it was loaded, and gauges as of the last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -10,6 +5,10 @@ pub struct Stats {
     pub running: u32,
     /// Sequences that wait for one.
     pub waiting: u32,
+    /// Of these, sequences that wait for a prefix that another one is computing.
+    pub following: u32,
+    /// Sequences that pause because nobody reads what they have generated.
+    pub stalled: u32,
     /// Tokens of KV cache in use by running sequences.
     pub kv_used: u64,
     /// Tokens of KV cache in all.
@@ -26,30 +25,12 @@ pub struct Stats {
     pub generated_tokens: u64,
     /// Sequences that lost their slot and were computed again.
     pub preemptions: u64,
+    /// Steps that the backend refused because its KV memory could not hold them.
+    pub refusals: u64,
     /// Generations that ended well.
     pub finished: u64,
     /// Generations whose submitter left.
     pub cancelled: u64,
     /// Generations that failed.
     pub failed: u64,
-}
-
-/// A place among the generations that an engine has taken on; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Ticket(Arc<AtomicUsize>);
-
-impl Ticket {
-    /// Takes a place, if fewer than `limit` are taken.
-    pub(crate) fn take(places: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        places
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |taken| (taken < limit).then_some(taken + 1))
-            .ok()
-            .map(|_| Self(Arc::clone(places)))
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }

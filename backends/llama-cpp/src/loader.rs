@@ -102,6 +102,8 @@ impl BackendLoader for LlamaCppLoader {
                 partial_reuse: !(model.is_recurrent() || model.is_hybrid()),
             },
             mixes_phases: true,
+            // llama.cpp hands a pass over to a GPU and waits when logits are asked for; on the CPU it computes at once.
+            overlaps: llama.supports_gpu_offload() && self.settings.gpu_layers != GpuLayers::Count(0),
         };
         tracing::info!(?spec, threads = self.settings.thread_count(), model = %path.display(), "the model is loaded");
         let mut backend = LlamaCpp::new(context, spec);

@@ -2,7 +2,8 @@ use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
     BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow, Sampled, Step,
-    StepError, sampling::Sampler,
+    StepError,
+    sampling::{Sampler, uniform},
 };
 
 use crate::{
@@ -23,8 +24,14 @@ pub struct SimSettings {
     pub layout: SimLayout,
     /// Whether chunks and single tokens may share a step.
     pub mixes_phases: bool,
-    /// Time that each step takes.
+    /// Whether the engine is told that the device computes while the engine does something else.
+    pub overlaps: bool,
+    /// Time that each step takes at least.
     pub step_delay: Duration,
+    /// Time that a step may take beyond that: a part of it that depends on the seed and on how many steps there were.
+    pub step_jitter: Duration,
+    /// What the parts of `step_jitter` are drawn from.
+    pub jitter_seed: u64,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -36,6 +43,8 @@ pub enum SimLayout {
     Slots {
         /// Tokens over all slots.
         cells: u32,
+        /// Whether a slot can be cut in the middle.
+        partial_reuse: bool,
     },
     /// By block.
     Blocks {
@@ -49,12 +58,18 @@ pub enum SimLayout {
 /// What goes wrong, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Every so many passes one is refused as not fitting; 0 for never.
+    /// Every so many passes some are refused as not fitting; 0 for never.
     pub kv_full_every: u64,
+    /// How many passes in a row are refused then; 0 counts as 1.
+    pub kv_full_run: u64,
+    /// Every so many rows the logits of one are not numbers; 0 for never.
+    pub nan_every: u64,
     /// The device fails at this pass; 0 for never.
     pub device_fails_at: u64,
     /// The backend panics at this pass; 0 for never.
     pub panics_at: u64,
+    /// This pass never returns; 0 for never.
+    pub hangs_at: u64,
 }
 
 impl Default for SimSettings {
@@ -65,7 +80,10 @@ impl Default for SimSettings {
             max_step_tokens: 512,
             layout: SimLayout::Blocks { count: 2048, block_size: 16 },
             mixes_phases: true,
+            overlaps: false,
             step_delay: Duration::ZERO,
+            step_jitter: Duration::ZERO,
+            jitter_seed: 0,
             faults: Faults::default(),
         }
     }
@@ -101,9 +119,9 @@ impl BackendLoader for SimLoader {
 struct SimBackend {
     spec: BackendSpec,
     memory: Memory,
-    step_delay: Duration,
-    faults: Faults,
+    settings: SimSettings,
     passes: u64,
+    sampled_rows: u64,
     sampler: Sampler,
     /// Logits of the rows of the last pass, one after the other.
     rows: Vec<f32>,
@@ -111,11 +129,11 @@ struct SimBackend {
 
 impl SimBackend {
     fn new(settings: &SimSettings) -> Self {
-        let &SimSettings { context, parallel, max_step_tokens, layout, mixes_phases, step_delay, faults } = settings;
+        let &SimSettings { context, parallel, max_step_tokens, layout, mixes_phases, overlaps, .. } = settings;
         let (kv, memory) = match layout {
-            SimLayout::Slots { cells } => (
-                KvLayout::Slots { cells, partial_reuse: true },
-                Memory::Slots { slots: vec![Vec::new(); parallel as usize], cells: cells as usize },
+            SimLayout::Slots { cells, partial_reuse } => (
+                KvLayout::Slots { cells, partial_reuse },
+                Memory::Slots { slots: vec![Vec::new(); parallel as usize], cells: cells as usize, partial_reuse },
             ),
             SimLayout::Blocks { count, block_size } => (
                 KvLayout::Blocks { count, block_size },
@@ -130,8 +148,44 @@ impl SimBackend {
             max_step_tokens,
             kv,
             mixes_phases,
+            overlaps,
         };
-        Self { spec, memory, step_delay, faults, passes: 0, sampler: Sampler::default(), rows: Vec::new() }
+        Self {
+            spec,
+            memory,
+            settings: settings.clone(),
+            passes: 0,
+            sampled_rows: 0,
+            sampler: Sampler::default(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Lets happen what was asked for, at its time.
+    fn fail(&self) -> Result<(), StepError> {
+        let faults = &self.settings.faults;
+        assert!(self.passes != faults.panics_at, "a panic was asked for");
+        if self.passes == faults.device_fails_at {
+            return Err(StepError::Device("a failure was asked for".into()));
+        }
+        if self.passes == faults.hangs_at {
+            loop {
+                std::thread::park();
+            }
+        }
+        let since = self.passes.checked_rem(faults.kv_full_every);
+        if since.is_some_and(|since| self.passes > since && since < faults.kv_full_run.max(1)) {
+            return Err(StepError::KvFull);
+        }
+        Ok(())
+    }
+
+    fn delay(&self) {
+        let SimSettings { step_delay, step_jitter, jitter_seed, .. } = self.settings;
+        let delay = step_delay + step_jitter.mul_f32(uniform(jitter_seed, self.passes as u32));
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
     }
 }
 
@@ -143,13 +197,7 @@ impl InferenceBackend for SimBackend {
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         self.passes += 1;
         self.memory.prepare(step.kv_ops);
-        assert!(self.passes != self.faults.panics_at, "a panic was asked for");
-        if self.passes == self.faults.device_fails_at {
-            return Err(StepError::Device("a failure was asked for".into()));
-        }
-        if self.faults.kv_full_every > 0 && self.passes.is_multiple_of(self.faults.kv_full_every) {
-            return Err(StepError::KvFull);
-        }
+        self.fail()?;
         self.memory.fits(step.chunks)?;
         assert!(step.tokens() <= self.spec.max_step_tokens as usize, "a step keeps to its budget");
         self.rows.clear();
@@ -160,10 +208,12 @@ impl InferenceBackend for SimBackend {
             let start = self.rows.len();
             self.rows.resize(start + VOCAB_SIZE as usize, 0.0);
             model::logits(digest(self.memory.visible(chunk)), &mut self.rows[start..]);
+            self.sampled_rows += 1;
+            if self.sampled_rows.checked_rem(self.settings.faults.nan_every) == Some(0) {
+                self.rows[start] = f32::NAN;
+            }
         }
-        if !self.step_delay.is_zero() {
-            std::thread::sleep(self.step_delay);
-        }
+        self.delay();
         Ok(())
     }
 

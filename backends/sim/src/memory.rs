@@ -6,7 +6,7 @@ use crate::model::cell;
 #[derive(Debug)]
 pub(crate) enum Memory {
     /// By slot; `cells` is what all slots together may hold.
-    Slots { slots: Vec<Vec<u64>>, cells: usize },
+    Slots { slots: Vec<Vec<u64>>, cells: usize, partial_reuse: bool },
     /// By block.
     Blocks { blocks: Vec<Vec<Option<u64>>> },
 }
@@ -14,14 +14,18 @@ pub(crate) enum Memory {
 impl Memory {
     /// Carries out what comes before the chunks.
     pub(crate) fn prepare(&mut self, ops: &[KvOp]) {
-        let Self::Slots { slots, .. } = self else {
+        let Self::Slots { slots, partial_reuse, .. } = self else {
             assert!(ops.is_empty(), "blocks know no operations");
             return;
         };
         for op in ops {
             match *op {
-                KvOp::Truncate { slot, from } => slots[slot.index()].truncate(from as usize),
+                KvOp::Truncate { slot, from } => {
+                    assert!(*partial_reuse || from == 0, "a state that cannot be cut is forgotten whole");
+                    slots[slot.index()].truncate(from as usize);
+                }
                 KvOp::CopyPrefix { src, dst, len } => {
+                    assert!(*partial_reuse, "a state that cannot be cut has no prefix");
                     assert!(slots[dst.index()].is_empty(), "a prefix is copied to an empty slot");
                     let prefix = slots[src.index()][..len as usize].to_vec();
                     slots[dst.index()] = prefix;
@@ -32,7 +36,7 @@ impl Memory {
 
     /// Whether all chunks fit.
     pub(crate) fn fits(&self, chunks: &[Chunk<'_>]) -> Result<(), StepError> {
-        let Self::Slots { slots, cells } = self else { return Ok(()) };
+        let Self::Slots { slots, cells, .. } = self else { return Ok(()) };
         let held: usize = slots.iter().map(Vec::len).sum();
         let wanted: usize = chunks.iter().map(|chunk| chunk.tokens.len()).sum();
         if held + wanted <= *cells { Ok(()) } else { Err(StepError::KvFull) }

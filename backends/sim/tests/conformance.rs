@@ -12,7 +12,8 @@ fn check(layout: SimLayout, mixes_phases: bool) {
 
 #[test]
 fn by_slot() {
-    check(SimLayout::Slots { cells: 512 }, true);
+    check(SimLayout::Slots { cells: 512, partial_reuse: true }, true);
+    check(SimLayout::Slots { cells: 512, partial_reuse: false }, true);
 }
 
 #[test]

@@ -1,26 +1,29 @@
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use tandem_core::{BlockId, KvOp, SlotId, TokenId};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
 
-use super::{Admitted, KvCache};
+use super::{
+    Admitted, Candidate, Keys, KvCache,
+    keys::{self, Key},
+};
 
 /// KV in reference-counted blocks. A full block is known by a hash of its tokens and of all before it, so that equal prefixes are found
 /// block by block.
 pub(crate) struct BlockKv {
     block_size: usize,
     prefix_cache: bool,
+    seed: u64,
     blocks: Vec<Block>,
     /// Blocks that nobody uses, the next to be reused first. Those whose content is still known come last.
     unused: UnusedList,
     /// Full blocks by key, in use or not.
-    known: HashMap<Key, BlockId>,
+    known: HashMap<Key, BlockId, BuildHasherDefault<KeyHasher>>,
     slots: Vec<Option<Table>>,
     free_slots: Vec<SlotId>,
 }
-
-/// Hash of a block's tokens and of the key before it. 128 bits: a collision would answer with somebody else's context.
-type Key = u128;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
@@ -32,12 +35,13 @@ struct Block {
 #[derive(Debug, Default)]
 struct Table {
     blocks: Vec<BlockId>,
-    /// Keys of the blocks that are full and computed, in order.
-    keys: Vec<Key>,
+    /// Blocks that are full and computed.
+    full: usize,
+    salt: u64,
 }
 
 impl BlockKv {
-    pub(crate) fn new(slots: u32, count: u32, block_size: u32, prefix_cache: bool) -> Self {
+    pub(crate) fn new(slots: u32, count: u32, block_size: u32, prefix_cache: bool, seed: u64) -> Self {
         let mut unused = UnusedList::new(count as usize);
         for block in 0..count {
             unused.push_back(BlockId(block));
@@ -45,28 +49,21 @@ impl BlockKv {
         Self {
             block_size: block_size as usize,
             prefix_cache,
+            seed,
             blocks: vec![Block::default(); count as usize],
             unused,
-            known: HashMap::new(),
+            known: HashMap::default(),
             slots: (0..slots).map(|_| None).collect(),
             free_slots: (0..slots).rev().map(SlotId).collect(),
         }
     }
 
-    /// Known blocks that hold the beginning of `tokens`, leaving at least one token to compute.
-    fn lookup(&self, tokens: &[TokenId]) -> Table {
-        let mut found = Table::default();
-        if !self.prefix_cache {
-            return found;
-        }
-        let full = tokens.len().saturating_sub(1) / self.block_size;
-        for chunk in tokens.chunks_exact(self.block_size).take(full) {
-            let key = key_after(found.keys.last().copied(), chunk);
-            let Some(&block) = self.known.get(&key) else { break };
-            found.blocks.push(block);
-            found.keys.push(key);
-        }
-        found
+    /// Known blocks that hold the beginning of the tokens, leaving at least one token to compute.
+    fn lookup<'a>(&'a self, candidate: Candidate<'a>) -> impl Iterator<Item = BlockId> + 'a {
+        let Candidate { tokens, salt, keys, .. } = candidate;
+        let most = if self.prefix_cache { tokens.len().saturating_sub(1) / self.block_size } else { 0 };
+        let keys = keys.of(tokens, self.block_size, keys::root(self.seed, salt));
+        keys.iter().take(most).map_while(|key| self.known.get(key).copied())
     }
 
     /// Takes an unused block, forgetting what it held.
@@ -86,11 +83,15 @@ impl BlockKv {
 }
 
 impl KvCache for BlockKv {
-    fn admit(&mut self, tokens: &[TokenId], _: &mut Vec<KvOp>) -> Option<Admitted> {
-        let mut table = self.lookup(tokens);
+    fn admit(&mut self, candidate: Candidate<'_>, _: &mut Vec<KvOp>) -> Option<Admitted> {
+        // Hashing is for those who can have a slot.
+        self.free_slots.last()?;
+        let Candidate { tokens, reserve, salt, .. } = candidate;
+        let mut table = Table { blocks: self.lookup(candidate).collect(), full: 0, salt };
         let cached = table.blocks.len();
-        let total = (tokens.len() + 1).div_ceil(self.block_size);
+        table.full = cached;
         let revived = table.blocks.iter().filter(|id| self.blocks[id.index()].references == 0).count();
+        let total = (reserve as usize).div_ceil(self.block_size);
         if total - cached + revived > self.unused.len() {
             return None;
         }
@@ -102,13 +103,22 @@ impl KvCache for BlockKv {
             }
             block.references += 1;
         }
-        // The block for the token after the last is not taken yet: most sequences need it only after a while.
-        for _ in cached..tokens.len().div_ceil(self.block_size) {
+        // A block for one token after the last is not taken yet: most sequences need it only after a while.
+        let now = if reserve as usize > tokens.len() + 1 { total } else { tokens.len().div_ceil(self.block_size) };
+        for _ in cached..now {
             let block = self.take().expect("enough unused blocks were counted");
             table.blocks.push(block);
         }
         self.slots[slot.index()] = Some(table);
         Some(Admitted { slot, cached: (cached * self.block_size) as u32 })
+    }
+
+    fn cached(&self, candidate: Candidate<'_>) -> u32 {
+        (self.lookup(candidate).count() * self.block_size) as u32
+    }
+
+    fn shareable(&self, common: u32) -> u32 {
+        if self.prefix_cache { common - common % self.block_size as u32 } else { 0 }
     }
 
     fn grow(&mut self, slot: SlotId, len: u32, _: &mut Vec<KvOp>) -> bool {
@@ -120,18 +130,23 @@ impl KvCache for BlockKv {
         true
     }
 
-    fn commit(&mut self, slot: SlotId, tokens: &[TokenId]) {
+    fn commit(&mut self, slot: SlotId, tokens: &[TokenId], keys: &mut Keys) {
         let table = self.slots[slot.index()].as_mut().expect("the scheduler commits only slots that it holds");
-        let first = table.keys.len();
-        for (at, chunk) in tokens.chunks_exact(self.block_size).enumerate().skip(first) {
-            let key = key_after(table.keys.last().copied(), chunk);
-            table.keys.push(key);
-            if self.prefix_cache && !self.known.contains_key(&key) {
-                let id = table.blocks[at];
-                self.blocks[id.index()].key = Some(key);
-                self.known.insert(key, id);
+        let full = tokens.len() / self.block_size;
+        if full == table.full {
+            return;
+        }
+        if self.prefix_cache {
+            let keys = keys.of(tokens, self.block_size, keys::root(self.seed, table.salt));
+            for (key, id) in std::iter::zip(keys, &table.blocks).skip(table.full) {
+                // Of equal blocks one is known.
+                if !self.known.contains_key(key) {
+                    self.blocks[id.index()].key = Some(*key);
+                    self.known.insert(*key, *id);
+                }
             }
         }
+        table.full = full;
     }
 
     fn release(&mut self, slot: SlotId, _: &mut Vec<KvOp>) {
@@ -170,7 +185,7 @@ impl KvCache for BlockKv {
     fn check(&self) {
         let mut references = vec![0u32; self.blocks.len()];
         for table in self.slots.iter().flatten() {
-            assert!(table.keys.len() <= table.blocks.len(), "a key for each computed block at most");
+            assert!(table.full <= table.blocks.len(), "no more blocks are full than there are");
             for id in &table.blocks {
                 references[id.index()] += 1;
             }
@@ -189,11 +204,26 @@ impl KvCache for BlockKv {
     }
 }
 
-fn key_after(before: Option<Key>, tokens: &[TokenId]) -> Key {
-    let mut bytes = Vec::with_capacity(16 + 4 * tokens.len());
-    bytes.extend_from_slice(&before.unwrap_or(0).to_le_bytes());
-    bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
-    xxh3_128_with_seed(&bytes, u64::from(before.is_some()))
+/// Keys are hashes already.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for run in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..run.len()].copy_from_slice(run);
+            self.0 ^= u64::from_le_bytes(word);
+        }
+    }
+
+    fn write_u128(&mut self, key: u128) {
+        self.0 = key as u64;
+    }
 }
 
 /// A queue of block ids from whose middle any can be taken in constant time.

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 
 use tandem_core::{BlockId, KvOp, SlotId, TokenId};
 
-use super::{Admitted, KvCache};
+use super::{Admitted, Candidate, Keys, KvCache, common_prefix};
 
 /// KV by slot, all slots drawing on one pool of cells. A slot that nobody uses keeps its content until the room is needed.
 ///
@@ -12,6 +12,8 @@ pub(crate) struct SlotKv {
     partial_reuse: bool,
     prefix_cache: bool,
     slots: Vec<Slot>,
+    /// Cells over all slots.
+    in_use: u32,
     /// Counts admissions and releases: the least recently used slot has the smallest stamp.
     now: u64,
 }
@@ -20,6 +22,8 @@ pub(crate) struct SlotKv {
 struct Slot {
     /// Tokens whose KV is in the slot.
     content: Vec<TokenId>,
+    /// Whose content it is.
+    salt: u64,
     /// Tokens that the running sequence may come to have; `None` when none runs.
     reserved: Option<u32>,
     used_at: u64,
@@ -46,18 +50,13 @@ struct Place {
 impl SlotKv {
     pub(crate) fn new(slots: u32, cells: u32, partial_reuse: bool, prefix_cache: bool) -> Self {
         let slots = (0..slots).map(|_| Slot::default()).collect();
-        Self { cells, partial_reuse, prefix_cache, slots, now: 0 }
+        Self { cells, partial_reuse, prefix_cache, slots, in_use: 0, now: 0 }
     }
 
     /// The best slot for `tokens`: the idle one that is already a prefix of them, or else the least valuable idle one, with a copied
     /// prefix where some slot has one.
-    fn place(&self, tokens: &[TokenId]) -> Option<Place> {
-        let most = tokens.len() - 1;
-        let common = |slot: &Slot| match common_prefix(&slot.content, tokens).min(most) {
-            // A state that cannot be cut is good only whole.
-            len if !self.partial_reuse && len < slot.content.len() => 0,
-            len => len,
-        };
+    fn place(&self, tokens: &[TokenId], salt: u64) -> Option<Place> {
+        let common = |slot: &Slot| self.common(slot, tokens, salt);
         let idle = || self.slots.iter().enumerate().filter(|(_, slot)| slot.is_idle());
         let (victim, _) = idle().min_by_key(|(_, slot)| (!slot.content.is_empty(), slot.used_at))?;
         let (own, own_cached) =
@@ -76,13 +75,29 @@ impl SlotKv {
         Some(Place { slot: victim, cached, copy_from: None })
     }
 
-    fn in_use(&self) -> u32 {
-        self.slots.iter().map(Slot::cells).sum()
+    /// How many of the tokens a slot can give.
+    fn common(&self, slot: &Slot, tokens: &[TokenId], salt: u64) -> usize {
+        if slot.salt != salt || !self.prefix_cache {
+            return 0;
+        }
+        match common_prefix(&slot.content, tokens).min(tokens.len() - 1) {
+            // A state that cannot be cut is good only whole.
+            len if !self.partial_reuse && len < slot.content.len() => 0,
+            len => len,
+        }
+    }
+
+    /// Changes a slot and keeps the count of cells right.
+    fn change(&mut self, at: usize, change: impl FnOnce(&mut Slot)) {
+        let slot = &mut self.slots[at];
+        self.in_use -= slot.cells();
+        change(slot);
+        self.in_use += slot.cells();
     }
 
     /// Evicts idle slots, least recently used first and those in `keep` last of all never, until `wanted` cells are free.
     fn make_room(&mut self, wanted: u32, keep: [Option<usize>; 2], ops: &mut Vec<KvOp>) -> bool {
-        while self.in_use() + wanted > self.cells {
+        while self.in_use + wanted > self.cells {
             let idle = self
                 .slots
                 .iter()
@@ -96,7 +111,7 @@ impl SlotKv {
 
     fn truncate(&mut self, slot: usize, len: usize, ops: &mut Vec<KvOp>) {
         if len < self.slots[slot].content.len() {
-            self.slots[slot].content.truncate(len);
+            self.change(slot, |slot| slot.content.truncate(len));
             ops.push(KvOp::Truncate { slot: SlotId(slot as u32), from: len as u32 });
         }
     }
@@ -108,35 +123,49 @@ impl SlotKv {
 }
 
 impl KvCache for SlotKv {
-    fn admit(&mut self, tokens: &[TokenId], ops: &mut Vec<KvOp>) -> Option<Admitted> {
-        let place = self.place(tokens)?;
-        let wanted = tokens.len() as u32 + 1;
+    fn admit(&mut self, candidate: Candidate<'_>, ops: &mut Vec<KvOp>) -> Option<Admitted> {
+        let Candidate { tokens, reserve: wanted, salt, .. } = candidate;
+        let place = self.place(tokens, salt)?;
         let own = self.slots[place.slot].cells();
         if !self.make_room(wanted.saturating_sub(own), [Some(place.slot), place.copy_from], ops) {
             // Without the slots that would save work there may be room.
             let evictable: u32 = self.slots.iter().filter(|slot| slot.is_idle()).map(Slot::cells).sum();
-            if self.in_use() - evictable + wanted > self.cells {
+            if self.in_use - evictable + wanted > self.cells {
                 return None;
             }
             self.evict_all(ops);
-            let place = self.place(tokens)?;
-            return Some(self.occupy(&place, tokens, ops));
+            let place = self.place(tokens, salt)?;
+            return Some(self.occupy(&place, &candidate, ops));
         }
-        Some(self.occupy(&place, tokens, ops))
+        Some(self.occupy(&place, &candidate, ops))
+    }
+
+    fn cached(&self, candidate: Candidate<'_>) -> u32 {
+        let Candidate { tokens, salt, .. } = candidate;
+        let all = self.slots.iter().filter(|slot| self.partial_reuse || slot.is_idle());
+        all.map(|slot| self.common(slot, tokens, salt)).max().unwrap_or(0) as u32
+    }
+
+    fn shareable(&self, common: u32) -> u32 {
+        // A state that cannot be cut is passed on when its sequence has ended, or not at all.
+        if self.partial_reuse && self.prefix_cache { common } else { 0 }
     }
 
     fn grow(&mut self, slot: SlotId, len: u32, ops: &mut Vec<KvOp>) -> bool {
         let at = slot.index();
         let wanted = len.saturating_sub(self.slots[at].cells());
+        if wanted == 0 {
+            return true;
+        }
         if !self.make_room(wanted, [Some(at), None], ops) {
             return false;
         }
-        let reserved = &mut self.slots[at].reserved;
-        *reserved = (*reserved).max(Some(len));
+        self.change(at, |slot| slot.reserved = Some(len));
         true
     }
 
-    fn commit(&mut self, slot: SlotId, tokens: &[TokenId]) {
+    fn commit(&mut self, slot: SlotId, tokens: &[TokenId], _: &mut Keys) {
+        debug_assert!(tokens.len() <= self.slots[slot.index()].cells() as usize, "room was made before");
         let content = &mut self.slots[slot.index()].content;
         debug_assert!(tokens.starts_with(content), "a running sequence only grows");
         content.extend_from_slice(&tokens[content.len()..]);
@@ -144,7 +173,7 @@ impl KvCache for SlotKv {
 
     fn release(&mut self, slot: SlotId, ops: &mut Vec<KvOp>) {
         let at = slot.index();
-        self.slots[at].reserved = None;
+        self.change(at, |slot| slot.reserved = None);
         self.stamp(at);
         if !self.prefix_cache {
             self.truncate(at, 0, ops);
@@ -169,7 +198,8 @@ impl KvCache for SlotKv {
     }
 
     fn check(&self) {
-        assert!(self.in_use() <= self.cells, "{} of {} cells", self.in_use(), self.cells);
+        assert_eq!(self.in_use, self.slots.iter().map(Slot::cells).sum::<u32>(), "cells are counted");
+        assert!(self.in_use <= self.cells, "{} of {} cells", self.in_use, self.cells);
         for (at, slot) in self.slots.iter().enumerate() {
             if let Some(reserved) = slot.reserved {
                 assert!(slot.content.len() <= reserved as usize, "slot {at} holds no more than its sequence has");
@@ -179,22 +209,22 @@ impl KvCache for SlotKv {
 }
 
 impl SlotKv {
-    fn occupy(&mut self, place: &Place, tokens: &[TokenId], ops: &mut Vec<KvOp>) -> Admitted {
+    fn occupy(&mut self, place: &Place, candidate: &Candidate<'_>, ops: &mut Vec<KvOp>) -> Admitted {
+        let &Candidate { tokens, reserve, salt, .. } = candidate;
         let Place { slot, cached, copy_from } = *place;
         let id = SlotId(slot as u32);
         if let Some(src) = copy_from {
             self.truncate(slot, 0, ops);
             ops.push(KvOp::CopyPrefix { src: SlotId(src as u32), dst: id, len: cached as u32 });
-            self.slots[slot].content.extend_from_slice(&tokens[..cached]);
+            self.change(slot, |slot| slot.content.extend_from_slice(&tokens[..cached]));
         } else {
             self.truncate(slot, cached, ops);
         }
-        self.slots[slot].reserved = Some(tokens.len() as u32 + 1);
+        self.change(slot, |slot| {
+            slot.reserved = Some(reserve);
+            slot.salt = salt;
+        });
         self.stamp(slot);
         Admitted { slot: id, cached: cached as u32 }
     }
-}
-
-fn common_prefix(a: &[TokenId], b: &[TokenId]) -> usize {
-    std::iter::zip(a, b).take_while(|(a, b)| a == b).count()
 }

@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use tandem_core::{KvLayout, KvOp, SlotId, StepError, TokenId};
+use tandem_core::{KvLayout, KvOp, SlotId, StepError};
 
-use crate::helpers::{Piece, empty, forward, greedy, loader, prompt, sample, with_backend};
+use crate::helpers::{Piece, empty, forward, greedy, likeliest, loader, prompt, sample, with_backend};
 
 #[test]
 fn eight_sequences_together_are_as_good_as_each_alone() {
@@ -17,21 +17,24 @@ fn eight_sequences_together_are_as_good_as_each_alone() {
         let ops: Vec<_> = slots.iter().map(|&slot| empty(slot)).collect();
         let pieces: Vec<Piece<'_>> = slots.iter().map(|&slot| (slot, 0, &*prompts[slot as usize], true)).collect();
         forward(backend, &ops, &pieces).expect("eight prompts fit");
-        let mut together: Vec<Vec<TokenId>> = vec![Vec::new(); 8];
         for round in 0..12 {
-            for (tokens, token) in together.iter_mut().zip(sample(backend, &slots).expect("eight rows")) {
-                tokens.push(token);
+            // Kernels round differently for one row and for eight, so where two tokens are nearly as likely the other one may win. All
+            // are given the token that won alone, and it has to be as likely as the likeliest here but for rounding.
+            for (slot, top) in likeliest(backend, &slots).into_iter().enumerate() {
+                let token = alone[slot][round];
+                let found = top.iter().find(|(one, _)| *one == token);
+                let behind = found.map_or(f32::INFINITY, |(_, logprob)| top[0].1 - logprob);
+                assert!(behind < 0.05, "slot {slot}, token {round}: {token} is {behind} behind in {top:?}");
             }
             let pieces: Vec<Piece<'_>> = slots
                 .iter()
                 .map(|&slot| {
-                    let start = prompts[slot as usize].len() as u32 + round;
-                    (slot, start, &together[slot as usize][round as usize..], true)
+                    let at = slot as usize;
+                    (slot, (prompts[at].len() + round) as u32, &alone[at][round..=round], true)
                 })
                 .collect();
             forward(backend, &[], &pieces).expect("eight tokens fit");
         }
-        assert_eq!(together, alone);
     });
 }
 

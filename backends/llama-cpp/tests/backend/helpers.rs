@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use tandem_core::{
-    BackendLoader, Chunk, InferenceBackend, KvOp, Loaded, SampleRow, SamplingParams, SlotId, Step, StepError, TokenId,
+    BackendLoader, Chunk, InferenceBackend, KvOp, Loaded, SampleRow, Sampled, SamplingParams, SlotId, Step, StepError,
+    TokenId,
 };
 use tandem_llama_cpp::{GpuLayers, KvType, LlamaCppLoader, LlamaCppSettings};
 
@@ -61,6 +62,16 @@ pub(crate) fn forward(
 
 /// The likeliest token of each slot.
 pub(crate) fn sample(backend: &mut dyn InferenceBackend, slots: &[u32]) -> Result<Vec<TokenId>, StepError> {
+    Ok(sampled(backend, slots, None)?.into_iter().map(|sampled| sampled.token).collect())
+}
+
+/// The five likeliest tokens of each slot, with their log-probabilities.
+pub(crate) fn likeliest(backend: &mut dyn InferenceBackend, slots: &[u32]) -> Vec<Vec<(TokenId, f32)>> {
+    let all = sampled(backend, slots, Some(5)).expect("rows that were computed");
+    all.into_iter().map(|sampled| sampled.logprobs.expect("they were asked for").top).collect()
+}
+
+fn sampled(backend: &mut dyn InferenceBackend, slots: &[u32], logprobs: Option<u8>) -> Result<Vec<Sampled>, StepError> {
     let params = SamplingParams::greedy();
     let row = |&slot: &u32| SampleRow {
         slot: SlotId(slot),
@@ -70,12 +81,12 @@ pub(crate) fn sample(backend: &mut dyn InferenceBackend, slots: &[u32]) -> Resul
         output: &[],
         banned: &[],
         allowed: None,
-        logprobs: None,
+        logprobs,
     };
     let rows: Vec<_> = slots.iter().map(row).collect();
     let mut out = Vec::new();
     backend.sample(&rows, &mut out)?;
-    Ok(out.into_iter().map(|row| row.expect("finite logits").token).collect())
+    Ok(out.into_iter().map(|row| row.expect("finite logits")).collect())
 }
 
 pub(crate) fn empty(slot: u32) -> KvOp {

@@ -1,0 +1,40 @@
+use tandem_core::TokenId;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
+
+/// Hash of a block's tokens and of the key before it. 128 bits, and begun with a seed that clients do not know: a collision would answer
+/// with somebody else's context.
+pub(super) type Key = u128;
+
+/// The keys of a sequence's full blocks, in order: each block is hashed once, however often room is asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Keys(Vec<Key>);
+
+impl Keys {
+    /// The keys of the full blocks of `tokens`, which must be those that were hashed before and more. `root` stands before the first.
+    pub(super) fn of(&mut self, tokens: &[TokenId], block_size: usize, root: Key) -> &[Key] {
+        let full = tokens.len() / block_size;
+        for chunk in tokens.chunks_exact(block_size).skip(self.0.len()) {
+            let key = key_after(self.0.last().copied().unwrap_or(root), chunk);
+            self.0.push(key);
+        }
+        &self.0[..full]
+    }
+}
+
+/// What stands before the first block of sequences with this salt.
+pub(super) fn root(seed: u64, salt: u64) -> Key {
+    xxh3_128_with_seed(&salt.to_le_bytes(), seed)
+}
+
+fn key_after(before: Key, tokens: &[TokenId]) -> Key {
+    let mut hasher = Xxh3::new();
+    hasher.update(&before.to_le_bytes());
+    let mut bytes = [0; 256];
+    for run in tokens.chunks(bytes.len() / 4) {
+        for (bytes, token) in bytes.chunks_exact_mut(4).zip(run) {
+            bytes.copy_from_slice(&token.to_le_bytes());
+        }
+        hasher.update(&bytes[..run.len() * 4]);
+    }
+    hasher.digest128()
+}

@@ -1,0 +1,80 @@
+//! The scheduler's state as text: for people who look into a running server, and for tests that review plans.
+
+use std::fmt::{self, Write};
+
+use super::Scheduler;
+use crate::{Priority, sequence::Sequence};
+
+/// Waiting sequences that are told one by one.
+const MAX_LISTED: usize = 16;
+
+#[cfg(test)]
+impl Scheduler {
+    /// How often one of the sequences that are here lost its slot, at most.
+    pub(crate) fn most_preemptions(&self) -> u32 {
+        let all = self.running.iter().chain(self.waiting.values());
+        all.map(|sequence| sequence.preemptions).max().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = self.stats();
+        writeln!(
+            f,
+            "step {}: {} running, {} waiting, {} of {} tokens of KV in use, at most {} tokens in a step",
+            stats.steps, stats.running, stats.waiting, stats.kv_used, stats.kv_capacity, self.step_limit
+        )?;
+        for op in &self.kv_ops {
+            writeln!(f, "  {op:?}")?;
+        }
+        for sequence in &self.running {
+            writeln!(f, "  {}", running(sequence)?)?;
+        }
+        for sequence in self.waiting.values().take(MAX_LISTED) {
+            writeln!(f, "  {}", waiting(sequence)?)?;
+        }
+        if self.waiting.len() > MAX_LISTED {
+            writeln!(f, "  and {} more", self.waiting.len() - MAX_LISTED)?;
+        }
+        Ok(())
+    }
+}
+
+fn running(sequence: &Sequence) -> Result<String, fmt::Error> {
+    let mut line = name(sequence);
+    let slot = sequence.slot.map_or(u32::MAX, |slot| slot.0);
+    write!(line, " in slot {slot}: {} of {} tokens computed", sequence.computed, sequence.tokens.len())?;
+    match sequence.planned {
+        0 => {}
+        planned if sequence.samples() => write!(line, ", {planned} planned, then one sampled")?,
+        planned => write!(line, ", {planned} planned")?,
+    }
+    history(&mut line, sequence)?;
+    Ok(line)
+}
+
+fn waiting(sequence: &Sequence) -> Result<String, fmt::Error> {
+    let mut line = name(sequence);
+    write!(line, " waits with {} tokens", sequence.tokens.len())?;
+    history(&mut line, sequence)?;
+    Ok(line)
+}
+
+fn name(sequence: &Sequence) -> String {
+    let class = match sequence.urgency.priority {
+        Priority::Interactive => "interactive",
+        Priority::Batch => "batch",
+    };
+    format!("#{} ({class})", sequence.urgency.arrival)
+}
+
+fn history(line: &mut String, sequence: &Sequence) -> fmt::Result {
+    if sequence.preemptions > 0 {
+        write!(line, ", preemptions: {}", sequence.preemptions)?;
+    }
+    if sequence.stalled_since.is_some() {
+        line.push_str(", paused until its reader catches up");
+    }
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! Plans as text: what the backend is asked to compute, step by step, for a person to review.
+
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tandem_core::{
+    BackendLoader as _, BackendSpec, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, Step,
+    StepError, TokenId,
+};
+use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
+
+use super::{Options, Outcome, Scheduler};
+use crate::{
+    EngineError, Event, GenerateRequest, Generation, Priority, StopRules,
+    places::{Places, Ticket},
+    sequence::Submission,
+};
+
+const SLOTS: SimLayout = SimLayout::Slots { cells: 128, partial_reuse: true };
+const BLOCKS: SimLayout = SimLayout::Blocks { count: 32, block_size: 4 };
+
+/// Writes down what it is asked for.
+struct Recorder<'a> {
+    inner: &'a mut dyn InferenceBackend,
+    log: String,
+}
+
+impl InferenceBackend for Recorder<'_> {
+    fn spec(&self) -> &BackendSpec {
+        self.inner.spec()
+    }
+
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        let result = self.inner.forward(step);
+        let refused = if result.is_err() { ", refused" } else { "" };
+        writeln!(self.log, "step of {} tokens{refused}", step.tokens()).unwrap();
+        for op in step.kv_ops {
+            match op {
+                KvOp::Truncate { slot, from } => writeln!(self.log, "  slot {}: forget from {from}", slot.0),
+                KvOp::CopyPrefix { src, dst, len } => {
+                    writeln!(self.log, "  slot {}: the first {len} of slot {}", dst.0, src.0)
+                }
+            }
+            .unwrap();
+        }
+        for chunk in step.chunks {
+            let (slot, end) = (chunk.slot.0, chunk.start as usize + chunk.tokens.len());
+            let sample = if chunk.sample { ", sample" } else { "" };
+            write!(self.log, "  slot {slot}: {}..{end}{sample}", chunk.start).unwrap();
+            if !chunk.block_table.is_empty() {
+                let blocks: Vec<_> = chunk.block_table.iter().map(|block| block.0.to_string()).collect();
+                write!(self.log, ", blocks {}", blocks.join(" ")).unwrap();
+            }
+            self.log.push('\n');
+        }
+        result
+    }
+
+    fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
+        self.inner.sample(rows, out)
+    }
+}
+
+/// A scheduler that is stepped by hand.
+struct Rig<'a> {
+    backend: Recorder<'a>,
+    scheduler: Scheduler,
+    places: Arc<Places>,
+    now: Instant,
+}
+
+impl Rig<'_> {
+    fn run(settings: SimSettings, test: impl Fn(&mut Rig<'_>)) {
+        Box::new(SimLoader::new(settings))
+            .with_backend(&mut |loaded| {
+                let places = Arc::<Places>::default();
+                let options = Options {
+                    prefix_cache: true,
+                    hash_seed: 1,
+                    stall_timeout: Duration::from_secs(60),
+                    places: Arc::clone(&places),
+                };
+                let scheduler = Scheduler::new(loaded.backend.spec().clone(), loaded.vocab, options);
+                let backend = Recorder { inner: loaded.backend, log: String::new() };
+                test(&mut Rig { backend, scheduler, places, now: Instant::now() });
+            })
+            .unwrap();
+    }
+
+    fn submit(&mut self, request: GenerateRequest) -> Generation {
+        let (events, generation) = Generation::channel(&self.places, 8);
+        let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
+        writeln!(self.backend.log, "a prompt of {} tokens arrives ({:?})", request.prompt.len(), request.priority)
+            .unwrap();
+        self.scheduler.add(Submission { request, events, submitted: self.now, ticket });
+        generation
+    }
+
+    fn steps(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    fn step(&mut self) -> Outcome {
+        let now = self.now;
+        self.scheduler.step(&mut self.backend, &|| now).unwrap()
+    }
+
+    fn finish(&mut self) {
+        let mut steps = 0;
+        while self.scheduler.has_work() {
+            self.step();
+            steps += 1;
+            assert!(steps < 500, "no end in sight: {}", self.scheduler);
+        }
+    }
+
+    fn state(&mut self) {
+        write!(self.backend.log, "{}", self.scheduler).unwrap();
+    }
+}
+
+fn settings(layout: SimLayout) -> SimSettings {
+    SimSettings { context: 64, parallel: 4, max_step_tokens: 16, layout, ..SimSettings::default() }
+}
+
+fn request(prompt: impl IntoIterator<Item = TokenId>, max_tokens: u32, priority: Priority) -> GenerateRequest {
+    GenerateRequest {
+        prompt: prompt.into_iter().collect(),
+        sampling: SamplingParams::greedy(),
+        stop: StopRules { ignore_eos: true, ..StopRules::max_tokens(max_tokens) },
+        seed: 0,
+        priority,
+        logprobs: None,
+        cache_salt: 0,
+    }
+}
+
+fn events(generation: &mut Generation) -> Vec<Event> {
+    std::iter::from_fn(|| generation.try_next()).collect()
+}
+
+#[test]
+fn a_long_prompt_is_computed_beside_the_tokens_of_others() {
+    Rig::run(settings(SLOTS), |rig| {
+        let _short = rig.submit(request(0..3, 6, Priority::Interactive));
+        rig.steps(1);
+        let _long = rig.submit(request(100..140, 2, Priority::Batch));
+        rig.finish();
+        insta::assert_snapshot!(rig.backend.log);
+    });
+}
+
+#[test]
+fn equal_prompts_wait_for_the_first_to_compute_their_beginning() {
+    for (name, layout) in [("equal_prompts_by_slot", SLOTS), ("equal_prompts_by_block", BLOCKS)] {
+        Rig::run(SimSettings { max_step_tokens: 64, ..settings(layout) }, |rig| {
+            let _all: Vec<_> = (0..3).map(|_| rig.submit(request(0..42, 2, Priority::Batch))).collect();
+            rig.steps(1);
+            rig.state();
+            rig.finish();
+            insta::assert_snapshot!(name, rig.backend.log);
+            let stats = rig.scheduler.stats();
+            // 42 prompt tokens once, what a block's border leaves for the others, and one output token each.
+            let again = if name.ends_with("slot") { 1 } else { 2 };
+            assert_eq!(stats.computed_tokens, 42 + 2 * again + 3, "{name}");
+        });
+    }
+}
+
+#[test]
+fn interactive_work_does_not_wait_for_a_prefix_that_batch_work_computes() {
+    Rig::run(settings(SLOTS), |rig| {
+        let _batch = rig.submit(request(0..42, 2, Priority::Batch));
+        rig.steps(1);
+        let _interactive = rig.submit(request(0..42, 2, Priority::Interactive));
+        rig.steps(1);
+        assert_eq!(rig.scheduler.stats().following, 0);
+        assert_eq!(rig.scheduler.stats().running, 2);
+        rig.finish();
+    });
+}
+
+#[test]
+fn other_salts_share_nothing() {
+    for layout in [SLOTS, BLOCKS] {
+        Rig::run(settings(layout), |rig| {
+            let _first = rig.submit(request(0..42, 2, Priority::Batch));
+            rig.finish();
+            let _same = rig.submit(GenerateRequest { cache_salt: 7, ..request(0..42, 2, Priority::Batch) });
+            let _other = rig.submit(GenerateRequest { cache_salt: 8, ..request(0..42, 2, Priority::Batch) });
+            rig.finish();
+            assert_eq!(rig.scheduler.stats().cached_tokens, 0, "{layout:?}");
+            let _again = rig.submit(GenerateRequest { cache_salt: 7, ..request(0..42, 2, Priority::Batch) });
+            rig.finish();
+            assert!(rig.scheduler.stats().cached_tokens >= 40, "{layout:?}");
+        });
+    }
+}
+
+#[test]
+fn batch_work_gives_way_at_the_next_step() {
+    let layout = SimLayout::Blocks { count: 8, block_size: 4 };
+    Rig::run(settings(layout), |rig| {
+        let _batch: Vec<_> = (0..2).map(|at| rig.submit(request(at * 50..at * 50 + 10, 6, Priority::Batch))).collect();
+        rig.steps(2);
+        let _interactive = rig.submit(request(200..212, 4, Priority::Interactive));
+        rig.steps(1);
+        rig.state();
+        rig.finish();
+        insta::assert_snapshot!(rig.backend.log);
+    });
+}
+
+#[test]
+fn a_refused_step_comes_back_in_halves() {
+    let faults = Faults { kv_full_every: 2, kv_full_run: 1, ..Faults::default() };
+    Rig::run(SimSettings { faults, ..settings(SLOTS) }, |rig| {
+        let _one = rig.submit(request(0..40, 2, Priority::Batch));
+        rig.finish();
+        insta::assert_snapshot!(rig.backend.log);
+        assert_eq!(rig.scheduler.stats().preemptions, 0);
+    });
+}
+
+#[test]
+fn a_sequence_that_gave_way_three_times_has_room_to_its_end() {
+    // Five blocks of four: each of the two needs four of them in the end.
+    let layout = SimLayout::Blocks { count: 5, block_size: 4 };
+    Rig::run(SimSettings { context: 16, ..settings(layout) }, |rig| {
+        let mut generations: Vec<_> = (0..6).map(|at| rig.submit(request([at, at, 9], 13, Priority::Batch))).collect();
+        let mut counts = vec![0; generations.len()];
+        let mut steps = 0;
+        while rig.scheduler.has_work() {
+            rig.step();
+            assert!(rig.scheduler.most_preemptions() <= 3, "{}", rig.scheduler);
+            for (count, generation) in counts.iter_mut().zip(&mut generations) {
+                *count += events(generation).iter().filter(|event| matches!(event, Event::Token { .. })).count();
+            }
+            steps += 1;
+            assert!(steps < 500, "no end in sight: {}", rig.scheduler);
+        }
+        assert_eq!(counts, [13; 6]);
+        assert!(rig.scheduler.stats().preemptions > 0);
+    });
+}
+
+#[test]
+fn a_reader_that_is_far_behind_pauses_its_generation_alone() {
+    Rig::run(settings(SLOTS), |rig| {
+        let mut unread = rig.submit(request(0..3, 40, Priority::Interactive));
+        let mut read = rig.submit(request(50..53, 30, Priority::Interactive));
+        let mut tokens = 0;
+        for _ in 0..30 {
+            rig.step();
+            tokens += events(&mut read).len();
+        }
+        assert_eq!(tokens, 31, "thirty tokens and the end");
+        assert_eq!(rig.step(), Outcome::Paused);
+        assert_eq!(rig.scheduler.stats().stalled, 1);
+        rig.state();
+        assert!(rig.backend.log.ends_with("paused until its reader catches up\n"), "{}", rig.backend.log);
+        let mut events_read = events(&mut unread);
+        assert!(events_read.len() <= 8, "no more than the channel holds");
+        while rig.scheduler.has_work() {
+            assert_eq!(rig.step(), Outcome::Worked);
+            events_read.extend(events(&mut unread));
+        }
+        assert_eq!(events_read.len(), 41);
+    });
+}
+
+#[test]
+fn a_generation_that_nobody_reads_is_given_up() {
+    Rig::run(settings(SLOTS), |rig| {
+        let mut unread = rig.submit(request(0..3, 40, Priority::Interactive));
+        rig.steps(20);
+        rig.now += Duration::from_secs(59);
+        rig.steps(1);
+        assert!(rig.scheduler.has_work());
+        rig.now += Duration::from_secs(1);
+        rig.steps(1);
+        assert!(!rig.scheduler.has_work());
+        assert_eq!(events(&mut unread).last(), Some(&Event::Failed(EngineError::Stalled)));
+        assert_eq!(rig.scheduler.stats().kv_used, 0);
+    });
+}
+
+#[test]
+fn a_generation_that_pauses_gives_way_to_one_that_is_read() {
+    let layout = SimLayout::Slots { cells: 24, partial_reuse: true };
+    Rig::run(SimSettings { context: 24, parallel: 1, ..settings(layout) }, |rig| {
+        let mut unread = rig.submit(request(0..3, 20, Priority::Interactive));
+        rig.steps(20);
+        let mut read = rig.submit(request(50..53, 4, Priority::Batch));
+        rig.steps(6);
+        assert_eq!(events(&mut read).len(), 5, "{}", rig.scheduler);
+        let mut all = events(&mut unread);
+        while rig.scheduler.has_work() {
+            rig.step();
+            all.extend(events(&mut unread));
+        }
+        assert_eq!(all.len(), 21, "it goes on where it paused");
+    });
+}
