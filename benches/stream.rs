@@ -8,14 +8,19 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should panic")]
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    io::{BufRead as _, Write as _},
+    net::SocketAddr,
     process::{Child, Command, Stdio},
-    sync::Barrier,
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// Requests at once, each on a connection of its own.
 const CONNECTIONS: usize = 64;
@@ -25,26 +30,27 @@ const TOKENS: usize = 512;
 const ROUNDS: usize = 4;
 const REPEATS: usize = 3;
 /// Nothing that works takes this long.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// What `/proc` counts in; the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-fn main() {
-    let server = Server::start();
+/// One thread reads all connections: with a thread for each, the server would pay for waking it at every write.
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let server = Server::start().await;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{CONNECTIONS} connections, {ROUNDS} requests each, {TOKENS} tokens; median of {REPEATS} (from, to)")
         .unwrap();
     for endpoint in [Endpoint::Chat, Endpoint::Completions] {
-        let (whole, _) = server.measure(endpoint, false);
+        let (whole, _) = server.measure(endpoint, false).await;
         let texts: Vec<String> = whole.iter().map(|answers| endpoint.text(&answers[0])).collect();
         for stream in [true, false] {
-            let runs: Vec<Cost> = (0..REPEATS)
-                .map(|_| {
-                    let (answers, cost) = server.measure(endpoint, stream);
-                    check(endpoint, stream, &answers, &texts);
-                    cost
-                })
-                .collect();
+            let mut runs = Vec::new();
+            for _ in 0..REPEATS {
+                let (answers, cost) = server.measure(endpoint, stream).await;
+                check(endpoint, stream, &answers, &texts);
+                runs.push(cost);
+            }
             let how = if stream { "streamed" } else { "whole" };
             writeln!(out, "{:<12} {how:<9} {}", endpoint.name(), summary(&runs)).unwrap();
         }
@@ -175,7 +181,7 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    async fn start() -> Self {
         let storage = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_tandem"))
             .args(["serve", "--profile", "sim", "--port", "0"])
@@ -187,50 +193,41 @@ impl Server {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("Tandem is listening on http://").unwrap_or_else(|| panic!("{line:?}"));
         let server = Self { address: address.parse().unwrap(), child, _storage: storage };
         let started = Instant::now();
-        while !server.is_ready() {
-            assert!(started.elapsed() < READ_TIMEOUT, "the server does not become ready");
-            std::thread::sleep(Duration::from_millis(10));
+        while !server.is_ready().await {
+            assert!(started.elapsed() < TIMEOUT, "the server does not become ready");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         server
     }
 
-    fn is_ready(&self) -> bool {
-        let mut connection = Connection::open(self.address);
-        connection.writer.write_all(b"GET /health/ready HTTP/1.1\r\nhost: bench\r\n\r\n").unwrap();
-        connection.response().0 == 200
+    async fn is_ready(&self) -> bool {
+        let request = b"GET /health/ready HTTP/1.1\r\nhost: bench\r\n\r\n";
+        Connection::open(self.address).await.ask(request).await.0 == 200
     }
 
     /// Every connection's bodies, and what they cost.
-    fn measure(&self, endpoint: Endpoint, stream: bool) -> (Vec<Vec<Vec<u8>>>, Cost) {
-        let connections: Vec<_> = (0..CONNECTIONS).map(|_| Connection::open(self.address)).collect();
-        let begin = &Barrier::new(CONNECTIONS + 1);
-        std::thread::scope(|scope| {
-            let ask = |(number, mut connection): (usize, Connection)| {
-                let request = endpoint.request(number, stream);
-                begin.wait();
-                let ask = |_| {
-                    connection.writer.write_all(&request).unwrap();
-                    let (status, body) = connection.response();
-                    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-                    body
-                };
-                (0..ROUNDS).map(ask).collect()
-            };
-            let clients: Vec<_> =
-                connections.into_iter().enumerate().map(|one| scope.spawn(move || ask(one))).collect();
-            let before = self.processor();
-            begin.wait();
-            let started = Instant::now();
-            let bodies = clients.into_iter().map(|client| client.join().unwrap()).collect();
-            let wall = started.elapsed();
-            let processor =
-                before.zip(self.processor()).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
-            (bodies, Cost { wall, processor })
-        })
+    async fn measure(&self, endpoint: Endpoint, stream: bool) -> (Vec<Vec<Vec<u8>>>, Cost) {
+        let connections = join_all((0..CONNECTIONS).map(|_| Connection::open(self.address))).await;
+        let clients = connections.into_iter().enumerate().map(|(number, mut connection)| async move {
+            let request = endpoint.request(number, stream);
+            let mut bodies = Vec::new();
+            for _ in 0..ROUNDS {
+                let (status, body) = connection.ask(&request).await;
+                assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+                bodies.push(body);
+            }
+            bodies
+        });
+        let before = self.processor();
+        let started = Instant::now();
+        let bodies = join_all(clients).await;
+        let wall = started.elapsed();
+        let processor = before.zip(self.processor()).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
+        (bodies, Cost { wall, processor })
     }
 
     /// Processor seconds of the whole program and of its engine's thread so far.
@@ -264,26 +261,28 @@ fn processor_seconds(path: &str) -> Option<(String, f64)> {
 
 /// A keep-alive connection that reads answers of a known length or in chunks, and knows nothing else of HTTP.
 struct Connection {
-    writer: TcpStream,
-    reader: BufReader<TcpStream>,
+    socket: BufReader<TcpStream>,
     line: String,
 }
 
 impl Connection {
-    fn open(address: SocketAddr) -> Self {
-        let writer = TcpStream::connect(address).unwrap();
-        writer.set_nodelay(true).unwrap();
-        writer.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
-        let reader = BufReader::with_capacity(1 << 16, writer.try_clone().unwrap());
-        Self { writer, reader, line: String::new() }
+    async fn open(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        Self { socket: BufReader::with_capacity(1 << 16, socket), line: String::new() }
     }
 
     /// Status and body.
-    fn response(&mut self) -> (u16, Vec<u8>) {
-        let status = self.line().split(' ').nth(1).unwrap().parse().unwrap();
+    async fn ask(&mut self, request: &[u8]) -> (u16, Vec<u8>) {
+        self.socket.write_all(request).await.unwrap();
+        timeout(TIMEOUT, self.response()).await.expect("an answer comes in time")
+    }
+
+    async fn response(&mut self) -> (u16, Vec<u8>) {
+        let status = self.line().await.split(' ').nth(1).unwrap().parse().unwrap();
         let mut length = None;
         loop {
-            let line = self.line();
+            let line = self.line().await;
             if line.is_empty() {
                 break;
             }
@@ -294,28 +293,28 @@ impl Connection {
         }
         let mut body = Vec::new();
         if let Some(length) = length {
-            self.append(&mut body, length);
+            self.append(&mut body, length).await;
             return (status, body);
         }
         loop {
-            let length = usize::from_str_radix(self.line(), 16).unwrap();
-            self.append(&mut body, length);
-            assert_eq!(self.line(), "", "a chunk ends with its line");
+            let length = usize::from_str_radix(self.line().await, 16).unwrap();
+            self.append(&mut body, length).await;
+            assert_eq!(self.line().await, "", "a chunk ends with its line");
             if length == 0 {
                 return (status, body);
             }
         }
     }
 
-    fn append(&mut self, body: &mut Vec<u8>, length: usize) {
+    async fn append(&mut self, body: &mut Vec<u8>, length: usize) {
         let start = body.len();
         body.resize(start + length, 0);
-        self.reader.read_exact(&mut body[start..]).unwrap();
+        self.socket.read_exact(&mut body[start..]).await.unwrap();
     }
 
-    fn line(&mut self) -> &str {
+    async fn line(&mut self) -> &str {
         self.line.clear();
-        self.reader.read_line(&mut self.line).unwrap();
+        self.socket.read_line(&mut self.line).await.unwrap();
         self.line.trim_end()
     }
 }
