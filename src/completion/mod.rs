@@ -1,7 +1,7 @@
 //! The one path from a request to tokens and back, for the online API and for batches alike.
 //!
 //! [`Completions::start`] reads a body, finds its model, renders and tokenizes the prompt and submits the generations; what it returns is
-//! then either [collected](Started::collect) into one answer or [streamed](Started::into_stream) in chunks. [`Completions::respond`] does
+//! then either [collected](Started::collect) into one answer or [streamed](Started::into_chunks) in chunks. [`Completions::respond`] does
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
 
 mod engine_errors;
@@ -32,6 +32,7 @@ use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
 
 pub use started::{Started, random_id};
+pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 

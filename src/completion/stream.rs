@@ -1,15 +1,16 @@
 //! A request's generations, told chunk by chunk as they go.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_util::StreamExt;
-use futures_util::stream::{SelectAll, select_all, unfold};
+use futures_util::stream::{SelectAll, select_all};
 use serde::Serialize;
 use tandem_core::Vocab;
-use tandem_engine::{Event, Logprobs, Usage};
+use tandem_engine::{Event, Generation, Logprobs, Usage};
+use tokio::time::{Sleep, sleep_until};
 
 use super::respond::reason;
 use super::started::{Label, total_usage};
@@ -21,34 +22,99 @@ use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta};
 use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::openai::error::ApiError;
 
-type IndexedEvents = Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>;
-
 impl Started {
-    /// The answer as it comes: each item is a chunk's JSON. An error is the last item.
-    pub fn into_stream(self) -> impl Stream<Item = Result<String, ApiError>> + Send {
-        unfold(Some(Telling::new(self)), |telling| async move {
-            let mut telling = telling?;
-            match telling.next().await {
-                Ok(Some(chunk)) => Some((Ok(chunk), Some(telling))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
-            }
-        })
+    /// The answer as it comes, in chunks of JSON.
+    #[must_use]
+    pub fn into_chunks(self) -> Chunks {
+        Chunks::new(self)
     }
 }
 
-/// A stream on its way.
-struct Telling {
-    events: SelectAll<IndexedEvents>,
+/// What each chunk is put between.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    pub before: &'static [u8],
+    pub after: &'static [u8],
+}
+
+/// A stream on its way. Dropping it cancels the generations.
+pub struct Chunks {
+    events: Events,
     choices: Vec<Choice>,
-    /// Chunks that are ready.
-    ready: VecDeque<String>,
+    /// Whether the chunks that come before any event are written.
+    begun: bool,
     /// Choices that have not ended.
     open: usize,
+    envelope: Envelope,
     settings: Settings,
+    /// Wakes the task when the request's time is over.
+    deadline: Option<Pin<Box<Sleep>>>,
     label: Label,
     vocab: Arc<Vocab>,
     _lease: Lease,
+}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chunks").field("label", &self.label).field("open", &self.open).finish_non_exhaustive()
+    }
+}
+
+type IndexedEvents = Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>;
+
+/// Nearly every request has one choice, which needs no bookkeeping of who is ready.
+enum Events {
+    One(Generation),
+    Many(SelectAll<IndexedEvents>),
+}
+
+impl Events {
+    fn of(mut generations: Vec<Generation>) -> Self {
+        if generations.len() == 1
+            && let Some(generation) = generations.pop()
+        {
+            return Self::One(generation);
+        }
+        let indexed = |(index, generation): (usize, Generation)| -> IndexedEvents {
+            Box::pin(generation.map(move |event| (index, event)))
+        };
+        Self::Many(select_all(generations.into_iter().enumerate().map(indexed)))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Event)>> {
+        match self {
+            Self::One(generation) => generation.poll_next_unpin(cx).map(|event| Some((0, event?))),
+            Self::Many(events) => events.poll_next_unpin(cx),
+        }
+    }
+}
+
+/// What all chunks of an answer have in common, as it stands around their choice.
+struct Envelope {
+    head: Vec<u8>,
+    tail: &'static [u8],
+}
+
+impl Envelope {
+    fn new(label: &Label, include_usage: bool) -> Self {
+        let mut head = Vec::new();
+        match label.endpoint {
+            Endpoint::ChatCompletions => write_json(&mut head, &chat_chunk(label, Vec::new(), None)),
+            Endpoint::Completions => write_json(&mut head, &text_chunk(label, Vec::new(), None)),
+        }
+        // A chunk without choices and usage ends with its empty list of choices.
+        debug_assert!(head.ends_with(b"[]}"), "choices come last");
+        head.truncate(head.len() - b"]}".len());
+        Self { head, tail: if include_usage { b"],\"usage\":null}" } else { b"]}" } }
+    }
+
+    fn write(&self, out: &mut Vec<u8>, frame: Frame, choice: &impl Serialize) {
+        out.extend_from_slice(frame.before);
+        out.extend_from_slice(&self.head);
+        write_json(out, choice);
+        out.extend_from_slice(self.tail);
+        out.extend_from_slice(frame.after);
+    }
 }
 
 /// What has to be remembered of a choice between its events.
@@ -61,79 +127,99 @@ struct Choice {
     usage: Usage,
 }
 
-impl Telling {
+impl Chunks {
     fn new(started: Started) -> Self {
         let vocab = started.vocab();
         let Started { generations, settings, label, lease } = started;
         let open = generations.len();
-        let events = select_all(
-            generations
-                .into_iter()
-                .enumerate()
-                .map(|(index, generation)| -> IndexedEvents { Box::pin(generation.map(move |event| (index, event))) }),
-        );
-        let choices = std::iter::repeat_with(Choice::default).take(open).collect();
-        let mut telling = Self { events, choices, ready: VecDeque::new(), open, settings, label, vocab, _lease: lease };
-        telling.begin();
-        telling
-    }
-
-    async fn next(&mut self) -> Result<Option<String>, ApiError> {
-        loop {
-            if let Some(chunk) = self.ready.pop_front() {
-                return Ok(Some(chunk));
-            }
-            if self.open == 0 {
-                return Ok(None);
-            }
-            let event = match self.settings.deadline {
-                None => self.events.next().await,
-                Some(deadline) => tokio::time::timeout_at(deadline, self.events.next())
-                    .await
-                    .map_err(|_| ApiError::generation_timeout(self.settings.timeout.as_secs()))?,
-            };
-            let Some((index, event)) = event else { return Err(ApiError::engine_gone()) };
-            self.tell(index, event)?;
+        Self {
+            events: Events::of(generations),
+            choices: std::iter::repeat_with(Choice::default).take(open).collect(),
+            begun: false,
+            open,
+            envelope: Envelope::new(&label, settings.include_usage),
+            deadline: settings.deadline.map(|deadline| Box::pin(sleep_until(deadline))),
+            settings,
+            label,
+            vocab,
+            _lease: lease,
         }
     }
 
+    /// Appends to `out` the chunks of what happens next, at least one; `None` when all is told. After an error comes nothing more.
+    pub fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+        frame: Frame,
+    ) -> Poll<Option<Result<(), ApiError>>> {
+        let start = out.len();
+        if !self.begun {
+            self.begun = true;
+            self.begin(out, frame);
+        }
+        while out.len() == start {
+            if self.open == 0 {
+                return Poll::Ready(None);
+            }
+            let event = match self.events.poll(cx) {
+                Poll::Ready(event) => event,
+                Poll::Pending => {
+                    let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+                    ready!(deadline.as_mut().poll(cx));
+                    return Poll::Ready(Some(Err(ApiError::generation_timeout(self.settings.timeout.as_secs()))));
+                }
+            };
+            let told = match event {
+                Some((index, event)) => self.tell(out, frame, index, event),
+                None => Err(ApiError::engine_gone()),
+            };
+            if let Err(error) = told {
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+        Poll::Ready(Some(Ok(())))
+    }
+
     /// A chat's choices begin with their role, an echoing completion's with its prompt.
-    fn begin(&mut self) {
+    fn begin(&mut self, out: &mut Vec<u8>, frame: Frame) {
         for index in 0..self.choices.len() {
             match self.label.endpoint {
                 Endpoint::ChatCompletions => {
                     let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
-                    self.push_chat(ChunkChoice { index, delta, logprobs: None, finish_reason: None });
+                    let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None };
+                    self.envelope.write(out, frame, &choice);
                 }
                 Endpoint::Completions => {
                     if let Some(echo) = self.settings.echo.get(index / self.settings.n).cloned() {
                         self.choices[index].offset = echo.chars().count();
-                        self.push_text(CompletionChoice { text: echo, index, logprobs: None, finish_reason: None });
+                        let choice = CompletionChoice { text: echo, index, logprobs: None, finish_reason: None };
+                        self.envelope.write(out, frame, &choice);
                     }
                 }
             }
         }
     }
 
-    fn tell(&mut self, index: usize, event: Event) -> Result<(), ApiError> {
+    fn tell(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, event: Event) -> Result<(), ApiError> {
         match event {
             Event::Token { id, text, logprobs } => {
                 let told = logprobs.filter(|_| self.settings.is_told(&self.vocab, id));
                 self.choices[index].untold.extend(told);
                 // Without new text there is nothing to tell: the token's log-probabilities go with the text that it becomes part of.
                 if !text.is_empty() {
-                    self.push(index, text, None);
+                    self.write(out, frame, index, text, None);
                 }
             }
             Event::Finished { reason: ended, text, usage, timing: _ } => {
                 if !text.is_empty() || !self.choices[index].untold.is_empty() {
-                    self.push(index, text, None);
+                    self.write(out, frame, index, text, None);
                 }
-                self.push(index, String::new(), Some(reason(ended)));
+                self.write(out, frame, index, String::new(), Some(reason(ended)));
                 self.choices[index].usage = usage;
                 self.open -= 1;
                 if self.open == 0 && self.settings.include_usage {
-                    self.push_usage();
+                    self.write_usage(out, frame);
                 }
             }
             Event::Failed(error) => return Err(engine_errors::of_generation(error)),
@@ -141,7 +227,14 @@ impl Telling {
         Ok(())
     }
 
-    fn push(&mut self, index: usize, text: String, finish_reason: Option<&'static str>) {
+    fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        frame: Frame,
+        index: usize,
+        text: String,
+        finish_reason: Option<&'static str>,
+    ) {
         let choice = &mut self.choices[index];
         let untold = std::mem::take(&mut choice.untold);
         match self.label.endpoint {
@@ -149,7 +242,8 @@ impl Telling {
                 let content = if finish_reason.is_none() { Some(text) } else { None };
                 let logprobs = (!untold.is_empty())
                     .then(|| ChatLogprobs { content: untold.iter().map(logprobs::chat).collect(), refusal: None });
-                self.push_chat(ChunkChoice { index, delta: Delta { role: None, content }, logprobs, finish_reason });
+                let delta = Delta { role: None, content };
+                self.envelope.write(out, frame, &ChunkChoice { index, delta, logprobs, finish_reason });
             }
             Endpoint::Completions => {
                 let logprobs = (!untold.is_empty()).then(|| {
@@ -157,31 +251,20 @@ impl Telling {
                     untold.iter().for_each(|one| logprobs::append(&mut list, one, &self.vocab, &mut choice.offset));
                     list
                 });
-                self.push_text(CompletionChoice { text, index, logprobs, finish_reason });
+                self.envelope.write(out, frame, &CompletionChoice { text, index, logprobs, finish_reason });
             }
         }
     }
 
-    fn push_chat(&mut self, choice: ChunkChoice) {
-        let usage = self.settings.include_usage.then_some(None);
-        let chunk = json(&chat_chunk(&self.label, vec![choice], usage));
-        self.ready.push_back(chunk);
-    }
-
-    fn push_text(&mut self, choice: CompletionChoice) {
-        let usage = self.settings.include_usage.then_some(None);
-        let chunk = json(&text_chunk(&self.label, vec![choice], usage));
-        self.ready.push_back(chunk);
-    }
-
-    fn push_usage(&mut self) {
+    fn write_usage(&self, out: &mut Vec<u8>, frame: Frame) {
         let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
         let usage = Some(Some(total_usage(&usages, self.settings.n)));
-        let chunk = match self.label.endpoint {
-            Endpoint::ChatCompletions => json(&chat_chunk(&self.label, Vec::new(), usage)),
-            Endpoint::Completions => json(&text_chunk(&self.label, Vec::new(), usage)),
-        };
-        self.ready.push_back(chunk);
+        out.extend_from_slice(frame.before);
+        match self.label.endpoint {
+            Endpoint::ChatCompletions => write_json(out, &chat_chunk(&self.label, Vec::new(), usage)),
+            Endpoint::Completions => write_json(out, &text_chunk(&self.label, Vec::new(), usage)),
+        }
+        out.extend_from_slice(frame.after);
     }
 }
 
@@ -209,6 +292,40 @@ fn text_chunk(label: &Label, choices: Vec<CompletionChoice>, usage: Option<Optio
     }
 }
 
-fn json<T: Serialize>(chunk: &T) -> String {
-    serde_json::to_string(chunk).expect("chunks have string keys and finite numbers")
+fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(out, value).expect("chunks have string keys and finite numbers");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(endpoint: Endpoint) -> Label {
+        let (id, model) = ("chatcmpl-\"1".to_owned(), "org/\u{e9}\\]}".to_owned());
+        Label { endpoint, id, created: 1_700_000_000, model, fingerprint: "fp_0".to_owned() }
+    }
+
+    /// What is written in parts is what serde writes as a whole.
+    #[test]
+    fn an_envelope_around_a_choice_is_the_chunk() {
+        let frame = Frame { before: b"<", after: b">" };
+        for (include_usage, usage) in [(false, None), (true, Some(None))] {
+            for text in ["a", "", "\"\n\u{2028}\u{1f600}]}"] {
+                let label = label(Endpoint::ChatCompletions);
+                let delta = Delta { role: None, content: Some(text.to_owned()) };
+                let choice = ChunkChoice { index: 3, delta, logprobs: None, finish_reason: Some("stop") };
+                let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
+                Envelope::new(&label, include_usage).write(&mut parts, frame, &choice);
+                write_json(&mut whole, &chat_chunk(&label, vec![choice], usage));
+                assert_eq!(String::from_utf8(parts), String::from_utf8([whole, b">".to_vec()].concat()));
+
+                let label = self::label(Endpoint::Completions);
+                let choice = CompletionChoice { text: text.to_owned(), index: 0, logprobs: None, finish_reason: None };
+                let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
+                Envelope::new(&label, include_usage).write(&mut parts, frame, &choice);
+                write_json(&mut whole, &text_chunk(&label, vec![choice], usage));
+                assert_eq!(String::from_utf8(parts), String::from_utf8([whole, b">".to_vec()].concat()));
+            }
+        }
+    }
 }
