@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     EngineError, GenerateRequest, Generation, Grammars, Stats, SubmitError,
+    grammar::GrammarState,
     places::{Places, Ticket},
     pulse::Pulse,
     scheduler::{Options, Outcome, Scheduler},
@@ -134,7 +135,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the request could never run, the queue is full, or the engine has ended.
-    pub fn submit(&self, request: GenerateRequest) -> Result<Generation, SubmitError> {
+    pub fn submit(&self, mut request: GenerateRequest) -> Result<Generation, SubmitError> {
         let spec = &self.info.spec;
         debug_assert!(!request.prompt.is_empty(), "an empty prompt is refused where requests are parsed");
         let needed = (request.prompt.len() as u64) + u64::from(request.stop.max_tokens);
@@ -146,7 +147,9 @@ impl Engine {
         let limit = self.limits.queue + spec.max_sequences as usize;
         let ticket = Ticket::take(&self.places, limit).ok_or(SubmitError::Overloaded)?;
         let (events, generation) = Generation::channel(&self.places, UNREAD);
-        let submission = Submission { request, events, submitted: Instant::now(), ticket };
+        // Copied here rather than on the engine's thread: a large grammar takes a while.
+        let grammar = request.grammar.take().map(|grammar| GrammarState::new(&grammar));
+        let submission = Submission { request, grammar, events, submitted: Instant::now(), ticket };
         self.send(Command::Submit(Box::new(submission))).ok_or(SubmitError::Gone)?;
         Ok(generation)
     }

@@ -40,7 +40,7 @@ impl Loop {
     pub fn submit(&mut self, request: GenerateRequest, unread: usize) -> Generation {
         let (events, generation) = Generation::channel(&self.places, unread);
         let ticket = Ticket::take(&self.places, usize::MAX).expect("there is no limit");
-        self.scheduler.add(Submission { request, events, submitted: Instant::now(), ticket });
+        self.scheduler.add(Submission { request, grammar: None, events, submitted: Instant::now(), ticket });
         generation
     }
 

@@ -1,10 +1,13 @@
 use std::time::Instant;
 
-use tandem_core::{SampleError, SampleRow, Sampled, SlotId, TokenId, TokenLogprobs, Vocab, sampling::uniform};
+use tandem_core::{
+    SampleError, SampleRow, Sampled, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab, sampling::uniform,
+};
 
 use crate::{
     EngineError, Event, FinishReason, GenerateRequest, Logprobs, Priority, Timing, TokenText, Usage,
     generation::EventSender,
+    grammar::{DeadEnd, GrammarState},
     kv::{Candidate, Keys},
     output::{Output, Pushed},
     places::Ticket,
@@ -37,6 +40,7 @@ pub(crate) struct Sequence {
     keys: Keys,
     /// What may not be sampled before `min_tokens`.
     enders: Vec<TokenId>,
+    grammar: Option<Constraint>,
     output: Output,
     /// The last token, while its text is not told.
     untold: Option<Untold>,
@@ -51,9 +55,19 @@ pub(crate) struct Sequence {
 /// A token whose text is still to be made out and sent.
 struct Untold {
     token: TokenId,
+    is_text: bool,
     logprobs: Option<TokenLogprobs>,
     /// The token ends the generation, whatever its text is.
     end: Option<FinishReason>,
+}
+
+/// A grammar that the output follows.
+struct Constraint {
+    state: GrammarState,
+    /// What it allows next, while a step is under way.
+    allowed: TokenMask,
+    /// It allows nothing but an end.
+    must_end: bool,
 }
 
 /// Smaller goes first. No two sequences have the same.
@@ -66,6 +80,8 @@ pub(crate) struct Urgency {
 /// What a submitter hands to the engine.
 pub(crate) struct Submission {
     pub(crate) request: GenerateRequest,
+    /// The beginning of the request's grammar, if it has one.
+    pub(crate) grammar: Option<GrammarState>,
     pub(crate) events: EventSender,
     pub(crate) submitted: Instant,
     pub(crate) ticket: Ticket,
@@ -81,8 +97,8 @@ pub(crate) enum Progress {
 }
 
 impl Sequence {
-    pub(crate) fn new(submission: Submission, arrival: u64, vocab: &Vocab) -> Self {
-        let Submission { mut request, events, submitted, ticket } = submission;
+    pub(crate) fn new(submission: Submission, arrival: u64, vocab: &Vocab, vocab_size: u32) -> Self {
+        let Submission { mut request, grammar, events, submitted, ticket } = submission;
         let tokens = std::mem::take(&mut request.prompt);
         let stop = &mut request.stop;
         let output = Output::new(std::mem::take(&mut stop.strings));
@@ -103,6 +119,7 @@ impl Sequence {
             request,
             keys: Keys::default(),
             enders,
+            grammar: grammar.map(|state| Constraint { state, allowed: TokenMask::empty(vocab_size), must_end: false }),
             output,
             untold: None,
             events,
@@ -179,9 +196,25 @@ impl Sequence {
         self.slot.take()
     }
 
+    /// Finds out what the grammar allows next, if there is one.
+    ///
+    /// # Errors
+    /// When that is nothing.
+    pub(crate) fn constrain(&mut self) -> Result<(), DeadEnd> {
+        let Some(Constraint { state, allowed, must_end }) = &mut self.grammar else { return Ok(()) };
+        state.mask(allowed)?;
+        *must_end = !self.enders.is_empty() && {
+            let ends = self.enders.iter().filter(|token| allowed.contains(**token)).count();
+            ends == allowed.len()
+        };
+        Ok(())
+    }
+
     pub(crate) fn row(&self, slot: SlotId) -> SampleRow<'_> {
         let (prompt, output) = self.tokens.split_at(self.prompt_len);
-        let early = (output.len() as u32) < self.request.stop.min_tokens;
+        // Whoever has nothing else to say may end before `min_tokens`.
+        let must_end = self.grammar.as_ref().is_some_and(|grammar| grammar.must_end);
+        let early = (output.len() as u32) < self.request.stop.min_tokens && !must_end;
         SampleRow {
             slot,
             params: &self.request.sampling,
@@ -189,7 +222,7 @@ impl Sequence {
             prompt,
             output,
             banned: if early { &self.enders } else { &[] },
-            allowed: None,
+            allowed: self.grammar.as_ref().map(|grammar| &grammar.allowed),
             logprobs: self.request.logprobs,
         }
     }
@@ -212,21 +245,32 @@ impl Sequence {
         self.first_token.get_or_insert(now);
         let stop: &StopRules = &self.request.stop;
         let generated = (self.tokens.len() - self.prompt_len) as u32;
-        let end = if vocab.is_eog(token) && !stop.ignore_eos || stop.token_ids.contains(&token) {
+        // A grammar allows an end only where the output is whole; there is nothing behind it to go on to.
+        let eos_ends = !stop.ignore_eos || self.grammar.is_some();
+        let ends = vocab.is_eog(token) && eos_ends || stop.token_ids.contains(&token);
+        let mut is_whole = ends;
+        if let Some(Constraint { state, .. }) = &mut self.grammar
+            && !ends
+        {
+            if state.accept(token).is_err() {
+                return self.fail(EngineError::GrammarDeadEnd);
+            }
+            is_whole = state.is_complete();
+        }
+        let end = if is_whole {
             Some(FinishReason::Stop)
         } else if generated >= stop.max_tokens || self.tokens.len() >= max_context as usize {
             Some(FinishReason::Length)
         } else {
             None
         };
-        self.untold = Some(Untold { token, logprobs, end });
+        self.untold = Some(Untold { token, is_text: !ends && vocab.is_text(token), logprobs, end });
         if end.is_some() { Progress::Ended } else { Progress::Running }
     }
 
     /// Makes out the text of the last token, if that is still to be done, and sends it. True when the generation has ended with it.
     pub(crate) fn tell(&mut self, vocab: &Vocab, now: Instant) -> bool {
-        let Some(Untold { token, logprobs, end }) = self.untold.take() else { return false };
-        let is_text = end != Some(FinishReason::Stop) && vocab.is_text(token);
+        let Some(Untold { token, is_text, logprobs, end }) = self.untold.take() else { return false };
         let (text, stopped) = match self.output.push(if is_text { vocab.bytes(token) } else { &[] }) {
             Pushed::Text(text) => (text, false),
             Pushed::Stopped(text) => (text, true),

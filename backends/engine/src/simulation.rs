@@ -1,6 +1,6 @@
 //! The scheduler under random load, against the model run alone.
 //!
-//! Arrivals, cancels, readers that fall behind, shared prefixes, two priorities, stop strings, a cache far too small, passes refused as
+//! Arrivals, cancels, readers that fall behind, shared prefixes, two priorities, stop strings, grammars, a cache far too small, passes refused as
 //! [`KvFull`](tandem_core::StepError::KvFull), logits that are not numbers: whatever happens, every generation that is not cancelled has
 //! exactly the tokens and the text of [`Oracle`]. A failing seed is printed by the assertion.
 
@@ -11,11 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tandem_core::{BackendLoader, InferenceBackend, SamplingParams, TokenId, Vocab};
+use tandem_core::{BackendLoader, InferenceBackend, SamplingParams, TokenId, TokenMask, Vocab};
 use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings, vocab};
 
 use crate::{
-    EngineError, Event, FinishReason, GenerateRequest, Generation, Priority, Stats, StopRules,
+    EngineError, Event, FinishReason, GenerateRequest, Generation, Grammar, GrammarSpec, Grammars, Priority, Stats,
+    StopRules,
+    grammar::GrammarState,
     places::{Places, Ticket},
     scheduler::{Options, Scheduler},
     sequence::{MAX_PREEMPTIONS, Submission},
@@ -58,6 +60,7 @@ struct World {
     rng: Rng,
     scheduler: Scheduler,
     vocab: Arc<Vocab>,
+    grammars: Arc<[Grammar]>,
     clients: Vec<Client>,
     places: Arc<Places>,
     seed: u64,
@@ -68,7 +71,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, backend: &dyn InferenceBackend, prefix_cache: bool) -> Self {
+    fn new(seed: u64, backend: &dyn InferenceBackend, prefix_cache: bool, grammars: Arc<[Grammar]>) -> Self {
         let places = Arc::<Places>::default();
         let stall_timeout = Duration::from_secs(STALL_TIMEOUT);
         let options = Options { prefix_cache, hash_seed: seed, stall_timeout, places: Arc::clone(&places) };
@@ -77,6 +80,7 @@ impl World {
             rng: Rng(seed.wrapping_mul(0x9e37_79b9) + 1),
             scheduler: Scheduler::new(backend.spec().clone(), Arc::clone(&vocab), options),
             vocab,
+            grammars,
             clients: Vec::new(),
             places,
             seed,
@@ -108,6 +112,10 @@ impl World {
             .collect()
     }
 
+    fn any_grammar(&mut self) -> Grammar {
+        self.grammars[self.rng.below(self.grammars.len() as u64) as usize].clone()
+    }
+
     fn arrive(&mut self) {
         let stop = StopRules { strings: self.stop_strings(), ..StopRules::max_tokens(1 + self.rng.below(24) as u32) };
         let sampling = if self.rng.one_in(2) { SamplingParams::greedy() } else { SamplingParams::default() };
@@ -119,11 +127,12 @@ impl World {
             priority: if self.rng.one_in(3) { Priority::Interactive } else { Priority::Batch },
             logprobs: None,
             cache_salt: self.rng.below(2),
-            grammar: None,
+            grammar: if self.rng.one_in(6) { Some(self.any_grammar()) } else { None },
         };
         let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
-        self.scheduler.add(Submission { request: request.clone(), events, submitted: Instant::now(), ticket });
+        let grammar = request.grammar.as_ref().map(GrammarState::new);
+        self.scheduler.add(Submission { request: request.clone(), grammar, events, submitted: Instant::now(), ticket });
         self.clients.push(Client {
             request,
             generation: Some(generation),
@@ -232,10 +241,41 @@ impl World {
     }
 }
 
+/// One that ends by itself, one that may go on for long, and one after which only an end is possible at times.
+fn grammars() -> Arc<[Grammar]> {
+    let grammars = Grammars::new(Arc::new(vocab()), tandem_sim::VOCAB_SIZE);
+    let specs = [
+        GrammarSpec::Choice(vec!["yes".to_owned(), "no".to_owned(), "nobody".to_owned()]),
+        GrammarSpec::Regex("[a-f ]+[.]?".to_owned()),
+        GrammarSpec::JsonSchema(r#"{"type":"array","items":{"type":"integer"},"maxItems":3}"#.to_owned()),
+    ];
+    specs.iter().map(|spec| grammars.compile(spec).unwrap()).collect()
+}
+
 /// What the model alone has to say: tokens, text, and why it ends.
 fn expected(request: &GenerateRequest, vocab: &Vocab) -> (Vec<TokenId>, String, FinishReason) {
-    let GenerateRequest { prompt, sampling, seed, stop, .. } = request;
-    let mut tokens = Oracle::generate(prompt, sampling, *seed, stop.max_tokens);
+    let GenerateRequest { prompt, sampling, seed, stop, grammar, .. } = request;
+    let mut state = grammar.as_ref().map(GrammarState::new);
+    let mut is_whole = false;
+    let mut tokens = Oracle::generate_within(prompt, sampling, *seed, stop.max_tokens, |output| {
+        let Some(state) = &mut state else { return Some(None) };
+        if let Some(last) = output.last() {
+            state.accept(*last).unwrap();
+        }
+        is_whole = state.is_complete();
+        let mut mask = TokenMask::empty(tandem_sim::VOCAB_SIZE);
+        (!is_whole).then(|| {
+            state.mask(&mut mask).unwrap();
+            Some(mask)
+        })
+    });
+    // The last token that there is room for may be the one that makes it whole.
+    if let (Some(state), Some(last)) = (&mut state, tokens.last())
+        && tokens.len() == stop.max_tokens as usize
+        && !is_whole
+    {
+        is_whole = state.accept(*last).is_ok() && state.is_complete();
+    }
     let mut bytes = Vec::new();
     for at in 0..tokens.len() {
         let token = tokens[at];
@@ -253,11 +293,13 @@ fn expected(request: &GenerateRequest, vocab: &Vocab) -> (Vec<TokenId>, String, 
             return (tokens, String::from_utf8_lossy(&bytes).into_owned(), FinishReason::Stop);
         }
     }
-    (tokens, String::from_utf8_lossy(&bytes).into_owned(), FinishReason::Length)
+    let reason = if is_whole { FinishReason::Stop } else { FinishReason::Length };
+    (tokens, String::from_utf8_lossy(&bytes).into_owned(), reason)
 }
 
 /// Runs the seeds over one layout; over all of them together, everything that can happen has to have happened.
 fn simulate(layout: SimLayout, seeds: Range<u64>) {
+    let grammars = grammars();
     let mut total = Stats::default();
     let (mut followed, mut stalled, mut told, mut failed) = (0, 0, 0, 0);
     for seed in seeds {
@@ -279,7 +321,7 @@ fn simulate(layout: SimLayout, seeds: Range<u64>) {
         };
         Box::new(SimLoader::new(settings))
             .with_backend(&mut |loaded| {
-                let mut world = World::new(seed, loaded.backend, !seed.is_multiple_of(7));
+                let mut world = World::new(seed, loaded.backend, !seed.is_multiple_of(7), Arc::clone(&grammars));
                 let stats = world.run(loaded.backend);
                 world.check(&faults);
                 total.steps += stats.steps;

@@ -1,5 +1,5 @@
 use tandem_core::{
-    SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab, VocabParts,
+    SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab, VocabParts,
     sampling::{Sampler, uniform},
 };
 
@@ -101,11 +101,24 @@ impl Oracle {
     /// Up to `max_tokens` tokens after `prompt`, ending with a token that ends generation if one comes.
     #[must_use]
     pub fn generate(prompt: &[TokenId], params: &SamplingParams, seed: u64, max_tokens: u32) -> Vec<TokenId> {
+        Self::generate_within(prompt, params, seed, max_tokens, |_| Some(None))
+    }
+
+    /// The same, choosing only from what `allowed` gives for the output so far; `Some(None)` is everything, and `None` the end.
+    #[must_use]
+    pub fn generate_within(
+        prompt: &[TokenId],
+        params: &SamplingParams,
+        seed: u64,
+        max_tokens: u32,
+        mut allowed: impl FnMut(&[TokenId]) -> Option<Option<TokenMask>>,
+    ) -> Vec<TokenId> {
         let vocab = vocab();
         let mut oracle = Self::new(prompt);
         let mut output = Vec::new();
         for position in 0..max_tokens {
-            let token = oracle.next(prompt, &output, params, uniform(seed, position));
+            let Some(mask) = allowed(&output) else { break };
+            let token = oracle.next(prompt, &output, params, uniform(seed, position), mask.as_ref());
             output.push(token);
             if vocab.is_eog(token) {
                 break;
@@ -120,10 +133,17 @@ impl Oracle {
         self.cells.push(cell(before, token, self.cells.len() as u32));
     }
 
-    fn next(&mut self, prompt: &[TokenId], output: &[TokenId], params: &SamplingParams, u: f32) -> TokenId {
+    fn next(
+        &mut self,
+        prompt: &[TokenId],
+        output: &[TokenId],
+        params: &SamplingParams,
+        u: f32,
+        allowed: Option<&TokenMask>,
+    ) -> TokenId {
         logits(digest(self.cells.iter().copied()), &mut self.row);
         let slot = tandem_core::SlotId(0);
-        let row = SampleRow { slot, params, u, prompt, output, banned: &[], allowed: None, logprobs: None };
+        let row = SampleRow { slot, params, u, prompt, output, banned: &[], allowed, logprobs: None };
         let sampled = self.sampler.sample(&mut self.row, &row);
         sampled.map(|Sampled { token, .. }| token).expect("the model's logits are finite and nothing is banned")
     }

@@ -100,7 +100,7 @@ impl Scheduler {
 
     /// Puts a sequence in the queue.
     pub(crate) fn add(&mut self, submission: Submission) {
-        let sequence = Box::new(Sequence::new(submission, self.arrivals, &self.vocab));
+        let sequence = Box::new(Sequence::new(submission, self.arrivals, &self.vocab, self.spec.vocab_size));
         self.arrivals += 1;
         self.waiting.insert(sequence.urgency, sequence);
     }
@@ -151,6 +151,7 @@ impl Scheduler {
         if self.spec.overlaps {
             self.tell(clock());
         }
+        self.constrain();
         self.sample(backend)?;
         self.apply(clock());
         self.remove_ended();
@@ -204,6 +205,18 @@ impl Scheduler {
         self.stats.steps += 1;
         self.stats.computed_tokens += tokens;
         Ok(tokens)
+    }
+
+    /// Finds out what grammars allow next. Whoever is in a dead end fails; its row is still computed, and passed over.
+    fn constrain(&mut self) {
+        let sampling = self.running.iter_mut().filter(|sequence| sequence.samples() && !sequence.has_ended);
+        for sequence in sampling {
+            if sequence.constrain().is_err() {
+                sequence.fail(EngineError::GrammarDeadEnd);
+                sequence.has_ended = true;
+                self.stats.failed += 1;
+            }
+        }
     }
 
     fn sample(&mut self, backend: &mut dyn InferenceBackend) -> Result<(), StepError> {

@@ -95,7 +95,7 @@ impl Rig<'_> {
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
         writeln!(self.backend.log, "a prompt of {} tokens arrives ({:?})", request.prompt.len(), request.priority)
             .unwrap();
-        self.scheduler.add(Submission { request, events, submitted: self.now, ticket });
+        self.scheduler.add(Submission { request, grammar: None, events, submitted: self.now, ticket });
         generation
     }
 
