@@ -14,7 +14,10 @@ use crate::{
     sequence::Submission,
 };
 
-pub use crate::grammar::{DeadEnd, GrammarState};
+pub use crate::{
+    grammar::{DeadEnd, GrammarState},
+    output::{Output, Pushed},
+};
 
 /// A scheduler without a thread around it.
 #[expect(missing_debug_implementations, reason = "for benches alone")]

@@ -5,7 +5,7 @@ use std::str::Utf8Error;
 /// The text that comes out, all pieces joined, does not depend on how the bytes were divided among tokens. Invalid UTF-8 becomes U+FFFD as
 /// [`String::from_utf8_lossy`] has it.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     stops: Vec<String>,
     /// The start of a character whose end has not come yet; at most three bytes.
     partial: Vec<u8>,
@@ -15,7 +15,7 @@ pub(crate) struct Output {
 
 /// What one token's bytes made certain.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
+pub enum Pushed {
     /// Text that may be shown, perhaps none yet.
     Text(String),
     /// A stop string is complete: this is the last text, without it.
@@ -23,12 +23,15 @@ pub(crate) enum Pushed {
 }
 
 impl Output {
-    pub(crate) fn new(stops: Vec<String>) -> Self {
+    /// Nothing pushed yet. No stop string may be empty.
+    #[must_use]
+    pub fn new(stops: Vec<String>) -> Self {
         debug_assert!(stops.iter().all(|stop| !stop.is_empty()), "an empty stop string would end every generation");
         Self { stops, partial: Vec::new(), held: String::new() }
     }
 
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Pushed {
+    /// Takes the bytes of the next token.
+    pub fn push(&mut self, bytes: &[u8]) -> Pushed {
         self.partial.extend_from_slice(bytes);
         decode(&mut self.partial, &mut self.held);
         if let Some(at) = self.first_stop() {
@@ -42,7 +45,7 @@ impl Output {
     }
 
     /// The text still held back, when generation ended otherwise.
-    pub(crate) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         let mut text = std::mem::take(&mut self.held);
         text.push_str(&String::from_utf8_lossy(&self.partial));
         self.partial.clear();
