@@ -84,6 +84,7 @@ impl App {
             Batches::start(store.clone(), executor, batch_settings(settings.batch)).await.map_err(store_error)?;
         let upload_limits = UploadLimits { batch_bytes: settings.batch.max_file_bytes, ..UploadLimits::default() };
         let shared = (models.clone(), store.clone(), batches.clone());
+        let debug = settings.server.debug;
         let server = HttpServer::new(move || {
             let (models, store, batches) = shared.clone();
             ActixApp::new()
@@ -93,6 +94,11 @@ impl App {
                 .app_data(Data::new(store))
                 .app_data(Data::new(batches))
                 .app_data(Data::new(upload_limits))
+                .configure(|cfg| {
+                    if debug {
+                        api::debug_routes(cfg);
+                    }
+                })
                 .configure(api::routes)
         })
         // Without this a client that closes its side is not noticed while an answer is awaited, and keeps its slot.
@@ -162,7 +168,7 @@ async fn first_failure(models: &Models) -> AppError {
 }
 
 fn listen(settings: &ServerSettings) -> Result<TcpListener, AppError> {
-    let ServerSettings { host, port } = settings;
+    let ServerSettings { host, port, debug: _ } = settings;
     let address = format!("{host}:{port}");
     let refused = |error: &std::io::Error| AppError::Bind {
         address: address.clone(),

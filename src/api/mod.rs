@@ -4,6 +4,7 @@ pub mod batches;
 mod body;
 mod chat;
 mod completions;
+mod debug;
 mod error;
 pub mod files;
 mod health;
@@ -39,6 +40,11 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(resource("/health/ready", &[Method::GET]).route(web::get().to(health::ready)))
         .service(resource("/version", &[Method::GET]).route(web::get().to(health::version)))
         .default_service(web::to(unknown_url));
+}
+
+/// What is served to developers beside [`routes`], where the settings allow it.
+pub fn debug_routes(cfg: &mut ServiceConfig) {
+    cfg.service(resource("/debug/engine", &[Method::GET]).route(web::get().to(debug::engine)));
 }
 
 /// A resource that answers other methods than its own with 405 and the list of its own.

@@ -1,6 +1,16 @@
-use std::{io::Write as _, process::ExitCode};
+use std::{
+    io::Write as _,
+    process::{self, ExitCode},
+    thread,
+    time::Duration,
+};
 
-use crate::{app::AppError, settings::SettingsError, store::StoreError};
+use crate::{app::AppError, models::Hang, settings::SettingsError, store::StoreError};
+
+/// Between the log's word on a hang and the end: readiness says no, and what batches have finished is committed.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// What libraries do at a process's end may hang as well.
+const LONGEST_EXIT: Duration = Duration::from_secs(5);
 
 /// Why a command did not do what it was asked, and the exit code that says so: those of `sysexits.h`.
 #[derive(Debug)]
@@ -50,6 +60,20 @@ impl Failure {
         let _ = writeln!(std::io::stderr(), "error: {}", self.message);
         ExitCode::from(self.code)
     }
+}
+
+/// Ends the process: a thread that is inside a foreign library cannot be stopped, so nothing less frees what it holds.
+pub(super) fn on_hang(hang: Hang) {
+    let Hang { model, busy } = hang;
+    tracing::error!(model.name = model, step.seconds = busy.as_secs_f64(), "the engine hangs; the process ends");
+    thread::sleep(LAST_WORDS);
+    let abort = || {
+        thread::sleep(LONGEST_EXIT);
+        process::abort();
+    };
+    // Without it there is still the exit below.
+    let _ = thread::Builder::new().name("last-resort".to_owned()).spawn(abort);
+    process::exit(Failure::SOFTWARE.into());
 }
 
 impl From<SettingsError> for Failure {

@@ -11,7 +11,10 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use self::exit::Failure;
-use crate::{models, settings::Overrides};
+use crate::{
+    models::{self, Models},
+    settings::{Overrides, Settings},
+};
 
 /// A batch LLM inference server: the OpenAI API, online and in batches, over llama.cpp and candle.
 #[derive(Debug, Parser)]
@@ -91,6 +94,13 @@ fn print(text: &str) {
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| Failure::software(format!("cannot start: {error}")))
+}
+
+/// Ends the process when a step of a model hangs.
+fn watch(models: &Models, settings: &Settings) -> Result<(), Failure> {
+    let Some(limit) = settings.step_timeout else { return Ok(()) };
+    let watching = models.watch(limit, exit::on_hang);
+    watching.map_err(|error| Failure::software(format!("cannot start a thread: {error}")))
 }
 
 /// Done when the process is asked to end: by Ctrl-C, or by `SIGTERM` as service managers do it.

@@ -44,6 +44,7 @@ async fn run_batch(job: &OfflineJob, settings: &Settings) -> Result<ExitCode, Fa
     let limits =
         EngineLimits { queue: settings.limits.queue, prefix_cache: settings.prefix_cache, ..EngineLimits::default() };
     let models = Models::start(&settings.backend, &settings.models, limits);
+    super::watch(&models, settings)?;
     models.ready().await.map_err(|(name, source)| AppError::Model { name, source })?;
     let executor = CompletionExecutor::new(models, settings.limits);
     let started = Instant::now();

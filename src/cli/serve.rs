@@ -34,6 +34,7 @@ impl Serve {
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let interrupted = super::interrupted()?;
     let app = App::build(settings).await?;
+    super::watch(app.models(), settings)?;
     let address = app.address();
     print(&format!("Tandem is listening on http://{address}"));
     print(&format!("  export OPENAI_BASE_URL=http://{address}/v1 OPENAI_API_KEY=none"));

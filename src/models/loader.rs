@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use tandem_core::{BackendLoader, LoadError};
-use tandem_sim::{SimLayout, SimLoader, SimSettings};
+use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
 
-use crate::settings::{BackendSettings, ModelSource};
+use crate::settings::{BackendSettings, ModelSource, SimFaults};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
@@ -14,7 +14,7 @@ pub(super) fn loader(
     match backend {
         BackendSettings::LlamaCpp { .. } => llama_cpp(backend, source),
         BackendSettings::Candle { .. } => candle(backend, source),
-        &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms } => {
+        &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms, faults } => {
             let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
             Ok(Box::new(SimLoader::new(SimSettings {
                 context,
@@ -22,10 +22,16 @@ pub(super) fn loader(
                 max_step_tokens,
                 layout: SimLayout::Blocks { count: tokens / block_size, block_size },
                 step_delay: Duration::from_millis(step_delay_ms),
+                faults: sim_faults(faults),
                 ..SimSettings::default()
             })))
         }
     }
+}
+
+fn sim_faults(faults: SimFaults) -> Faults {
+    let SimFaults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every } = faults;
+    Faults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every, ..Faults::default() }
 }
 
 /// The backends of this program and what they stand on.

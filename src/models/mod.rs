@@ -1,10 +1,13 @@
 //! Which models are resident, and the right to use one.
 
+mod back_off;
 mod lease;
 mod loader;
 mod registry;
 mod resident;
+mod watchdog;
 
 pub use lease::{Lease, LeaseError};
 pub use loader::backend_versions;
 pub use registry::{ModelCard, Models};
+pub use watchdog::Hang;

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tandem_core::{BackendLoader, LoadError};
 use tandem_engine::EngineLimits;
@@ -6,6 +6,7 @@ use tandem_engine::EngineLimits;
 use super::{
     Lease, LeaseError, loader,
     resident::{MakeLoader, Resident},
+    watchdog::{self, Hang},
 };
 use crate::{
     clock::Clock,
@@ -72,6 +73,26 @@ impl Models {
     #[must_use]
     pub fn all_usable(&self) -> bool {
         self.0.iter().all(|resident| resident.engine().is_some())
+    }
+
+    /// From now on, gives up an engine whose step takes longer than `limit`, and tells `on_hang`, once, on a thread of its own. The thread
+    /// ends with the last handle to these models.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub fn watch(&self, limit: Duration, on_hang: impl FnOnce(Hang) + Send + 'static) -> std::io::Result<()> {
+        watchdog::start(&self.0, limit, on_hang)
+    }
+
+    /// What each engine does, as text for people: nothing of prompts or answers.
+    pub async fn describe(&self) -> String {
+        let mut text = String::new();
+        for resident in self.0.iter() {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "model {}", resident.name());
+            text += &resident.describe().await;
+        }
+        text
     }
 
     /// What is known of each model.

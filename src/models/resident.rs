@@ -1,6 +1,9 @@
 use std::{
     fmt,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -8,9 +11,10 @@ use tandem_core::{BackendLoader, LoadError};
 use tandem_engine::{Engine, EngineLimits};
 use tokio::sync::watch;
 
-/// Between an engine's end and the next attempt to load its model; doubled with each failure.
-const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(60);
+use super::back_off::{BackOff, CRASH_LOOP, Verdict};
+
+/// How long the engine may take to say what it does: between two steps it answers at once.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes a loader for each attempt.
 pub(super) type MakeLoader = Box<dyn Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync>;
@@ -20,6 +24,8 @@ pub(super) struct Resident {
     name: Arc<str>,
     created: i64,
     state: watch::Sender<State>,
+    /// A step does not return. Once true, always true.
+    hangs: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +46,7 @@ impl Resident {
     /// Begins to load the model. Loading stops and the model is unloaded when the last handle is dropped.
     pub(super) fn start(name: Arc<str>, created: i64, limits: EngineLimits, make: MakeLoader) -> Arc<Self> {
         let (state, _) = watch::channel(State::Loading);
-        let resident = Arc::new(Self { name, created, state });
+        let resident = Arc::new(Self { name, created, state, hangs: AtomicBool::new(false) });
         tokio::spawn(keep_loaded(Arc::downgrade(&resident), limits, make));
         resident
     }
@@ -60,8 +66,43 @@ impl Resident {
     /// The engine, while it works.
     pub(super) fn engine(&self) -> Option<Arc<Engine>> {
         match &*self.state.borrow() {
-            State::Loaded(engine) if engine.is_alive() => Some(Arc::clone(engine)),
+            State::Loaded(engine) if engine.is_alive() && !self.hangs() => Some(Arc::clone(engine)),
             State::Loaded(_) | State::Loading | State::Failed(_) => None,
+        }
+    }
+
+    /// How long the engine has been in its present step, if it is in one. Loading is none.
+    pub(super) fn busy_for(&self) -> Option<Duration> {
+        match &*self.state.borrow() {
+            State::Loaded(engine) => engine.busy_for(),
+            State::Loading | State::Failed(_) => None,
+        }
+    }
+
+    pub(super) fn hangs(&self) -> bool {
+        self.hangs.load(Ordering::Relaxed)
+    }
+
+    /// Nobody is given the engine any more.
+    pub(super) fn give_up(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
+    }
+
+    /// What the engine does, as text for people.
+    pub(super) async fn describe(&self) -> String {
+        let state = self.state.borrow().clone();
+        match state {
+            State::Loading => "being loaded\n".to_owned(),
+            // The reason may hold paths of this machine; it is in the log.
+            State::Failed(_) => "cannot be loaded; will be tried again\n".to_owned(),
+            State::Loaded(engine) => match tokio::time::timeout(DESCRIBE_TIMEOUT, engine.describe()).await {
+                Ok(Some(text)) => text,
+                Ok(None) => "ended; will be loaded again\n".to_owned(),
+                Err(_) => match engine.busy_for() {
+                    Some(busy) => format!("in a step for {:.1} s\n", busy.as_secs_f64()),
+                    None => "too busy to say\n".to_owned(),
+                },
+            },
         }
     }
 
@@ -84,7 +125,7 @@ impl Resident {
 }
 
 async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeLoader) {
-    let mut back_off = FIRST_BACK_OFF;
+    let mut back_off = BackOff::default();
     loop {
         let started = Instant::now();
         let loaded = match make() {
@@ -92,34 +133,54 @@ async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeL
             Err(error) => Err(error),
         };
         let Some(resident) = resident.upgrade() else { return };
-        match loaded {
+        let name = resident.name_arc();
+        let verdict = match loaded {
             Ok(engine) => {
                 let engine = Arc::new(engine);
                 let spec = &engine.info().spec;
+                let loaded = Instant::now();
                 tracing::info!(
-                    model.name = &*resident.name,
+                    model.name = &*name,
                     backend = spec.name,
                     context = spec.max_context,
                     sequences = spec.max_sequences,
                     kv.tokens = spec.kv.capacity(),
-                    load.seconds = started.elapsed().as_secs_f64(),
+                    load.seconds = loaded.duration_since(started).as_secs_f64(),
                     "model loaded"
                 );
                 resident.state.send_replace(State::Loaded(Arc::clone(&engine)));
                 drop(resident);
                 engine.ended().await;
+                let verdict = back_off.ended(loaded, Instant::now());
                 // Joining the engine's thread is no work for the runtime's own threads.
                 let _ = tokio::task::spawn_blocking(move || drop(engine)).await;
-                back_off = if started.elapsed() > LONGEST_BACK_OFF { FIRST_BACK_OFF } else { back_off };
+                verdict
             }
             Err(error) => {
                 let error = Arc::new(error);
                 let cause = &*error as &(dyn std::error::Error + 'static);
-                tracing::error!(model.name = &*resident.name, error = cause, "the model cannot be loaded");
+                tracing::error!(model.name = &*name, error = cause, "the model cannot be loaded");
                 resident.state.send_replace(State::Failed(error));
+                drop(resident);
+                back_off.failed()
             }
+        };
+        let Verdict { wait, crash_loop } = verdict;
+        if crash_loop {
+            tracing::error!(
+                model.name = &*name,
+                next_attempt.seconds = wait.as_secs_f64(),
+                "crash loop: the engine ended {} times within {} s",
+                CRASH_LOOP.0,
+                CRASH_LOOP.1.as_secs()
+            );
+        } else {
+            tracing::warn!(
+                model.name = &*name,
+                next_attempt.seconds = wait.as_secs_f64(),
+                "the model will be loaded again"
+            );
         }
-        tokio::time::sleep(back_off).await;
-        back_off = (back_off * 2).min(LONGEST_BACK_OFF);
+        tokio::time::sleep(wait).await;
     }
 }

@@ -2,7 +2,10 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     ModelSource, SettingsError,
-    raw::{Kind, RawBackend, RawBatch, RawGpuLayers, RawLimits, RawLog, RawModel, RawServer, RawSettings},
+    raw::{
+        Kind, RawBackend, RawBatch, RawEngine, RawFaults, RawGpuLayers, RawLimits, RawLog, RawModel, RawServer,
+        RawSettings,
+    },
 };
 
 /// Settings that were checked together: nothing downstream checks them again.
@@ -14,6 +17,8 @@ pub struct Settings {
     pub storage: PathBuf,
     pub backend: BackendSettings,
     pub prefix_cache: bool,
+    /// A step that takes longer than this hangs; `None` lets steps take as long as they like.
+    pub step_timeout: Option<Duration>,
     /// At least one.
     pub models: Vec<ModelSettings>,
     pub limits: LimitSettings,
@@ -27,6 +32,8 @@ pub struct Settings {
 pub struct ServerSettings {
     pub host: String,
     pub port: u16,
+    /// Whether there is a window into the engine's state.
+    pub debug: bool,
 }
 
 /// One struct for each backend, with what it honours.
@@ -57,7 +64,19 @@ pub enum BackendSettings {
         block_size: u32,
         kv_tokens: Option<u32>,
         step_delay_ms: u64,
+        faults: SimFaults,
     },
+}
+
+/// What goes wrong in the simulated backend: at a pass counted from loading, or every so many; 0 for never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimFaults {
+    pub hangs_at: u64,
+    pub panics_at: u64,
+    pub device_fails_at: u64,
+    pub kv_full_every: u64,
+    /// In rows of logits, not passes.
+    pub nan_every: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +152,7 @@ impl BackendSettings {
 
 impl Settings {
     pub(super) fn check(profile: String, raw: RawSettings, notes: Vec<String>) -> Result<Self, SettingsError> {
-        let RawSettings { server, storage, backend, models, limits, batch, log } = raw;
+        let RawSettings { server, storage, backend, engine, models, limits, batch, log } = raw;
         let parallel = backend.parallel;
         let (kind, prefix_cache) = (backend.kind, backend.prefix_cache);
         let models: Vec<_> =
@@ -147,6 +166,7 @@ impl Settings {
             storage: storage.path,
             backend: check_backend(backend)?,
             prefix_cache,
+            step_timeout: check_engine(&engine)?,
             models,
             limits: check_limits(&limits)?,
             batch: check_batch(&batch, parallel)?,
@@ -157,13 +177,13 @@ impl Settings {
 }
 
 fn check_server(raw: RawServer) -> Result<ServerSettings, SettingsError> {
-    let RawServer { host, port, insecure_no_auth } = raw;
+    let RawServer { host, port, insecure_no_auth, debug } = raw;
     let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
     if !loopback && !insecure_no_auth {
         let reason = "refusing to listen on a non-loopback address without API keys (server.insecure_no_auth = true does it all the same)";
         return Err(SettingsError::new("server.host", reason));
     }
-    Ok(ServerSettings { host, port })
+    Ok(ServerSettings { host, port, debug })
 }
 
 fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings, SettingsError> {
@@ -235,9 +255,33 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
             let (block_size, kv_tokens) = check_blocks(raw.block_size, raw.kv_tokens, context)?;
             let step_delay_ms = raw.step_delay_ms.unwrap_or(0);
             in_range("backend.step_delay_ms", step_delay_ms, 0, 60_000)?;
-            Ok(BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms })
+            let faults = check_faults(raw.faults.unwrap_or_default());
+            Ok(BackendSettings::Sim {
+                parallel,
+                context,
+                max_step_tokens,
+                block_size,
+                kv_tokens,
+                step_delay_ms,
+                faults,
+            })
         }
     }
+}
+
+/// Any number makes sense here.
+fn check_faults(raw: RawFaults) -> SimFaults {
+    let RawFaults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every } = raw;
+    SimFaults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every }
+}
+
+fn check_engine(raw: &RawEngine) -> Result<Option<Duration>, SettingsError> {
+    let &RawEngine { step_timeout_ms } = raw;
+    if step_timeout_ms == 0 {
+        return Ok(None);
+    }
+    in_range("engine.step_timeout_ms", step_timeout_ms, 100, 24 * 3_600_000)?;
+    Ok(Some(Duration::from_millis(step_timeout_ms)))
 }
 
 fn check_blocks(

@@ -212,7 +212,7 @@ impl Resolved {
         let decided = chosen.layer;
         let mut misplaced = None;
         self.leaves.retain(|path, leaf| {
-            let foreign = path.len() == 2 && path[0] == "backend" && !kind.knows(&path[1]);
+            let foreign = path.len() >= 2 && path[0] == "backend" && !kind.knows(&path[1]);
             if foreign && leaf.layer >= decided {
                 misplaced = Some(path.join("."));
             }

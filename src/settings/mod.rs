@@ -15,7 +15,7 @@ use thiserror::Error;
 
 pub use checked::{
     BackendSettings, BatchSettings, CandleDtype, GpuLayers, KvType, LimitSettings, LogFormat, LogSettings,
-    ModelSettings, ServerSettings, Settings,
+    ModelSettings, ServerSettings, Settings, SimFaults,
 };
 pub use layers::Resolved;
 pub use source::ModelSource;

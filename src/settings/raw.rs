@@ -9,6 +9,7 @@ pub(super) struct RawSettings {
     pub(super) server: RawServer,
     pub(super) storage: RawStorage,
     pub(super) backend: RawBackend,
+    pub(super) engine: RawEngine,
     #[serde(default)]
     pub(super) models: BTreeMap<String, RawModel>,
     pub(super) limits: RawLimits,
@@ -22,6 +23,7 @@ pub(super) struct RawServer {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) insecure_no_auth: bool,
+    pub(super) debug: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +60,24 @@ pub(super) struct RawBackend {
     pub(super) kv_tokens: Option<u32>,
     pub(super) gpu_memory_fraction: Option<f64>,
     pub(super) step_delay_ms: Option<u64>,
+    pub(super) faults: Option<RawFaults>,
+}
+
+/// What goes wrong in the simulated backend; 0 for never.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawFaults {
+    pub(super) hangs_at: u64,
+    pub(super) panics_at: u64,
+    pub(super) device_fails_at: u64,
+    pub(super) kv_full_every: u64,
+    pub(super) nan_every: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEngine {
+    pub(super) step_timeout_ms: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -121,7 +141,7 @@ impl Kind {
             "gpu_layers" | "kv_type" => self == Self::LlamaCpp,
             "device" | "dtype" | "quantization" | "gpu_memory_fraction" => self == Self::Candle,
             "block_size" | "kv_tokens" => self != Self::LlamaCpp,
-            "step_delay_ms" => self == Self::Sim,
+            "step_delay_ms" | "faults" => self == Self::Sim,
             _ => true,
         }
     }

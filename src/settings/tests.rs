@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn load(overrides: &Overrides) -> Result<Settings, String> {
@@ -54,6 +56,12 @@ fn wrong_settings_are_refused_by_name() {
             "[backend]\nkind = \"candle\"\ndtype = \"f8\"\n[models.sim]\nsource = \"x\"",
             "config: backend.dtype: 'f8' is not known here",
         ),
+        ("[engine]\nstep_timeout_ms = 5", "config: engine.step_timeout_ms: 5 is not between 100 and "),
+        ("[backend.faults]\nhang_at = 1", "config: backend.faults.hang_at: unknown field `hang_at`"),
+        (
+            "[backend]\nkind = \"candle\"\n[backend.faults]\nhangs_at = 1\n[models.sim]\nsource = \"x\"",
+            "config: backend.faults.hangs_at: does not apply to the backend candle",
+        ),
         ("[limits]\nmax_n = 0", "config: limits.max_n: 0 is not between 1 and 128"),
         ("[log]\nformat = \"xml\"", "config: log.format: 'xml' is not known here: one of text, json"),
         ("[models.\"a/../b\"]\nsource = \"x\"", "config: models.a/../b: is no name for a model"),
@@ -62,6 +70,17 @@ fn wrong_settings_are_refused_by_name() {
         let error = with_file(text).unwrap_err();
         assert!(error.starts_with(expected), "{text:?} gave {error:?}");
     }
+}
+
+#[test]
+fn faults_and_the_time_of_a_step_are_read() {
+    let settings = with_file("[backend.faults]\nhangs_at = 7\nnan_every = 3\n[engine]\nstep_timeout_ms = 0").unwrap();
+    let BackendSettings::Sim { faults, .. } = settings.backend else { panic!("{settings:?}") };
+    assert_eq!((faults.hangs_at, faults.nan_every, faults.panics_at), (7, 3, 0));
+    assert_eq!(settings.step_timeout, None);
+    assert!(settings.server.debug, "the profile for developing clients can be looked into");
+    let demo = load(&profile("demo")).unwrap();
+    assert_eq!((demo.step_timeout, demo.server.debug), (Some(Duration::from_secs(30)), false));
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use reqwest::multipart::{Form, Part};
+use reqwest::{
+    Response, StatusCode,
+    multipart::{Form, Part},
+};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
@@ -39,9 +42,14 @@ pub(crate) struct Program {
 impl Program {
     /// Starts profile `sim` on a data directory, each step taking `step_delay_ms`.
     pub(crate) async fn start(storage: &Path, step_delay_ms: u32) -> Self {
+        Self::start_with(storage, &[("TANDEM__BACKEND__STEP_DELAY_MS", &step_delay_ms.to_string())]).await
+    }
+
+    /// Starts profile `sim` on a data directory, with settings from the environment.
+    pub(crate) async fn start_with(storage: &Path, settings: &[(&str, &str)]) -> Self {
         let mut child = tandem(&["serve", "--profile", "sim", "--port", "0"])
             .env("STORAGE_PATH", storage)
-            .env("TANDEM__BACKEND__STEP_DELAY_MS", step_delay_ms.to_string())
+            .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -69,6 +77,42 @@ impl Program {
         let command = format!("kill -TERM {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
         self.child.wait().unwrap().code()
+    }
+
+    /// How it ended by itself.
+    pub(crate) fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> reqwest::Result<Response> {
+        self.client.post(self.at(path)).json(body).send().await
+    }
+
+    /// Waits for a status. Without an answer there will be none later: the program has ended.
+    pub(crate) async fn until_status(&self, path: &str, wanted: StatusCode) {
+        let found = async {
+            while self.client.get(self.at(path)).send().await.unwrap().status() != wanted {
+                // sleep: between two polls, within the deadline
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("{path} is never {wanted}"));
+    }
+
+    /// A text as soon as `look` likes it.
+    pub(crate) async fn text_when(&self, path: &str, look: impl Fn(&str) -> bool) -> String {
+        let found = async {
+            loop {
+                let response = self.client.get(self.at(path)).send().await.unwrap();
+                let text = response.error_for_status().unwrap().text().await.unwrap();
+                if look(&text) {
+                    return text;
+                }
+                // sleep: between two polls, within the deadline
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("{path} did not come to what is awaited"))
     }
 
     /// Uploads lines and makes a batch of them; the batch's id.
