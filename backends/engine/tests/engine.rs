@@ -141,3 +141,65 @@ async fn equal_prompts_are_computed_once() {
     let Event::Finished { usage, .. } = last else { panic!("{last:?}") };
     assert_eq!(usage.cached_tokens, prompt.len() as u32 / 16 * 16);
 }
+
+#[tokio::test]
+async fn a_seeded_request_gives_the_same_text_alone_and_among_63_others() {
+    for overlaps in [false, true] {
+        let engine = engine(SimSettings { overlaps, ..SimSettings::default() }, EngineLimits::default()).await;
+        let ask = |prompt: &str, seed| GenerateRequest {
+            sampling: SamplingParams { temperature: 0.8, top_p: 0.95, ..SamplingParams::default() },
+            seed,
+            ..request(prompt, 60)
+        };
+        let (alone, text, _) = collect(engine.submit(ask("tell me more", 4711)).unwrap()).await;
+        let submit = |at: u64| match at {
+            31 => engine.submit(ask("tell me more", 4711)).unwrap(),
+            at => engine.submit(ask(&format!("tell me {}", at % 5), at)).unwrap(),
+        };
+        let all: Vec<_> = (0..64).map(submit).collect();
+        let mut all = futures_util::future::join_all(all.into_iter().map(collect)).await;
+        let (among, text_among, _) = all.swap_remove(31);
+        assert_eq!((alone, text), (among, text_among), "overlaps: {overlaps}");
+        let others: std::collections::HashSet<_> = all.into_iter().map(|(ids, ..)| ids).collect();
+        assert!(others.len() > 32, "other seeds say other things");
+    }
+}
+
+#[tokio::test]
+async fn choices_of_one_prompt_compute_it_once() {
+    let engine = engine(SimSettings::default(), EngineLimits::default()).await;
+    let prompt = "one prompt for all of the choices ".repeat(10);
+    let ask = |seed| GenerateRequest { sampling: SamplingParams::default(), seed, ..request(&prompt, 4) };
+    let all: Vec<_> = (0..8).map(|seed| engine.submit(ask(seed)).unwrap()).collect();
+    futures_util::future::join_all(all.into_iter().map(collect)).await;
+    let stats = engine.stats();
+    // Each of the others computes less than a block again, and its own tokens.
+    let most = prompt.len() as u64 + 7 * 16 + 8 * 4;
+    assert!(stats.computed_tokens <= most, "{} tokens for a prompt of {}", stats.computed_tokens, prompt.len());
+}
+
+#[tokio::test]
+async fn the_engine_can_be_looked_into() {
+    let settings = SimSettings { step_delay: std::time::Duration::from_millis(2), ..SimSettings::default() };
+    let engine = engine(settings, EngineLimits::default()).await;
+    assert_eq!(engine.busy_for(), None);
+    let mut running = engine.submit(request("for a while", 200)).unwrap();
+    running.next().await.unwrap();
+    let text = engine.describe().await.unwrap();
+    assert!(text.contains("1 running, 0 waiting") && text.contains("#0 (interactive) in slot 0"), "{text}");
+    assert!(!text.contains("for a while"));
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_is_seen_from_outside() {
+    let faults = Faults { hangs_at: 2, ..Faults::default() };
+    let engine = engine(SimSettings { faults, ..SimSettings::default() }, EngineLimits::default()).await;
+    let mut generation = engine.submit(request("hello", 5)).unwrap();
+    generation.next().await.unwrap();
+    let long = std::time::Duration::from_millis(20);
+    while engine.busy_for().is_none_or(|busy| busy < long) {
+        tokio::task::yield_now().await;
+    }
+    // Its thread never ends, so it cannot be waited for.
+    std::mem::forget(engine);
+}
