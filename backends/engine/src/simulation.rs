@@ -226,7 +226,10 @@ impl World {
                     let may = match error {
                         EngineError::NonFinite => faults.nan_every > 0,
                         EngineError::Stalled => client.dawdled,
-                        _ => false,
+                        EngineError::NothingLeft
+                        | EngineError::GrammarDeadEnd
+                        | EngineError::KvExhausted
+                        | EngineError::Gone => false,
                     };
                     assert!(may, "{who}: {error}");
                     assert!(tokens.starts_with(&client.got), "{who}: what came before the error");

@@ -23,6 +23,7 @@ use crate::{
 };
 
 /// Turns waiting and running sequences into steps. Synchronous and deterministic: no clock of its own, no randomness, no I/O.
+#[expect(clippy::vec_box, reason = "sequences are large and go from list to list")]
 pub(crate) struct Scheduler {
     spec: BackendSpec,
     vocab: Arc<Vocab>,
