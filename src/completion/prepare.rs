@@ -1,6 +1,8 @@
 //! From a checked request to what the engine is asked for: defaults, the model's limits, the prompt's tokens.
 
-use tandem_core::TokenId;
+use std::sync::Arc;
+
+use tandem_core::{TokenId, TokenMask};
 use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
 
 use super::prompt::{self, Conversation};
@@ -22,8 +24,9 @@ pub(super) fn chat(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let ChatRequest { model: _, messages, options, add_generation_prompt, variables, logprobs, ignored } = request;
+    let ChatRequest { model: _, messages, mut options, add_generation_prompt, variables, logprobs, ignored } = request;
     check_tokens(&options, info)?;
+    constrain(&mut options, info)?;
     check_messages(&messages, info)?;
     let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
     let ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
@@ -40,8 +43,9 @@ pub(super) fn text(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let CompletionRequest { model: _, prompts, options, echo, logprobs, ignored } = request;
+    let CompletionRequest { model: _, prompts, mut options, echo, logprobs, ignored } = request;
     check_tokens(&options, info)?;
+    constrain(&mut options, info)?;
     let seed = options.seed.unwrap_or_else(rand::random);
     let mut requests = Vec::new();
     let mut echoes = Vec::new();
@@ -190,9 +194,33 @@ fn check_tokens(options: &Options, info: &ModelInfo) -> Result<(), ApiError> {
             return not_a_token(format!("logit_bias.{id}"), *id);
         }
     }
-    for (at, id) in options.stop_token_ids.iter().enumerate() {
-        if !in_vocabulary(*id, info) {
-            return not_a_token(format!("stop_token_ids[{at}]"), *id);
+    let allowed = options.allowed_token_ids.as_deref().unwrap_or_default();
+    for (name, ids) in [("stop_token_ids", &options.stop_token_ids[..]), ("allowed_token_ids", allowed)] {
+        if let Some(at) = ids.iter().position(|id| !in_vocabulary(*id, info)) {
+            return not_a_token(format!("{name}[{at}]"), ids[at]);
+        }
+    }
+    Ok(())
+}
+
+/// Adds to the rules for sampling what takes the model to read: its tokens that are allowed, and those of the bad words.
+fn constrain(options: &mut Options, info: &ModelInfo) -> Result<(), ApiError> {
+    if let Some(ids) = &options.allowed_token_ids {
+        options.sampling.allowed = Some(Arc::new(TokenMask::of(info.spec.vocab_size, ids.iter().copied())));
+    }
+    for (at, word) in options.bad_words.iter().enumerate() {
+        // Most tokenizers have different tokens for a word that begins a text and for one behind a space. As in vLLM, both are meant,
+        // whichever the client has written.
+        let word = match word.trim_start() {
+            "" => word,
+            text => text,
+        };
+        for spelling in [word.to_owned(), format!(" {word}")] {
+            let ids = info.tokenizer.encode(&spelling);
+            let ids = ids.map_err(|_| ApiError::not_encodable(&format!("bad_words[{at}]")))?;
+            if !ids.is_empty() && !options.sampling.bad_words.contains(&ids) {
+                options.sampling.bad_words.push(ids);
+            }
         }
     }
     Ok(())

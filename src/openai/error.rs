@@ -301,7 +301,8 @@ impl ApiError {
 
     #[must_use]
     pub fn no_token_left() -> Self {
-        Self::invalid("invalid_value", "logit_bias", "Invalid 'logit_bias': it leaves no token to sample.")
+        let message = "Invalid request: 'logit_bias', 'allowed_token_ids' and 'bad_words' leave no token to sample.";
+        Self::request(400, "invalid_value", None, message)
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::helpers::{MODEL, chat_body, spawn_app};
+use crate::helpers::{MODEL, TestApp, chat_body, merged, spawn_app};
 
 #[tokio::test]
 async fn a_chat_completion_has_openai_s_shape() {
@@ -102,6 +102,43 @@ async fn control_tokens_typed_by_a_user_are_text() {
     assert_eq!(text["prompt"], format!("<|im_start|>user\n{typed}<|im_end|>\n<|im_start|>assistant\n"));
 }
 
+async fn text(app: &TestApp, extra: Value) -> String {
+    app.chat(extra).await["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn allowed_tokens_and_bad_words_rule_the_answer() {
+    let app = spawn_app().await;
+    let length = json!({"max_tokens": 60, "ignore_eos": true});
+    let plain = text(&app, length.clone()).await;
+    let allowed = text(&app, merged(length.clone(), json!({"allowed_token_ids": [97, 98, 97]}))).await;
+    assert!(allowed.contains('a') && allowed.contains('b') && allowed.chars().all(|c| "ab".contains(c)), "{allowed}");
+    // Two letters that came one after the other, and another that came.
+    let letters: Vec<char> = plain.chars().collect();
+    let pair = letters.windows(2).find(|pair| pair.iter().all(char::is_ascii_lowercase)).unwrap();
+    let pair: String = pair.iter().collect();
+    let letter = letters.into_iter().rfind(|c| c.is_ascii_lowercase() && !pair.contains(*c)).unwrap();
+    let bad = text(&app, merged(length.clone(), json!({"bad_words": [format!(" {pair}"), letter]}))).await;
+    assert!(!bad.contains(&pair) && !bad.contains(letter), "{bad} has {pair:?} or {letter:?}, as {plain}");
+    let body = json!({"model": MODEL, "prompt": "Hello", "seed": 7, "allowed_token_ids": [99], "ignore_eos": true});
+    let completion = app.ok("/v1/completions", &body).await;
+    assert_eq!(completion["choices"][0]["text"], "c".repeat(16));
+    let nothing = app.post("/v1/completions", &merged(body, json!({"bad_words": ["c"]}))).await;
+    assert_eq!(nothing.status(), 400, "every allowed token is banned");
+}
+
+#[tokio::test]
+async fn typical_p_leaves_the_most_usual_token_to_any_seed() {
+    let app = spawn_app().await;
+    let mut texts = Vec::new();
+    for seed in 0..3 {
+        texts.push(text(&app, json!({"typical_p": 0, "seed": seed, "ignore_eos": true})).await);
+    }
+    assert!(texts.iter().all(|text| *text == texts[0]), "{texts:?}");
+    let free = text(&app, json!({"typical_p": 1, "seed": 1, "ignore_eos": true})).await;
+    assert_ne!(free, texts[0]);
+}
+
 #[tokio::test]
 async fn harmless_fields_are_accepted_and_unknown_ones_are_named() {
     let app = spawn_app().await;
@@ -111,7 +148,7 @@ async fn harmless_fields_are_accepted_and_unknown_ones_are_named() {
             &chat_body(json!({
                 "user": "u", "metadata": {"a": "b"}, "store": false, "service_tier": "auto", "parallel_tool_calls": true,
                 "response_format": {"type": "text"}, "stop": null, "tools": null, "logit_bias": {"97": -5.5}, "top_k": 40,
-                "min_p": 0.01, "repetition_penalty": 1.1, "min_tokens": 2, "reasoning_effort": "low",
+                "min_p": 0.01, "typical_p": 0.9, "bad_words": [], "repetition_penalty": 1.1, "min_tokens": 2, "reasoning_effort": "low",
                 "chat_template_kwargs": {"enable_thinking": false}, "skip_special_tokens": true, "frobnicate": 1, "x y": 2,
             })),
         )

@@ -92,6 +92,19 @@ async fn parameters_are_refused_with_openai_s_codes() {
         json!({"logit_bias": {"259": 1}}),
         json!({"logit_bias": {"5": 101}}),
         json!({"stop_token_ids": [1, 259]}),
+        json!({"typical_p": 1.1}),
+        json!({"typical_p": "usual"}),
+        json!({"allowed_token_ids": []}),
+        json!({"allowed_token_ids": [97, 98, 97, 259]}),
+        json!({"allowed_token_ids": [97, -1]}),
+        json!({"allowed_token_ids": vec![97; 1025]}),
+        json!({"allowed_token_ids": 97}),
+        json!({"bad_words": ["x", ""]}),
+        json!({"bad_words": ["x".repeat(257)]}),
+        json!({"bad_words": [5]}),
+        json!({"bad_words": ["a\0b"]}),
+        json!({"bad_words": vec!["x"; 129]}),
+        json!({"bad_words": "x"}),
         json!({"top_logprobs": 2}),
         json!({"logprobs": true, "top_logprobs": 21}),
         json!({"stream_options": {"include_usage": true}}),
@@ -122,6 +135,19 @@ async fn parameters_are_refused_with_openai_s_codes() {
     400 invalid_value logit_bias.259: Invalid 'logit_bias.259': 259 is not a token of this model.
     400 invalid_value logit_bias.5: Invalid 'logit_bias.5': expected a value between -100 and 100, but got 101 instead.
     400 invalid_value stop_token_ids[1]: Invalid 'stop_token_ids[1]': 259 is not a token of this model.
+    400 decimal_above_max_value typical_p: Invalid 'typical_p': decimal above maximum value. Expected a value <= 1, but got 1.1 instead.
+    400 invalid_type typical_p: Invalid type for 'typical_p': expected a decimal, but got a string instead.
+    400 empty_array allowed_token_ids: Invalid 'allowed_token_ids': empty array. Expected an array with minimum length 1, but got an empty array instead.
+    400 invalid_value allowed_token_ids[3]: Invalid 'allowed_token_ids[3]': 259 is not a token of this model.
+    400 integer_below_min_value allowed_token_ids[1]: Invalid 'allowed_token_ids[1]': integer below minimum value. Expected a value >= 0, but got -1 instead.
+    400 array_above_max_length allowed_token_ids: Invalid 'allowed_token_ids': array too long. Expected an array with maximum length 1024, but got an array with length 1025 instead.
+    400 invalid_type allowed_token_ids: Invalid type for 'allowed_token_ids': expected an array, but got an integer instead.
+    400 empty_string bad_words[1]: Invalid 'bad_words[1]': empty string. Expected a string with minimum length 1, but got an empty string instead.
+    400 string_above_max_length bad_words[0]: Invalid 'bad_words[0]': string too long. Expected a string with maximum length 256, but got a string with length 257 instead.
+    400 invalid_type bad_words[0]: Invalid type for 'bad_words[0]': expected a string, but got an integer instead.
+    400 invalid_value bad_words[0]: Invalid 'bad_words[0]': NUL characters are not allowed.
+    400 array_above_max_length bad_words: Invalid 'bad_words': array too long. Expected an array with maximum length 128, but got an array with length 129 instead.
+    400 invalid_type bad_words: Invalid type for 'bad_words': expected an array, but got a string instead.
     400 invalid_value top_logprobs: Invalid 'top_logprobs': when using 'top_logprobs', 'logprobs' must be set to true.
     400 integer_above_max_value top_logprobs: Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got 21 instead.
     400 invalid_value stream_options: Invalid 'stream_options': it can only be used when 'stream' is true.

@@ -113,3 +113,36 @@ async fn every_way_to_ask_is_accepted() {
         assert_eq!(app.post("/v1/completions", &text).await.status(), StatusCode::OK, "{extra}");
     }
 }
+
+#[tokio::test]
+async fn answers_look_as_they_were_asked_to() {
+    let app = spawn_app().await;
+    let schema = json!({"type": "object", "required": ["done", "kind", "size"], "additionalProperties": false, "properties": {
+        "done": {"type": "boolean"}, "kind": {"enum": ["big", "small"]}, "size": {"type": "integer", "minimum": 1, "maximum": 99}}});
+    for seed in 0..8 {
+        let at_length = json!({"seed": seed, "max_tokens": 64});
+        let answer = app.chat(merged(described(schema.clone()), at_length.clone())).await;
+        let choice = &answer["choices"][0];
+        let text = choice["message"]["content"].as_str().unwrap();
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert!(value["done"].is_boolean(), "{text}");
+        assert!(value["kind"] == "big" || value["kind"] == "small", "{text}");
+        assert!((1..=99).contains(&value["size"].as_i64().unwrap()), "{text}");
+        assert_eq!(value.as_object().unwrap().len(), 3, "{text}");
+        assert_eq!(choice["finish_reason"], "stop");
+
+        let choices =
+            json!({"model": MODEL, "prompt": ["one", "two"], "structured_outputs": {"choice": ["yes", "no"]}});
+        let answer = app.ok("/v1/completions", &merged(choices, at_length.clone())).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            assert!(choice["text"] == "yes" || choice["text"] == "no", "{choice}");
+            assert_eq!(choice["finish_reason"], "stop");
+        }
+        let answer = app.chat(merged(json!({"guided_regex": "[x-z]{3}!", "n": 2}), at_length)).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            let text = choice["message"]["content"].as_str().unwrap();
+            let letters = text.strip_suffix('!').unwrap();
+            assert!(letters.len() == 3 && letters.bytes().all(|byte| (b'x'..=b'z').contains(&byte)), "{text}");
+        }
+    }
+}

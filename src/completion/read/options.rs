@@ -11,6 +11,10 @@ const MAX_STOP_STRINGS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKENS: usize = 128;
 const MAX_BIASES: usize = 300;
+/// A choice among a thousand labels; a rule for more is a grammar's.
+const MAX_ALLOWED_TOKENS: usize = 1_024;
+const MAX_BAD_WORDS: usize = 128;
+const MAX_BAD_WORD_BYTES: usize = 256;
 const MAX_TOP_K: i64 = i32::MAX as i64;
 
 /// What chat and completion requests have in common.
@@ -20,7 +24,10 @@ pub(in crate::completion) struct Options {
     pub(in crate::completion) n: u32,
     pub(in crate::completion) max_tokens: Option<MaxTokens>,
     pub(in crate::completion) min_tokens: u32,
+    /// Without the allowed tokens and the bad words, which take the model to read.
     pub(in crate::completion) sampling: SamplingParams,
+    pub(in crate::completion) allowed_token_ids: Option<Vec<TokenId>>,
+    pub(in crate::completion) bad_words: Vec<String>,
     pub(in crate::completion) stop: Vec<String>,
     pub(in crate::completion) stop_token_ids: Vec<TokenId>,
     pub(in crate::completion) ignore_eos: bool,
@@ -47,6 +54,8 @@ impl Options {
             max_tokens: None,
             min_tokens: fields.integer("min_tokens", 0..=i64::from(u32::MAX))?.unwrap_or(0) as u32,
             sampling: sampling(fields)?,
+            allowed_token_ids: allowed_token_ids(fields)?,
+            bad_words: bad_words(fields)?,
             stop: stop(fields)?,
             stop_token_ids: stop_token_ids(fields)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
@@ -91,6 +100,7 @@ fn sampling(fields: &mut Fields<'_>) -> Result<SamplingParams, ApiError> {
         top_k: fields.integer("top_k", -1..=MAX_TOP_K)?.map_or(default.top_k, |k| k.max(0) as u32),
         top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
+        typical_p: fields.number("typical_p", 0.0..=1.0)?.unwrap_or(default.typical_p),
         repetition_penalty,
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
@@ -143,25 +153,58 @@ fn stop(fields: &mut Fields<'_>) -> Result<Vec<String>, ApiError> {
         Some(other) => return Err(ApiError::invalid_type("stop", "a string or an array of strings", kind(other))),
     };
     for (path, text) in &strings {
-        if text.is_empty() {
-            return Err(ApiError::empty_string(path));
-        }
-        if text.len() > MAX_STOP_BYTES {
-            return Err(ApiError::string_too_long(path, MAX_STOP_BYTES, text.len()));
-        }
-        without_nul(path, text)?;
+        short_text(path, text, MAX_STOP_BYTES)?;
     }
     Ok(strings.into_iter().map(|(_, text)| text.to_owned()).collect())
 }
 
 fn stop_token_ids(fields: &mut Fields<'_>) -> Result<Vec<TokenId>, ApiError> {
     let items = fields.array("stop_token_ids")?.unwrap_or_default();
-    if items.len() > MAX_STOP_TOKENS {
-        return Err(ApiError::array_too_long("stop_token_ids", MAX_STOP_TOKENS, items.len()));
+    token_ids("stop_token_ids", items, MAX_STOP_TOKENS)
+}
+
+/// Whether they are tokens of the model is checked where the model is known.
+fn token_ids(name: &'static str, items: &[Value], max: usize) -> Result<Vec<TokenId>, ApiError> {
+    if items.len() > max {
+        return Err(ApiError::array_too_long(name, max, items.len()));
     }
     (items.iter().enumerate())
-        .map(|(at, item)| Ok(integer(&format!("stop_token_ids[{at}]"), item, 0..=i64::from(u32::MAX))? as TokenId))
+        .map(|(at, item)| Ok(integer(&format!("{name}[{at}]"), item, 0..=i64::from(u32::MAX))? as TokenId))
         .collect()
+}
+
+fn allowed_token_ids(fields: &mut Fields<'_>) -> Result<Option<Vec<TokenId>>, ApiError> {
+    let Some(items) = fields.array("allowed_token_ids")? else { return Ok(None) };
+    if items.is_empty() {
+        return Err(ApiError::empty_array("allowed_token_ids"));
+    }
+    token_ids("allowed_token_ids", items, MAX_ALLOWED_TOKENS).map(Some)
+}
+
+fn bad_words(fields: &mut Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let items = fields.array("bad_words")?.unwrap_or_default();
+    if items.len() > MAX_BAD_WORDS {
+        return Err(ApiError::array_too_long("bad_words", MAX_BAD_WORDS, items.len()));
+    }
+    (items.iter().enumerate())
+        .map(|(at, item)| {
+            let path = format!("bad_words[{at}]");
+            let text = item.as_str().ok_or_else(|| ApiError::invalid_type(&path, "a string", kind(item)))?;
+            short_text(&path, text, MAX_BAD_WORD_BYTES)?;
+            Ok(text.to_owned())
+        })
+        .collect()
+}
+
+/// A text of at least one byte and at most `max`.
+fn short_text(path: &str, text: &str, max: usize) -> Result<(), ApiError> {
+    if text.is_empty() {
+        return Err(ApiError::empty_string(path));
+    }
+    if text.len() > max {
+        return Err(ApiError::string_too_long(path, max, text.len()));
+    }
+    without_nul(path, text)
 }
 
 /// Any 64-bit integer; negative ones are seeds like others.

@@ -27,10 +27,8 @@ const HINTS: [&str; 11] = [
 /// Refused by name, unless null or the value beside it, by which nothing is asked for.
 const NOT_OFFERED: &[(&str, Neutral)] = &[
     ("add_special_tokens", Neutral::Never),
-    ("allowed_token_ids", Neutral::Never),
     ("api_base", Neutral::Never),
     ("audio", Neutral::Never),
-    ("bad_words", Neutral::Empty),
     ("base_url", Neutral::Never),
     ("best_of", Neutral::One),
     ("cache_prompt", Neutral::Is(true)),
@@ -68,7 +66,6 @@ const NOT_OFFERED: &[(&str, Neutral)] = &[
     ("thinking_token_budget", Neutral::Never),
     ("truncate_prompt_tokens", Neutral::Never),
     ("trust_remote_code", Neutral::Never),
-    ("typical_p", Neutral::One),
     ("use_beam_search", Neutral::Is(false)),
     ("web_search_options", Neutral::Never),
 ];
