@@ -131,7 +131,7 @@ impl Asked<'_> {
             seed,
             priority: self.priority,
             logprobs: self.logprobs,
-            cache_salt: 0,
+            cache_salt: options.cache_salt,
             grammar: self.grammar.clone(),
         };
         Ok((0..options.n)

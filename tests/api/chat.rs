@@ -107,6 +107,21 @@ async fn text(app: &TestApp, extra: Value) -> String {
 }
 
 #[tokio::test]
+async fn requests_of_other_salts_share_no_prefix() {
+    let app = spawn_app().await;
+    let prompt = "a beginning that many requests have in common ".repeat(4);
+    let ask = |salt: Value| json!({"model": MODEL, "prompt": prompt, "max_tokens": 2, "cache_salt": salt});
+    let cached = async |salt: Value| {
+        let answer = app.ok("/v1/completions", &ask(salt)).await;
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(cached(json!("one tenant")).await, 0);
+    assert_eq!(cached(json!("another")).await, 0);
+    assert_eq!(cached(Value::Null).await, 0);
+    assert!(cached(json!("one tenant")).await > 100);
+}
+
+#[tokio::test]
 async fn allowed_tokens_and_bad_words_rule_the_answer() {
     let app = spawn_app().await;
     let length = json!({"max_tokens": 60, "ignore_eos": true});

@@ -316,8 +316,9 @@ proptest! {
         if let Some(mask) = &mask {
             prop_assert!(mask.contains(chosen));
         }
-        // Where the decision hung by a hair, single precision may decide otherwise.
-        prop_assert!(chosen == expected || margin < 2e-5, "{chosen} where {expected} is right, by {margin}");
+        // Where the decision hung by a hair, single precision may decide otherwise; a low temperature makes more of its rounding.
+        let hair = 2e-5 * (1.0 + 1.0 / f64::from(asked.params.temperature.max(1e-4)));
+        prop_assert!(chosen == expected || margin < hair, "{chosen} where {expected} is right, by {margin}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tandem_core::{SamplingParams, TokenId};
 
 use super::fields::{Fields, integer, kind};
@@ -7,6 +8,7 @@ use super::text::without_nul;
 use crate::completion::Limits;
 use crate::openai::error::ApiError;
 
+const MAX_SALT_BYTES: usize = 128;
 const MAX_STOP_STRINGS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKENS: usize = 128;
@@ -32,6 +34,8 @@ pub(in crate::completion) struct Options {
     pub(in crate::completion) stop_token_ids: Vec<TokenId>,
     pub(in crate::completion) ignore_eos: bool,
     pub(in crate::completion) seed: Option<u64>,
+    /// The prefix cache is shared with requests of the same salt alone; 0 when the request names none.
+    pub(in crate::completion) cache_salt: u64,
     pub(in crate::completion) stream: bool,
     /// Of a stream: end with a chunk that tells the tokens counted.
     pub(in crate::completion) include_usage: bool,
@@ -60,6 +64,7 @@ impl Options {
             stop_token_ids: stop_token_ids(fields)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             seed: seed(fields)?,
+            cache_salt: cache_salt(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
             structure: structure(fields)?,
@@ -214,6 +219,19 @@ fn seed(fields: &mut Fields<'_>) -> Result<Option<u64>, ApiError> {
         Some(seed) => Ok(Some(seed as u64)),
         None => Err(ApiError::invalid_type("seed", "a 64-bit integer", kind(value))),
     }
+}
+
+/// A number for the text, which nobody can make equal to that of another text.
+fn cache_salt(fields: &mut Fields<'_>) -> Result<u64, ApiError> {
+    let Some(value) = fields.value("cache_salt") else { return Ok(0) };
+    let text = value.as_str().ok_or_else(|| ApiError::invalid_type("cache_salt", "a string", kind(value)))?;
+    short_text("cache_salt", text, MAX_SALT_BYTES)?;
+    if text.contains(['@', '/', '\\']) {
+        let message = "Invalid 'cache_salt': it must not contain '@', '/' or '\\'.";
+        return Err(ApiError::invalid_value("cache_salt", message));
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    Ok(digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 fn include_usage(fields: &mut Fields<'_>, stream: bool) -> Result<bool, ApiError> {

@@ -32,7 +32,6 @@ const NOT_OFFERED: &[(&str, Neutral)] = &[
     ("base_url", Neutral::Never),
     ("best_of", Neutral::One),
     ("cache_prompt", Neutral::Is(true)),
-    ("cache_salt", Neutral::Never),
     ("chat_template", Neutral::Never),
     ("continue_final_message", Neutral::Is(false)),
     ("documents", Neutral::Empty),
