@@ -14,7 +14,7 @@ async fn refusal(app: &TestApp, path: &str, body: Value) -> (u16, String, String
     (status, text("code"), text("param"))
 }
 
-fn described(schema: Value) -> Value {
+fn described(schema: &Value) -> Value {
     json!({"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}})
 }
 
@@ -46,16 +46,16 @@ async fn what_is_wrong_with_a_constraint_is_told_by_its_place() {
             "missing_required_parameter",
             SCHEMA,
         ),
-        (described(json!([])), "invalid_type", SCHEMA),
-        (described(json!({"$ref": "http://a/b"})), "invalid_schema", "response_format.json_schema.schema.$ref"),
+        (described(&json!([])), "invalid_type", SCHEMA),
+        (described(&json!({"$ref": "http://a/b"})), "invalid_schema", "response_format.json_schema.schema.$ref"),
         (
-            described(json!({"properties": {"a": {"type": "string", "pattern": "a{0,100000}"}}})),
+            described(&json!({"properties": {"a": {"type": "string", "pattern": "a{0,100000}"}}})),
             "invalid_schema",
             "response_format.json_schema.schema.properties.a.pattern",
         ),
-        (described(json!({"type": "pattern"})), "invalid_schema", "response_format.json_schema.schema.type"),
-        (described(json!({"type": "array", "minItems": 1_000_000_000})), "schema_too_complex", SCHEMA),
-        (described(json!({"enum": values})), "schema_too_complex", SCHEMA),
+        (described(&json!({"type": "pattern"})), "invalid_schema", "response_format.json_schema.schema.type"),
+        (described(&json!({"type": "array", "minItems": 1_000_000_000})), "schema_too_complex", SCHEMA),
+        (described(&json!({"enum": values})), "schema_too_complex", SCHEMA),
         (json!({"structured_outputs": {}}), "invalid_value", "structured_outputs"),
         (json!({"structured_outputs": {"regex": "a", "json_object": true}}), "invalid_value", "structured_outputs"),
         (json!({"structured_outputs": {"regex": "["}}), "invalid_schema", "structured_outputs.regex"),
@@ -93,7 +93,7 @@ async fn every_way_to_ask_is_accepted() {
     let app = spawn_app().await;
     let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
     for extra in [
-        described(schema.clone()),
+        described(&schema),
         json!({"response_format": {"type": "json_schema", "json_schema":
             {"name": "a", "schema": schema, "strict": false, "description": "d"}}}),
         json!({"response_format": {"type": "json_schema", "schema": schema}}),
@@ -121,7 +121,7 @@ async fn answers_look_as_they_were_asked_to() {
         "done": {"type": "boolean"}, "kind": {"enum": ["big", "small"]}, "size": {"type": "integer", "minimum": 1, "maximum": 99}}});
     for seed in 0..8 {
         let at_length = json!({"seed": seed, "max_tokens": 64});
-        let answer = app.chat(merged(described(schema.clone()), at_length.clone())).await;
+        let answer = app.chat(merged(described(&schema), at_length.clone())).await;
         let choice = &answer["choices"][0];
         let text = choice["message"]["content"].as_str().unwrap();
         let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));

@@ -74,10 +74,10 @@ fn json_schema(format: &mut Fields<'_>) -> Result<Structure, ApiError> {
 }
 
 fn object_schema(path: String, schema: &Value) -> Result<Structure, ApiError> {
-    match schema {
-        Value::Object(_) => Ok(Structure { path, spec: GrammarSpec::JsonSchema(schema.to_string()) }),
-        other => Err(ApiError::invalid_type(&path, "an object", kind(other))),
+    if !schema.is_object() {
+        return Err(ApiError::invalid_type(&path, "an object", kind(schema)));
     }
+    Ok(Structure { path, spec: GrammarSpec::JsonSchema(schema.to_string()) })
 }
 
 /// vLLM's.
@@ -123,9 +123,9 @@ fn constraints(
     }
     if let Some(items) = fields.array(choice)? {
         let path = fields.path(choice);
-        let texts = items.iter().enumerate().map(|(at, item)| match item {
-            Value::String(text) => Ok(text.clone()),
-            other => Err(ApiError::invalid_type(&format!("{path}[{at}]"), "a string", kind(other))),
+        let texts = items.iter().enumerate().map(|(at, item)| {
+            let text = item.as_str().map(str::to_owned);
+            text.ok_or_else(|| ApiError::invalid_type(&format!("{path}[{at}]"), "a string", kind(item)))
         });
         let spec = GrammarSpec::Choice(texts.collect::<Result<_, _>>()?);
         found.push(Structure { path, spec });
