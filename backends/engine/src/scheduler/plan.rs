@@ -177,8 +177,7 @@ impl Scheduler {
         let Some(sequence) = self.waiting.get_mut(&urgency) else { return false };
         let most = sequence.tokens.len() - 1;
         let leads = |leader: &Sequence| {
-            let computing = leader.missing() > 1 && leader.stalled_since.is_none();
-            if !computing || leader.urgency.priority > urgency.priority || leader.salt() != sequence.salt() {
+            if leader.missing() <= 1 || leader.urgency.priority > urgency.priority || leader.salt() != sequence.salt() {
                 return None;
             }
             let common = common_prefix(&leader.tokens, &sequence.tokens).min(most).min(leader.tokens.len());

@@ -176,9 +176,9 @@ fn equal_prompts_wait_for_the_first_to_compute_their_beginning() {
 #[test]
 fn interactive_work_does_not_wait_for_a_prefix_that_batch_work_computes() {
     Rig::run(settings(SLOTS), |rig| {
-        let _batch = rig.submit(request(0..42, 2, Priority::Batch));
+        let _batch = rig.submit(request(0..60, 2, Priority::Batch));
         rig.steps(1);
-        let _interactive = rig.submit(request(0..42, 2, Priority::Interactive));
+        let _interactive = rig.submit(request(0..60, 2, Priority::Interactive));
         rig.steps(1);
         assert_eq!(rig.scheduler.stats().following, 0);
         assert_eq!(rig.scheduler.stats().running, 2);
