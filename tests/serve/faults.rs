@@ -59,10 +59,13 @@ async fn an_engine_that_dies_is_followed_by_another() {
         let storage = tempfile::tempdir().unwrap();
         let server = Program::start_with(storage.path(), &[(fault, "20")]).await;
         let in_flight = tokio::join!(ask(&server, "One", 100), ask(&server, "Two", 100));
-        for (status, body) in [in_flight.0, in_flight.1] {
-            let error = (status, body["error"]["code"].as_str());
-            assert_eq!(error, (StatusCode::SERVICE_UNAVAILABLE, Some("engine_unavailable")), "{fault}: {body}");
-        }
+        let both = [in_flight.0, in_flight.1];
+        assert!(both.iter().all(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE), "{fault}: {both:?}");
+        let codes = both.map(|(_, body)| body["error"]["code"].as_str().unwrap().to_owned());
+        assert!(codes.iter().any(|code| code == "engine_unavailable"), "{fault}: {codes:?}");
+        // One of them may have come when it was over already.
+        let known = |code: &String| code == "engine_unavailable" || code == "model_unavailable";
+        assert!(codes.iter().all(known), "{fault}: {codes:?}");
         server.until_status("/health", StatusCode::OK).await;
         let (status, body) = ask(&server, "Three", 4).await;
         assert_eq!((status, &body["usage"]["completion_tokens"]), (StatusCode::OK, &json!(4)), "{fault}: {body}");
