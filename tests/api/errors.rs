@@ -153,7 +153,7 @@ async fn parameters_are_refused_with_openai_s_codes() {
     400 array_above_max_length bad_words: Invalid 'bad_words': array too long. Expected an array with maximum length 128, but got an array with length 129 instead.
     400 invalid_type bad_words: Invalid type for 'bad_words': expected an array, but got a string instead.
     400 empty_string cache_salt: Invalid 'cache_salt': empty string. Expected a string with minimum length 1, but got an empty string instead.
-    400 invalid_value cache_salt: Invalid 'cache_salt': it must not contain '@', '/' or '\'.
+    400 invalid_value cache_salt: Invalid 'cache_salt': it must not contain '@', '/' or '\\'.
     400 invalid_type cache_salt: Invalid type for 'cache_salt': expected a string, but got an integer instead.
     400 string_above_max_length cache_salt: Invalid 'cache_salt': string too long. Expected a string with maximum length 128, but got a string with length 129 instead.
     400 invalid_value top_logprobs: Invalid 'top_logprobs': when using 'top_logprobs', 'logprobs' must be set to true.
