@@ -200,6 +200,9 @@ impl InferenceBackend for SimBackend {
         self.fail()?;
         self.memory.fits(step.chunks)?;
         assert!(step.tokens() <= self.spec.max_step_tokens as usize, "a step keeps to its budget");
+        let chunks = step.chunks.iter().filter(|chunk| chunk.tokens.len() > 1).count();
+        let apart = chunks == 0 || chunks == step.chunks.len();
+        assert!(apart || self.spec.mixes_phases, "chunks and single tokens share a step");
         self.rows.clear();
         for chunk in step.chunks {
             self.memory.write(chunk);

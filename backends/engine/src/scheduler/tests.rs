@@ -157,6 +157,17 @@ fn a_long_prompt_is_computed_beside_the_tokens_of_others() {
 }
 
 #[test]
+fn prompts_and_single_tokens_take_turns_where_they_cannot_share_a_step() {
+    Rig::run(SimSettings { mixes_phases: false, ..settings(SLOTS) }, |rig| {
+        let _short = rig.submit(request(0..3, 6, Priority::Interactive));
+        rig.steps(1);
+        let _long = rig.submit(request(100..140, 2, Priority::Batch));
+        rig.finish();
+        insta::assert_snapshot!(rig.backend.log);
+    });
+}
+
+#[test]
 fn equal_prompts_wait_for_the_first_to_compute_their_beginning() {
     for (name, layout) in [("equal_prompts_by_slot", SLOTS), ("equal_prompts_by_block", BLOCKS)] {
         Rig::run(SimSettings { max_step_tokens: 64, ..settings(layout) }, |rig| {
