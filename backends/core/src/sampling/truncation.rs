@@ -73,8 +73,9 @@ impl Truncation {
             bins.clear();
             bins.resize(256, 0.0);
             border.iter().for_each(|one| bins[low(one)] += measure(one.token));
-            let bin;
-            (bin, reached) = crossing(bins, reached, goal)?;
+            // Summed in another order they may miss the goal by their rounding: then all of them are kept, and nothing behind them.
+            let Some((bin, before)) = crossing(bins, reached, goal) else { break };
+            reached = before;
             border.retain(|one| low(one) == bin);
         }
         border.sort_unstable_by(Ranked::order);
