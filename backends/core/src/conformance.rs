@@ -5,7 +5,7 @@
 
 use crate::{
     BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled, SamplingParams,
-    SlotId, Step, StepError, TokenId,
+    SlotId, Step, StepError, TokenId, TokenMask,
 };
 
 /// Runs the whole suite on one loaded model. The model must hold two sequences of 64 tokens at least.
@@ -27,6 +27,7 @@ pub fn check(loader: Box<dyn BackendLoader>, tolerance: f32) -> Result<(), LoadE
         rig.a_shared_prefix_is_as_good_as_a_computed_one();
         rig.rows_come_in_order_with_their_logprobs();
         rig.a_row_with_bans_avoids_them();
+        rig.a_row_with_a_mask_keeps_to_it();
     })
 }
 
@@ -82,6 +83,10 @@ impl<'a> Rig<'a> {
 
     /// Samples greedily one token for each slot in `slots`, with the five likeliest.
     fn sample(&mut self, slots: &[u32], banned: &[TokenId]) -> Vec<Sampled> {
+        self.sample_within(slots, banned, None)
+    }
+
+    fn sample_within(&mut self, slots: &[u32], banned: &[TokenId], allowed: Option<&TokenMask>) -> Vec<Sampled> {
         let params = SamplingParams::greedy();
         let rows: Vec<_> = slots
             .iter()
@@ -92,7 +97,7 @@ impl<'a> Rig<'a> {
                 prompt: &[],
                 output: &[],
                 banned,
-                allowed: None,
+                allowed,
                 logprobs: Some(5),
             })
             .collect();
@@ -238,6 +243,19 @@ impl<'a> Rig<'a> {
         assert!(top.windows(2).all(|pair| pair[0].1 >= pair[1].1), "best first");
         assert!((logprob(&first_a) - top[0].1).abs() <= 1e-5, "one distribution for both figures");
         assert!(top.iter().map(|(_, logprob)| logprob.exp()).sum::<f32>() <= 1.0 + 1e-4, "probabilities");
+    }
+
+    fn a_row_with_a_mask_keeps_to_it(&mut self) {
+        let prompt = self.prompt(11, 12);
+        let first = self.reference(&prompt)[0].clone();
+        let top = &first.logprobs.as_ref().expect("log-probabilities were asked for").top;
+        let mask = TokenMask::of(self.backend.spec().vocab_size, [top[4].0, top[2].0]);
+        self.clear();
+        self.forward(&[], &[(0, 0, &prompt, true)]);
+        let masked = self.sample_within(&[0], &[], Some(&mask))[0].clone();
+        assert_eq!(masked.token, top[2].0, "of the tokens that are allowed, the likeliest is taken");
+        let expected = top[2].1;
+        assert!((logprob(&masked) - expected).abs() <= self.tolerance, "log-probabilities know of no mask");
     }
 
     fn a_row_with_bans_avoids_them(&mut self) {
