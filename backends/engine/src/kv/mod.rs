@@ -3,8 +3,6 @@
 mod blocks;
 mod keys;
 mod slots;
-#[cfg(test)]
-mod tests;
 
 use tandem_core::{BackendSpec, BlockId, KvLayout, KvOp, SlotId, TokenId};
 

@@ -180,7 +180,7 @@ impl Scheduler {
             if leader.missing() <= 1 || leader.urgency.priority > urgency.priority || leader.salt() != sequence.salt() {
                 return None;
             }
-            let common = common_prefix(&leader.tokens, &sequence.tokens).min(most).min(leader.tokens.len());
+            let common = common_prefix(&leader.tokens, &sequence.tokens).min(most);
             let shareable = self.kv.shareable(common as u32);
             (shareable > leader.computed).then_some(shareable)
         };

@@ -145,13 +145,18 @@ fn events(generation: &mut Generation) -> Vec<Event> {
     std::iter::from_fn(|| generation.try_next()).collect()
 }
 
+/// A long prompt arrives while somebody else's tokens are generated.
+fn long_beside_short(rig: &mut Rig<'_>) {
+    let _short = rig.submit(request(0..3, 6, Priority::Interactive));
+    rig.steps(1);
+    let _long = rig.submit(request(100..140, 2, Priority::Batch));
+    rig.finish();
+}
+
 #[test]
 fn a_long_prompt_is_computed_beside_the_tokens_of_others() {
     Rig::run(settings(SLOTS), |rig| {
-        let _short = rig.submit(request(0..3, 6, Priority::Interactive));
-        rig.steps(1);
-        let _long = rig.submit(request(100..140, 2, Priority::Batch));
-        rig.finish();
+        long_beside_short(rig);
         insta::assert_snapshot!(rig.backend.log);
     });
 }
@@ -159,10 +164,7 @@ fn a_long_prompt_is_computed_beside_the_tokens_of_others() {
 #[test]
 fn prompts_and_single_tokens_take_turns_where_they_cannot_share_a_step() {
     Rig::run(SimSettings { mixes_phases: false, ..settings(SLOTS) }, |rig| {
-        let _short = rig.submit(request(0..3, 6, Priority::Interactive));
-        rig.steps(1);
-        let _long = rig.submit(request(100..140, 2, Priority::Batch));
-        rig.finish();
+        long_beside_short(rig);
         insta::assert_snapshot!(rig.backend.log);
     });
 }
