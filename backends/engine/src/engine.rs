@@ -108,10 +108,10 @@ impl Engine {
             stall_timeout: limits.stall_timeout,
             places: Arc::clone(&places),
         };
-        let room = Room { options, received, publish, pulse: Arc::clone(&pulse), alive };
+        let room = Room { options, received, publish, pulse: Arc::clone(&pulse) };
         let thread = std::thread::Builder::new()
             .name("engine".to_owned())
-            .spawn(move || room.load_and_serve(loader, ready))
+            .spawn(move || room.load_and_serve(loader, ready, alive))
             .map_err(|error| LoadError::Other { context: "cannot start a thread".to_owned(), source: error.into() })?;
         let info = loaded.await.unwrap_or_else(|_| {
             Err(LoadError::Other {
@@ -136,6 +136,10 @@ impl Engine {
     /// # Errors
     /// When the request could never run, the queue is full, or the engine has ended.
     pub fn submit(&self, mut request: GenerateRequest) -> Result<Generation, SubmitError> {
+        // Its thread may still be about to close the channel.
+        if !self.is_alive() {
+            return Err(SubmitError::Gone);
+        }
         let spec = &self.info.spec;
         debug_assert!(!request.prompt.is_empty(), "an empty prompt is refused where requests are parsed");
         let needed = (request.prompt.len() as u64) + u64::from(request.stop.max_tokens);
@@ -213,24 +217,27 @@ struct Room {
     received: mpsc::Receiver<Command>,
     publish: watch::Sender<Stats>,
     pulse: Arc<Pulse>,
-    /// Closed when the engine has ended.
-    alive: watch::Sender<()>,
 }
 
 impl Room {
-    /// The engine's thread: loads, serves, unloads.
-    fn load_and_serve(self, loader: Box<dyn BackendLoader>, ready: oneshot::Sender<Result<ModelInfo, LoadError>>) {
-        let mut ready = Some(ready);
+    /// The engine's thread: loads, serves, unloads. `alive` is closed when it serves no more.
+    fn load_and_serve(
+        self,
+        loader: Box<dyn BackendLoader>,
+        ready: oneshot::Sender<Result<ModelInfo, LoadError>>,
+        alive: watch::Sender<()>,
+    ) {
+        let (mut ready, mut alive) = (Some(ready), Some(alive));
         let loaded = catch_unwind(AssertUnwindSafe(|| {
             loader.with_backend(&mut |loaded| {
-                let Some(ready) = ready.take() else { return };
+                let (Some(ready), Some(alive)) = (ready.take(), alive.take()) else { return };
                 let Loaded { backend, vocab, tokenizer, chat_template } = loaded;
                 let spec = backend.spec().clone();
                 let mut scheduler = Scheduler::new(spec.clone(), Arc::clone(&vocab), self.options.clone());
                 self.publish.send_replace(scheduler.stats());
                 let grammars = Arc::new(Grammars::new(Arc::clone(&vocab), spec.vocab_size));
                 if ready.send(Ok(ModelInfo { spec, vocab, tokenizer, chat_template, grammars })).is_ok() {
-                    self.serve(&mut scheduler, backend);
+                    self.serve(&mut scheduler, backend, alive);
                 }
             })
         }));
@@ -246,12 +253,11 @@ impl Room {
             }
             (Err(_), _) => tracing::error!("the engine panicked and ends"),
         }
-        // In this order: whoever sees the engine ended is not taken on any more.
-        drop(self.received);
-        drop(self.alive);
     }
 
-    fn serve(&self, scheduler: &mut Scheduler, backend: &mut dyn InferenceBackend) {
+    /// Carries out steps until the engine is dropped or the backend fails. `alive` is closed before any generation fails, also when a step
+    /// panics, since the scheduler outlives this call: whoever sees a generation end with the engine sees the engine ended too.
+    fn serve(&self, scheduler: &mut Scheduler, backend: &mut dyn InferenceBackend, alive: watch::Sender<()>) {
         let mut outcome = Outcome::Worked;
         while self.receive(scheduler, outcome) {
             self.pulse.begin();
@@ -261,6 +267,7 @@ impl Room {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "the backend failed; the engine ends");
+                    drop(alive);
                     scheduler.fail_all(EngineError::Gone, Instant::now());
                     self.publish.send_replace(scheduler.stats());
                     return;

@@ -114,9 +114,9 @@ async fn a_device_failure_ends_every_generation_and_the_engine() {
         for generation in [Ok(first), second].into_iter().flatten() {
             let (_, _, last) = collect(generation).await;
             assert_eq!(last, Event::Failed(EngineError::Gone), "{faults:?}");
+            assert!(!engine.is_alive(), "whoever is told that the engine is gone finds it gone");
         }
         engine.ended().await;
-        assert!(!engine.is_alive());
         assert_eq!(engine.submit(asked).unwrap_err(), SubmitError::Gone);
     }
 }
