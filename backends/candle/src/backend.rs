@@ -57,7 +57,7 @@ impl InferenceBackend for CandleBackend {
         assert!(rows.iter().map(|row| row.slot).eq(self.sampled.iter().copied()), "rows are those of the last step");
         let Self { spec, threads, logits, samplers, .. } = self;
         samplers.resize_with(samplers.len().max(rows.len()), Sampler::default);
-        let work = rows.par_iter().zip(logits.par_chunks_exact_mut(spec.vocab_size as usize)).zip(samplers);
+        let work = rows.par_iter().zip(logits.par_chunks_exact(spec.vocab_size as usize)).zip(samplers);
         let results = work.map(|((row, logits), sampler)| sampler.sample(logits, row));
         out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())

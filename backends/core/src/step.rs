@@ -82,6 +82,16 @@ pub struct SampleRow<'a> {
     pub logprobs: Option<u8>,
 }
 
+impl SampleRow<'_> {
+    /// Whether anything but temperature and truncation stands between the model's logits and the choice.
+    #[must_use]
+    pub fn adjusts_logits(&self) -> bool {
+        let SamplingParams { logit_bias, bad_words, allowed, .. } = self.params;
+        let bans = !self.banned.is_empty() || !bad_words.is_empty();
+        bans || !logit_bias.is_empty() || allowed.is_some() || self.allowed.is_some() || self.params.has_penalties()
+    }
+}
+
 /// One chosen token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {

@@ -222,7 +222,7 @@ impl InferenceBackend for SimBackend {
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
         assert_eq!(rows.len() * VOCAB_SIZE as usize, self.rows.len(), "each sampled chunk is asked for once");
-        let logits = self.rows.chunks_exact_mut(VOCAB_SIZE as usize);
+        let logits = self.rows.chunks_exact(VOCAB_SIZE as usize);
         out.extend(std::iter::zip(logits, rows).map(|(logits, row)| self.sampler.sample(logits, row)));
         Ok(())
     }

@@ -144,7 +144,7 @@ impl Oracle {
         logits(digest(self.cells.iter().copied()), &mut self.row);
         let slot = tandem_core::SlotId(0);
         let row = SampleRow { slot, params, u, prompt, output, banned: &[], allowed, logprobs: None };
-        let sampled = self.sampler.sample(&mut self.row, &row);
+        let sampled = self.sampler.sample(&self.row, &row);
         sampled.map(|Sampled { token, .. }| token).expect("the model's logits are finite and nothing is banned")
     }
 }

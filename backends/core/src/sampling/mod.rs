@@ -84,7 +84,7 @@ impl SamplingParams {
         self.temperature < GREEDY_BELOW || self.top_k == 1 || self.top_p <= 0.0
     }
 
-    fn has_penalties(&self) -> bool {
+    pub(crate) fn has_penalties(&self) -> bool {
         self.repetition_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
     }
 }

@@ -16,41 +16,47 @@ pub struct Sampler {
     sums: Vec<f64>,
     /// How often each token was seen; all 0 between rows.
     counts: Vec<u32>,
-    /// Logits that were changed by biases and penalties, as they were.
-    changed: Vec<(TokenId, f32)>,
+    /// A row with its biases, bans and penalties.
+    adjusted: Vec<f32>,
 }
 
 impl Sampler {
-    /// Chooses one token from `logits`, one per token of the vocabulary, which are overwritten.
+    /// Chooses one token from `logits`, one per token of the vocabulary. Only rows with biases, bans or penalties are copied.
     ///
     /// # Errors
     /// [`SampleError::NonFinite`] when a logit is NaN or infinite upwards, [`SampleError::NothingLeft`] when bans and biases leave no
     /// token.
-    pub fn sample(&mut self, logits: &mut [f32], row: &SampleRow<'_>) -> Result<Sampled, SampleError> {
-        let raw_max = math::finite_max(logits).ok_or(SampleError::NonFinite)?;
+    pub fn sample(&mut self, logits: &[f32], row: &SampleRow<'_>) -> Result<Sampled, SampleError> {
+        let max = math::finite_max(logits).ok_or(SampleError::NonFinite)?;
         let reported = row.logprobs.map(|count| {
-            let log_total = math::log_sum_exp(logits, raw_max);
+            let log_total = math::log_sum_exp(logits, max);
             (log_total, self.top_logprobs(logits, log_total, count))
         });
-        let max =
-            if self.adjust(logits, row) { math::finite_max(logits).ok_or(SampleError::NothingLeft)? } else { raw_max };
-        let token =
-            if row.params.is_greedy() { math::position(logits, max) as TokenId } else { self.draw(logits, max, row) };
-        let logprobs = reported.map(|(log_total, top)| {
-            let raw = self.changed.iter().find(|(changed, _)| *changed == token);
-            let logit = raw.map_or(logits[token as usize], |(_, logit)| *logit);
-            TokenLogprobs { logprob: logit - log_total, top }
-        });
+        let token = if row.adjusts_logits() {
+            let mut adjusted = std::mem::take(&mut self.adjusted);
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            self.adjust(&mut adjusted, row);
+            let token = math::finite_max(&adjusted).map(|max| self.choose(&adjusted, max, row));
+            self.adjusted = adjusted;
+            token.ok_or(SampleError::NothingLeft)?
+        } else {
+            self.choose(logits, max, row)
+        };
+        let logprobs =
+            reported.map(|(log_total, top)| TokenLogprobs { logprob: logits[token as usize] - log_total, top });
         Ok(Sampled { token, logprobs })
     }
 
-    /// Bias, bans and penalties, in place. Whether there were any.
-    fn adjust(&mut self, logits: &mut [f32], row: &SampleRow<'_>) -> bool {
+    fn choose(&mut self, logits: &[f32], max: f32, row: &SampleRow<'_>) -> TokenId {
+        if row.params.is_greedy() { math::position(logits, max) as TokenId } else { self.draw(logits, max, row) }
+    }
+
+    /// Bias, bans and penalties, in place.
+    fn adjust(&mut self, logits: &mut [f32], row: &SampleRow<'_>) {
         let params = row.params;
-        self.changed.clear();
         for &(token, bias) in &params.logit_bias {
             if let Some(logit) = logits.get_mut(token as usize) {
-                self.changed.push((token, *logit));
                 *logit = if bias <= -100.0 { f32::NEG_INFINITY } else { *logit + bias };
             }
         }
@@ -70,14 +76,12 @@ impl Sampler {
         if params.has_penalties() {
             self.penalize(logits, row);
         }
-        let bans = !row.banned.is_empty() || !params.bad_words.is_empty();
-        bans || params.allowed.is_some() || row.allowed.is_some() || !self.changed.is_empty()
     }
 
     fn penalize(&mut self, logits: &mut [f32], row: &SampleRow<'_>) {
         let &SamplingParams { repetition_penalty, frequency_penalty, presence_penalty, .. } = row.params;
         self.counts.resize(self.counts.len().max(logits.len()), 0);
-        let Self { counts, changed, .. } = self;
+        let Self { counts, .. } = self;
         for &token in row.output {
             if let Some(count) = counts.get_mut(token as usize) {
                 *count += 1;
@@ -88,7 +92,6 @@ impl Sampler {
             let Some(logit) = logits.get_mut(token as usize) else { continue };
             let count = std::mem::take(&mut counts[token as usize]);
             if count > 0 {
-                changed.push((token, *logit));
                 *logit = repeated(*logit, repetition_penalty);
                 *logit -= presence_penalty + frequency_penalty * count as f32;
             }
@@ -101,7 +104,6 @@ impl Sampler {
         for &token in row.prompt {
             let Some(logit) = logits.get_mut(token as usize) else { continue };
             if std::mem::replace(&mut counts[token as usize], 1) == 0 {
-                changed.push((token, *logit));
                 *logit = repeated(*logit, repetition_penalty);
             }
         }
