@@ -12,7 +12,7 @@ pub(super) fn loader(
     source: Option<&ModelSource>,
 ) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
-        BackendSettings::LlamaCpp { .. } => llama_cpp(backend, source),
+        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source),
         BackendSettings::Candle { .. } => candle(backend, source),
         &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms, faults } => {
             let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
@@ -59,29 +59,75 @@ fn path(source: Option<&ModelSource>) -> Result<std::path::PathBuf, LoadError> {
 
 #[cfg(feature = "llama-cpp")]
 fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
-    use tandem_llama_cpp::{GpuLayers, KvType, LlamaCppLoader, LlamaCppSettings};
+    use tandem_llama_cpp::{
+        FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppLoader, LlamaCppSettings, Numa,
+    };
 
     use crate::settings;
 
-    let &BackendSettings::LlamaCpp { parallel, context, max_step_tokens, threads, gpu_layers, kv_type } = backend
-    else {
+    let BackendSettings::LlamaCpp(asked) = backend else {
         return not_for_this_backend(backend);
     };
+    let settings::LlamaCppSettings {
+        parallel,
+        context,
+        max_step_tokens,
+        micro_batch_tokens,
+        threads,
+        threads_batch,
+        flash_attention,
+        kv_type,
+        kv_unified,
+        swa_full,
+        gpu_layers,
+        gpu_split,
+        main_gpu,
+        ref gpus,
+        mmap,
+        mlock,
+        numa,
+    } = *asked;
     Ok(Box::new(LlamaCppLoader::new(LlamaCppSettings {
         model: path(source)?,
         context: Some(context),
         parallel,
-        gpu_layers: match gpu_layers {
-            settings::GpuLayers::All => GpuLayers::All,
-            settings::GpuLayers::Count(count) => GpuLayers::Count(count),
-        },
+        max_step_tokens,
+        micro_batch_tokens,
         threads,
+        threads_batch,
+        flash_attention: match flash_attention {
+            settings::FlashAttention::Auto => FlashAttention::Auto,
+            settings::FlashAttention::On => FlashAttention::On,
+            settings::FlashAttention::Off => FlashAttention::Off,
+        },
         kv_type: match kv_type {
             settings::KvType::F16 => KvType::F16,
             settings::KvType::Q8_0 => KvType::Q8_0,
             settings::KvType::Q4_0 => KvType::Q4_0,
         },
-        max_step_tokens,
+        kv_unified,
+        swa_full,
+        gpu: GpuSettings {
+            layers: match gpu_layers {
+                settings::GpuLayers::All => GpuLayers::All,
+                settings::GpuLayers::Count(count) => GpuLayers::Count(count),
+            },
+            split: match gpu_split {
+                settings::GpuSplit::None => GpuSplit::None,
+                settings::GpuSplit::Layer => GpuSplit::Layer,
+                settings::GpuSplit::Row => GpuSplit::Row,
+            },
+            main: main_gpu,
+            devices: gpus.clone(),
+        },
+        mmap,
+        mlock,
+        numa: match numa {
+            settings::Numa::Off => Numa::Off,
+            settings::Numa::Distribute => Numa::Distribute,
+            settings::Numa::Isolate => Numa::Isolate,
+            settings::Numa::Numactl => Numa::Numactl,
+        },
     })))
 }
 

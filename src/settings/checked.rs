@@ -1,11 +1,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    ModelSource, SettingsError,
-    raw::{
-        Kind, RawBackend, RawBatch, RawEngine, RawFaults, RawGpuLayers, RawLimits, RawLog, RawModel, RawServer,
-        RawSettings,
-    },
+    LlamaCppSettings, ModelSource, SettingsError, llama_cpp,
+    raw::{Kind, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer, RawSettings},
 };
 
 /// Settings that were checked together: nothing downstream checks them again.
@@ -39,14 +36,7 @@ pub struct ServerSettings {
 /// One struct for each backend, with what it honours.
 #[derive(Clone, Debug)]
 pub enum BackendSettings {
-    LlamaCpp {
-        parallel: u32,
-        context: u32,
-        max_step_tokens: u32,
-        threads: Option<u32>,
-        gpu_layers: GpuLayers,
-        kv_type: KvType,
-    },
+    LlamaCpp(LlamaCppSettings),
     Candle {
         parallel: u32,
         context: u32,
@@ -77,19 +67,6 @@ pub struct SimFaults {
     pub kv_full_every: u64,
     /// In rows of logits, not passes.
     pub nan_every: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GpuLayers {
-    All,
-    Count(u32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    F16,
-    Q8_0,
-    Q4_0,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +120,7 @@ impl BackendSettings {
     /// The backend's name, as in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::LlamaCpp { .. } => Kind::LlamaCpp.name(),
+            Self::LlamaCpp(_) => Kind::LlamaCpp.name(),
             Self::Candle { .. } => Kind::Candle.name(),
             Self::Sim { .. } => Kind::Sim.name(),
         }
@@ -223,18 +200,7 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
         return Err(SettingsError::new("backend.max_step_tokens", reason));
     }
     match kind {
-        Kind::LlamaCpp => Ok(BackendSettings::LlamaCpp {
-            parallel,
-            context,
-            max_step_tokens,
-            threads,
-            gpu_layers: check_gpu_layers(raw.gpu_layers)?,
-            kv_type: one_of(
-                "backend.kv_type",
-                raw.kv_type.as_deref().unwrap_or("f16"),
-                &[("f16", KvType::F16), ("q8_0", KvType::Q8_0), ("q4_0", KvType::Q4_0)],
-            )?,
-        }),
+        Kind::LlamaCpp => Ok(BackendSettings::LlamaCpp(llama_cpp::check(raw)?)),
         Kind::Candle => {
             check_device(raw.device.as_deref(), raw.gpu_memory_fraction)?;
             one_of("backend.quantization", raw.quantization.as_deref().unwrap_or("none"), &[("none", ())])?;
@@ -299,14 +265,6 @@ fn check_blocks(
     }
 }
 
-fn check_gpu_layers(raw: Option<RawGpuLayers>) -> Result<GpuLayers, SettingsError> {
-    match raw {
-        None => Ok(GpuLayers::Count(0)),
-        Some(RawGpuLayers::Count(count)) => Ok(GpuLayers::Count(count)),
-        Some(RawGpuLayers::Word(word)) => one_of("backend.gpu_layers", &word, &[("all", GpuLayers::All)]),
-    }
-}
-
 /// What a GPU would be needed for is refused: this program has no candle kernels for one yet.
 fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Result<(), SettingsError> {
     if let Some(fraction) = gpu_memory_fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
@@ -356,14 +314,14 @@ fn check_log(raw: RawLog) -> Result<LogSettings, SettingsError> {
     Ok(LogSettings { filter, format })
 }
 
-fn in_range(key: &str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
+pub(super) fn in_range(key: &str, value: u64, min: u64, max: u64) -> Result<(), SettingsError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }
     Err(SettingsError::new(key, format!("{value} is not between {min} and {max}")))
 }
 
-fn one_of<T: Copy>(key: &str, word: &str, choices: &[(&str, T)]) -> Result<T, SettingsError> {
+pub(super) fn one_of<T: Copy>(key: &str, word: &str, choices: &[(&str, T)]) -> Result<T, SettingsError> {
     match choices.iter().find(|(name, _)| *name == word) {
         Some((_, value)) => Ok(*value),
         None => {

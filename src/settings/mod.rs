@@ -5,6 +5,7 @@
 
 mod checked;
 mod layers;
+mod llama_cpp;
 mod raw;
 mod show;
 mod source;
@@ -14,10 +15,11 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use checked::{
-    BackendSettings, BatchSettings, CandleDtype, GpuLayers, KvType, LimitSettings, LogFormat, LogSettings,
-    ModelSettings, ServerSettings, Settings, SimFaults,
+    BackendSettings, BatchSettings, CandleDtype, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
+    Settings, SimFaults,
 };
 pub use layers::Resolved;
+pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};
 pub use source::ModelSource;
 
 /// What a command line says about settings.

@@ -22,11 +22,8 @@ fn shipped_profiles_say_what_they_promise() {
     assert_eq!(demo.backend.name(), "llama-cpp");
     assert_eq!(demo.models[0].name, "tiny");
     assert!(matches!(load(&profile("sim")).unwrap().backend, BackendSettings::Sim { .. }));
-    let rtx4080 = load(&profile("rtx4080")).unwrap().backend;
-    assert!(
-        matches!(rtx4080, BackendSettings::LlamaCpp { parallel: 8, gpu_layers: GpuLayers::All, .. }),
-        "{rtx4080:?}"
-    );
+    let BackendSettings::LlamaCpp(rtx4080) = load(&profile("rtx4080")).unwrap().backend else { panic!("llama-cpp") };
+    assert_eq!((rtx4080.parallel, rtx4080.gpu_layers), (8, GpuLayers::All));
 }
 
 #[test]
@@ -56,6 +53,15 @@ fn wrong_settings_are_refused_by_name() {
             "[backend]\nkind = \"candle\"\ndtype = \"f8\"\n[models.sim]\nsource = \"x\"",
             "config: backend.dtype: 'f8' is not known here",
         ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\nnuma = \"on\"\n[models.sim]\nsource = \"x\"",
+            "config: backend.numa: 'on' is not known here: one of off, distribute, isolate, numactl",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\nkv_type = \"q8_0\"\nflash_attention = \"off\"\n[models.sim]\nsource = \"x\"",
+            "config: backend.kv_type: quantized KV needs flash attention",
+        ),
+        ("[backend]\nmmap = false", "config: backend.mmap: does not apply to the backend sim"),
         ("[engine]\nstep_timeout_ms = 5", "config: engine.step_timeout_ms: 5 is not between 100 and "),
         ("[backend.faults]\nhang_at = 1", "config: backend.faults.hang_at: unknown field `hang_at`"),
         (

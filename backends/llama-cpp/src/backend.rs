@@ -1,6 +1,10 @@
-use std::fmt;
+use std::{fmt, num::NonZero, thread};
 
 use llama_cpp_2::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch, token::LlamaToken};
+use rayon::{
+    ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder,
+    iter::{IndexedParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator},
+};
 use tandem_core::{
     BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId, Step,
     StepError, TokenId, sampling::Sampler,
@@ -14,9 +18,20 @@ pub(crate) struct LlamaCpp<'model> {
     batch: LlamaBatch<'static>,
     /// The rows of the last pass: whose they are, and at which place in the batch.
     rows: Vec<(SlotId, i32)>,
-    sampler: Sampler,
-    /// Sampling overwrites its logits, and llama.cpp lends them for reading.
-    logits: Vec<f32>,
+    kv_pools: KvPools,
+    /// One for each row of a pass.
+    samplers: Vec<Sampler>,
+    /// Sample rows beside each other.
+    threads: ThreadPool,
+}
+
+/// How KV cells are divided among slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KvPools {
+    /// One pool, in which slots may share cells.
+    One,
+    /// A pool for each slot.
+    PerSlot,
 }
 
 /// A step that breaks the contract, or that llama.cpp cannot carry out.
@@ -49,9 +64,18 @@ impl From<Fault> for StepError {
 }
 
 impl<'model> LlamaCpp<'model> {
-    pub(crate) fn new(context: LlamaContext<'model>, spec: BackendSpec) -> Self {
+    pub(crate) fn new(
+        context: LlamaContext<'model>,
+        spec: BackendSpec,
+        kv_pools: KvPools,
+    ) -> Result<Self, ThreadPoolBuildError> {
         let batch = LlamaBatch::new(spec.max_step_tokens as usize, 1);
-        Self { context, spec, batch, rows: Vec::new(), sampler: Sampler::default(), logits: Vec::new() }
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let threads = ThreadPoolBuilder::new()
+            .num_threads(cores.min(spec.max_sequences as usize))
+            .thread_name(|at| format!("sample-{at}"))
+            .build()?;
+        Ok(Self { context, spec, batch, rows: Vec::new(), kv_pools, samplers: Vec::new(), threads })
     }
 
     /// Runs one token and forgets it: weights are touched for the first time here rather than under the first request, and a model that
@@ -119,7 +143,14 @@ impl<'model> LlamaCpp<'model> {
             }
             KvOp::CopyPrefix { src, dst, len } => {
                 let (src, dst) = (self.sequence(src)?, self.sequence(dst)?);
-                self.context.kv_cache_seq_cp(src, dst, Some(0), Some(len))?;
+                match self.kv_pools {
+                    KvPools::One => self.context.kv_cache_seq_cp(src, dst, Some(0), Some(len))?,
+                    KvPools::PerSlot => {
+                        // llama.cpp copies pools whole or not at all, and aborts on a range.
+                        self.context.kv_cache_seq_cp(src, dst, None, None)?;
+                        self.context.kv_cache_seq_rm(dst, Some(len), None)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -170,14 +201,26 @@ impl InferenceBackend for LlamaCpp<'_> {
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
         self.check_rows(rows)?;
-        for (row, &(_, place)) in rows.iter().zip(&self.rows) {
-            self.logits.clear();
-            // Waits for the device, the first time.
-            self.logits.extend_from_slice(self.context.get_logits_ith(place));
-            out.push(self.sampler.sample(&mut self.logits, row));
+        let Self { context, samplers, threads, .. } = self;
+        samplers.resize_with(samplers.len().max(rows.len()), Sampler::default);
+        // Waits for the device, the first time.
+        let logits: Vec<_> = self.rows.iter().map(|&(_, place)| context.get_logits_ith(place)).collect();
+        // Waking threads takes longer than finding the largest of some logits.
+        if rows.iter().filter(|row| is_work(row)).count() <= 1 {
+            let work = rows.iter().zip(logits).zip(samplers);
+            out.extend(work.map(|((row, logits), sampler)| sampler.sample(logits, row)));
+        } else {
+            let work = rows.par_iter().zip(&logits).zip(samplers.par_iter_mut());
+            let results = work.map(|((row, logits), sampler)| sampler.sample(logits, row));
+            out.extend(threads.install(|| results.collect::<Vec<_>>()));
         }
         Ok(())
     }
+}
+
+/// Whether sampling a row is more than finding the largest logit.
+fn is_work(row: &SampleRow<'_>) -> bool {
+    !row.params.is_greedy() || row.logprobs.is_some() || row.adjusts_logits()
 }
 
 impl fmt::Debug for LlamaCpp<'_> {

@@ -17,6 +17,7 @@ mod gguf;
 mod hyper_parameters;
 mod loader;
 mod model_file;
+mod params;
 mod runtime;
 mod settings;
 mod tokenizer;
@@ -24,4 +25,4 @@ mod vocab;
 
 pub use loader::LlamaCppLoader;
 pub use runtime::{system_info, version};
-pub use settings::{GpuLayers, KvType, LlamaCppSettings};
+pub use settings::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};

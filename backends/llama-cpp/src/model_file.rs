@@ -12,6 +12,7 @@ use llama_cpp_2::{
 use tandem_core::LoadError;
 
 use crate::{
+    Numa,
     gguf::{Header, HeaderError, Value},
     hyper_parameters, runtime,
 };
@@ -50,6 +51,8 @@ pub(crate) struct ModelFile {
     architecture: String,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
+    /// Some layers attend to the last tokens only.
+    pub(crate) has_sliding_window: bool,
 }
 
 impl ModelFile {
@@ -72,7 +75,9 @@ impl ModelFile {
         hyper_parameters::check(&header, &architecture).map_err(invalid)?;
         check_tokenizer(&header).map_err(invalid)?;
         let chat_template = chat_template(&header).map_err(invalid)?;
-        Ok(Self { path: path.to_owned(), architecture, chat_template })
+        let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
+        let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
+        Ok(Self { path: path.to_owned(), architecture, chat_template, has_sliding_window })
     }
 
     /// Has llama.cpp load it, or a part of it.
@@ -81,7 +86,7 @@ impl ModelFile {
     /// When llama.cpp says no. It says no more than that; the reason is in its log, which is the server's.
     pub(crate) fn load(&self, params: &LlamaModelParams) -> Result<LlamaModel, LoadError> {
         let Self { path, architecture, .. } = self;
-        LlamaModel::load_from_file(runtime::llama()?, path, params).map_err(|error| LoadError::Invalid {
+        LlamaModel::load_from_file(runtime::init(Numa::Off)?, path, params).map_err(|error| LoadError::Invalid {
             path: path.display().to_string(),
             reason: match error {
                 LlamaModelLoadError::NullResult => {

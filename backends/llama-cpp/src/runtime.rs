@@ -2,8 +2,14 @@
 
 use std::sync::OnceLock;
 
-use llama_cpp_2::{LogOptions, list_llama_ggml_backend_devices, llama_backend::LlamaBackend, send_logs_to_tracing};
+use llama_cpp_2::{
+    LogOptions, list_llama_ggml_backend_devices,
+    llama_backend::{LlamaBackend, NumaStrategy},
+    send_logs_to_tracing,
+};
 use tandem_core::LoadError;
+
+use crate::Numa;
 
 /// The versions that Cargo.lock pins; a test compares.
 const WRAPPER: &str = "0.1.160";
@@ -31,14 +37,21 @@ pub fn system_info() -> String {
     format!("devices: {}; compiled for: {}", devices.join(", "), compiled_features().join(" "))
 }
 
-/// Initializes llama.cpp on first use, and for the rest of the process: a second live instance is refused by the wrapper, and several
-/// engines may come and go.
-pub(crate) fn llama() -> Result<&'static LlamaBackend, LoadError> {
+/// Initializes llama.cpp, if that has not been done, for the rest of the process: a second live instance is refused by the wrapper, and
+/// several engines may come and go. What it does about NUMA is decided the first time.
+pub(crate) fn init(numa: Numa) -> Result<&'static LlamaBackend, LoadError> {
     static LLAMA: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
     let llama = LLAMA.get_or_init(|| {
         send_logs_to_tracing(LogOptions::default());
-        let llama = LlamaBackend::init().map_err(|error| error.to_string())?;
-        tracing::info!(version = version(), system = system_info(), "llama.cpp is ready");
+        let strategy = match numa {
+            Numa::Off => None,
+            Numa::Distribute => Some(NumaStrategy::DISTRIBUTE),
+            Numa::Isolate => Some(NumaStrategy::ISOLATE),
+            Numa::Numactl => Some(NumaStrategy::NUMACTL),
+        };
+        let llama =
+            strategy.map_or_else(LlamaBackend::init, LlamaBackend::init_numa).map_err(|error| error.to_string())?;
+        tracing::info!(version = version(), system = system_info(), ?numa, "llama.cpp is ready");
         Ok(llama)
     });
     llama
@@ -93,9 +106,9 @@ mod tests {
 
     #[test]
     fn the_cpu_is_a_device() {
-        llama().expect("llama.cpp starts");
+        init(Numa::Off).expect("llama.cpp starts");
         assert!(system_info().contains("CPU"), "{}", system_info());
         // A second engine gets the same instance.
-        llama().expect("llama.cpp is there");
+        init(Numa::Off).expect("llama.cpp is there");
     }
 }

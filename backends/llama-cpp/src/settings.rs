@@ -7,8 +7,10 @@ use tandem_core::LoadError;
 const MAX_PARALLEL: u32 = 256;
 /// What a sequence gets when nobody says: models of today are trained on far more than eight slots of a consumer card can hold.
 const DEFAULT_CONTEXT: u32 = 8192;
-/// Tokens that pass through the layers together. llama.cpp cuts larger steps; on a GPU more brings little and costs scratch memory.
-const MAX_MICRO_BATCH: u32 = 512;
+/// Tokens that pass through the layers together when nobody says: on a GPU more brings little and costs scratch memory.
+const MICRO_BATCH: u32 = 512;
+/// llama.cpp's own bound (`GGML_MAX_N_THREADS`).
+const MAX_THREADS: u32 = 512;
 
 /// Which model to load, and how to run it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,17 +23,48 @@ pub struct LlamaCppSettings {
     pub context: Option<u32>,
     /// Sequences decoded together.
     pub parallel: u32,
-    /// Layers whose weights go to the GPU.
-    pub gpu_layers: GpuLayers,
-    /// Threads that compute; `None` is one less than the machine has cores, and 1 at least.
+    /// Tokens in one step, over all sequences.
+    pub max_step_tokens: u32,
+    /// Tokens that pass through the layers together: llama.cpp cuts larger steps. `None` is 512, or a step if that is less.
+    pub micro_batch_tokens: Option<u32>,
+    /// Threads that compute steps of single tokens; `None` is one less than the machine has physical cores, and 1 at least.
     ///
     /// ggml's threads wait for each other by spinning. A process beside them that takes a core for a moment stalls all of them, and the
     /// server itself is such a process: with as many threads as cores a busy neighbour cost 98 % of the speed on two cores.
     pub threads: Option<u32>,
+    /// Threads that compute steps of more than one token a sequence; `None` is as many as [`Self::threads`].
+    pub threads_batch: Option<u32>,
+    /// Whether attention runs over tiles rather than whole rows of scores.
+    pub flash_attention: FlashAttention,
     /// How keys and values are stored.
     pub kv_type: KvType,
-    /// Tokens in one step, over all sequences.
-    pub max_step_tokens: u32,
+    /// One pool of KV cells for all sequences, in which a shared prefix is stored once. Otherwise each sequence has a pool of its own: its
+    /// attention then passes over nobody else's cells, and a shared prefix is copied.
+    pub kv_unified: bool,
+    /// Layers with a sliding window keep all their cells, so that a prompt's prefix can be reused. Otherwise they keep a window's worth, which
+    /// takes a fraction of the memory, and a slot is continued at its end or computed anew.
+    pub swa_full: bool,
+    /// What goes to GPUs.
+    pub gpu: GpuSettings,
+    /// Weights are mapped from the file rather than read into memory.
+    pub mmap: bool,
+    /// Weights are kept from being swapped out.
+    pub mlock: bool,
+    /// How threads and memory are laid over the nodes of a NUMA machine. The first model that a process loads decides it.
+    pub numa: Numa,
+}
+
+/// Which part of the model runs on which GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuSettings {
+    /// Layers whose weights go to GPUs.
+    pub layers: GpuLayers,
+    /// How several GPUs share a model.
+    pub split: GpuSplit,
+    /// The GPU of the whole model without a split, and of what is not split otherwise.
+    pub main: u32,
+    /// The GPUs to use, counted from 0 in the order in which llama.cpp lists them; all of them when empty.
+    pub devices: Vec<u32>,
 }
 
 /// How many layers go to the GPU.
@@ -43,12 +76,47 @@ pub enum GpuLayers {
     Count(u32),
 }
 
+/// How several GPUs share a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuSplit {
+    /// They do not: one GPU has it all.
+    None,
+    /// Whole layers, each with its KV, by the memory that is free.
+    Layer,
+    /// Rows of each matrix.
+    Row,
+}
+
+/// Whether attention runs over tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlashAttention {
+    /// Where the device can.
+    Auto,
+    /// Always.
+    On,
+    /// Never. Quantized KV cannot do without.
+    Off,
+}
+
+/// What llama.cpp does about the nodes of a NUMA machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numa {
+    /// Nothing.
+    Off,
+    /// Spread threads over all nodes.
+    Distribute,
+    /// Keep threads on the node that the process started on.
+    Isolate,
+    /// Follow the CPU map that `numactl` gave.
+    Numactl,
+}
+
 /// The type of the KV cache's cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
     /// 16 bits.
     F16,
-    /// 8.5 bits; flash attention is then required, and switched on.
+    /// 8.5 bits; needs flash attention.
     Q8_0,
     /// 4.5 bits; as above.
     Q4_0,
@@ -74,11 +142,34 @@ pub(crate) struct Sizes {
 }
 
 impl LlamaCppSettings {
+    /// Eight sequences on the CPU, and otherwise what `None` means.
+    #[must_use]
+    pub fn new(model: PathBuf) -> Self {
+        Self {
+            model,
+            context: None,
+            parallel: 8,
+            max_step_tokens: 2048,
+            micro_batch_tokens: None,
+            threads: None,
+            threads_batch: None,
+            flash_attention: FlashAttention::Auto,
+            kv_type: KvType::F16,
+            kv_unified: true,
+            swa_full: true,
+            gpu: GpuSettings { layers: GpuLayers::Count(0), split: GpuSplit::Layer, main: 0, devices: Vec::new() },
+            mmap: true,
+            mlock: false,
+            numa: Numa::Off,
+        }
+    }
+
     /// What can be refused before a file is opened.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
-        let Self { model: _, context, parallel, gpu_layers: _, threads, kv_type: _, max_step_tokens } = self;
+        let &Self { parallel, context, max_step_tokens, micro_batch_tokens, threads, threads_batch, kv_type, .. } =
+            self;
         let refuse = |reason: String| Err(LoadError::Unsupported(reason));
-        if !(1..=MAX_PARALLEL).contains(parallel) {
+        if !(1..=MAX_PARALLEL).contains(&parallel) {
             return refuse(format!("llama.cpp decodes 1 to {MAX_PARALLEL} sequences together, not {parallel}"));
         }
         if max_step_tokens < parallel {
@@ -86,11 +177,17 @@ impl LlamaCppSettings {
                 "a step of {max_step_tokens} tokens cannot hold one for each of {parallel} sequences"
             ));
         }
-        if *context == Some(0) {
+        if micro_batch_tokens.is_some_and(|tokens| tokens == 0 || tokens > max_step_tokens) {
+            return refuse(format!("a micro-batch has 1 to {max_step_tokens} tokens, as many as a step"));
+        }
+        if context == Some(0) {
             return refuse("a context of 0 tokens holds nothing".into());
         }
-        if *threads == Some(0) || threads.is_some_and(|threads| threads > 512) {
-            return refuse("llama.cpp computes with 1 to 512 threads".into());
+        if [threads, threads_batch].into_iter().flatten().any(|threads| !(1..=MAX_THREADS).contains(&threads)) {
+            return refuse(format!("llama.cpp computes with 1 to {MAX_THREADS} threads"));
+        }
+        if kv_type != KvType::F16 && self.flash_attention == FlashAttention::Off {
+            return refuse("quantized KV needs flash attention".into());
         }
         Ok(())
     }
@@ -106,15 +203,23 @@ impl LlamaCppSettings {
             )));
         };
         let batch = self.max_step_tokens.min(cells.get());
-        Ok(Sizes { context, cells, batch, micro_batch: batch.min(MAX_MICRO_BATCH) })
+        let micro_batch = self.micro_batch_tokens.unwrap_or(MICRO_BATCH).min(batch);
+        Ok(Sizes { context, cells, batch, micro_batch })
     }
 
-    /// Threads to compute with, as llama.cpp counts them.
-    pub(crate) fn thread_count(&self) -> i32 {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        let threads = self.threads.map_or(cores.saturating_sub(1).max(1), |threads| threads as usize);
-        i32::try_from(threads).unwrap_or(i32::MAX)
+    /// Threads for steps of single tokens, and for others, as llama.cpp counts them.
+    pub(crate) fn thread_counts(&self) -> (i32, i32) {
+        let count = |threads: u32| i32::try_from(threads).unwrap_or(i32::MAX);
+        let threads = self.threads.unwrap_or_else(default_threads);
+        (count(threads), count(self.threads_batch.unwrap_or(threads)))
     }
+}
+
+/// One less than there are physical cores, of those that this process may use: a second thread on a core has nothing left to compute with.
+fn default_threads() -> u32 {
+    let usable = thread::available_parallelism().map_or(1, NonZero::get);
+    let cores = num_cpus::get_physical().min(usable);
+    u32::try_from(cores.saturating_sub(1).max(1)).unwrap_or(MAX_THREADS).min(MAX_THREADS)
 }
 
 #[cfg(test)]
@@ -122,15 +227,7 @@ mod tests {
     use super::*;
 
     fn settings() -> LlamaCppSettings {
-        LlamaCppSettings {
-            model: PathBuf::from("model.gguf"),
-            context: None,
-            parallel: 8,
-            gpu_layers: GpuLayers::All,
-            threads: None,
-            kv_type: KvType::F16,
-            max_step_tokens: 2048,
-        }
+        LlamaCppSettings::new(PathBuf::from("model.gguf"))
     }
 
     #[test]
@@ -160,6 +257,10 @@ mod tests {
             LlamaCppSettings { max_step_tokens: 7, ..settings() },
             LlamaCppSettings { context: Some(0), ..settings() },
             LlamaCppSettings { threads: Some(0), ..settings() },
+            LlamaCppSettings { threads_batch: Some(513), ..settings() },
+            LlamaCppSettings { micro_batch_tokens: Some(0), ..settings() },
+            LlamaCppSettings { micro_batch_tokens: Some(2049), ..settings() },
+            LlamaCppSettings { kv_type: KvType::Q8_0, flash_attention: FlashAttention::Off, ..settings() },
         ] {
             assert!(matches!(wrong.check(), Err(LoadError::Unsupported(_))), "{wrong:?}");
         }
@@ -171,7 +272,19 @@ mod tests {
     #[test]
     fn one_core_is_left_to_the_server() {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        assert_eq!(settings().thread_count() as usize, cores.saturating_sub(1).max(1));
-        assert_eq!(LlamaCppSettings { threads: Some(3), ..settings() }.thread_count(), 3);
+        let (threads, threads_batch) = settings().thread_counts();
+        assert!((1..=cores.saturating_sub(1).max(1)).contains(&(threads as usize)), "{threads} of {cores}");
+        assert_eq!(threads_batch, threads);
+        let asked = LlamaCppSettings { threads: Some(3), threads_batch: Some(5), ..settings() };
+        assert_eq!(asked.thread_counts(), (3, 5));
+    }
+
+    #[test]
+    fn a_micro_batch_is_no_larger_than_a_step() {
+        let micro_batch = |asked| {
+            let settings = LlamaCppSettings { micro_batch_tokens: asked, max_step_tokens: 256, ..settings() };
+            settings.sizes(1024).expect("sizes that fit").micro_batch
+        };
+        assert_eq!((micro_batch(None), micro_batch(Some(64))), (256, 64));
     }
 }

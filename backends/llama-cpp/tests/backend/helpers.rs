@@ -4,7 +4,7 @@ use tandem_core::{
     BackendLoader, Chunk, InferenceBackend, KvOp, Loaded, SampleRow, Sampled, SamplingParams, SlotId, Step, StepError,
     TokenId,
 };
-use tandem_llama_cpp::{GpuLayers, KvType, LlamaCppLoader, LlamaCppSettings};
+use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings};
 
 /// The model that the repository carries. Its absence is an error and no reason to skip.
 pub(crate) fn model() -> PathBuf {
@@ -19,14 +19,12 @@ pub(crate) fn model() -> PathBuf {
 
 pub(crate) fn settings(parallel: u32, context: u32) -> LlamaCppSettings {
     LlamaCppSettings {
-        model: model(),
         context: Some(context),
         parallel,
-        gpu_layers: GpuLayers::Count(0),
         // More of them would spin against the other tests.
         threads: Some(1),
-        kv_type: KvType::F16,
         max_step_tokens: 512,
+        ..LlamaCppSettings::new(model())
     }
 }
 

@@ -25,6 +25,12 @@ fn it_keeps_the_contract_in_small_steps() {
 }
 
 #[test]
+fn it_keeps_the_contract_with_a_pool_for_each_slot() {
+    let settings = LlamaCppSettings { kv_unified: false, ..settings(4, 512) };
+    conformance::check(Box::new(LlamaCppLoader::new(settings)), TOLERANCE).expect("the model loads");
+}
+
+#[test]
 fn a_quantized_cache_loads() {
     for kv_type in [KvType::Q8_0, KvType::Q4_0] {
         let settings = LlamaCppSettings { kv_type, ..settings(2, 128) };
