@@ -1,7 +1,9 @@
 //! The backend on a real, tiny model.
 
+mod architectures;
 mod bad_files;
 mod batches;
+mod gguf;
 mod helpers;
 mod text;
 

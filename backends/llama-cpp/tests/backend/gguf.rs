@@ -1,0 +1,168 @@
+//! Writes GGUF files of small models with random weights: what no model that ships with the project is, tests make themselves.
+
+use std::io::Write as _;
+
+/// Bytes, each a token of its own, and the end of a text.
+pub(crate) const VOCABULARY: u64 = 257;
+const EOS: u32 = 256;
+const ALIGNMENT: usize = 32;
+
+/// A file to be written.
+pub(crate) struct Gguf {
+    architecture: &'static str,
+    values: Vec<(String, Value)>,
+    tensors: Vec<Tensor>,
+    noise: Noise,
+}
+
+#[derive(Clone)]
+pub(crate) enum Value {
+    U32(u32),
+    F32(f32),
+    Bool(bool),
+    Text(String),
+    Texts(Vec<String>),
+    I32s(Vec<i32>),
+}
+
+struct Tensor {
+    name: String,
+    dims: Vec<u64>,
+    data: Vec<f32>,
+}
+
+impl Gguf {
+    /// A model of some architecture with a vocabulary of bytes, and nothing else yet.
+    pub(crate) fn new(architecture: &'static str) -> Self {
+        let mut file = Self { architecture, values: Vec::new(), tensors: Vec::new(), noise: Noise(1) };
+        file.value("general.architecture", Value::Text(architecture.to_owned()));
+        let tokens = (0..=255).map(|byte| spelled(byte).to_string()).chain(["<end>".to_owned()]);
+        file.value("tokenizer.ggml.model", Value::Text("gpt2".to_owned()));
+        file.value("tokenizer.ggml.pre", Value::Text("default".to_owned()));
+        file.value("tokenizer.ggml.tokens", Value::Texts(tokens.collect()));
+        // 1 is normal, 3 is control.
+        file.value("tokenizer.ggml.token_type", Value::I32s([vec![1; 256], vec![3]].concat()));
+        file.value("tokenizer.ggml.merges", Value::Texts(Vec::new()));
+        file.value("tokenizer.ggml.eos_token_id", Value::U32(EOS));
+        file.value("tokenizer.ggml.add_bos_token", Value::Bool(false));
+        file
+    }
+
+    pub(crate) fn value(&mut self, key: &str, value: Value) {
+        self.values.push((key.to_owned(), value));
+    }
+
+    /// A number of the architecture.
+    pub(crate) fn number(&mut self, key: &str, number: u32) {
+        self.value(&format!("{}.{key}", self.architecture), Value::U32(number));
+    }
+
+    pub(crate) fn float(&mut self, key: &str, number: f32) {
+        self.value(&format!("{}.{key}", self.architecture), Value::F32(number));
+    }
+
+    /// Random weights; `dims` as GGUF has them, the row first.
+    pub(crate) fn matrix(&mut self, name: &str, dims: &[u64]) {
+        let noise = &mut self.noise;
+        let data = (0..dims.iter().product()).map(|_| 0.3 * noise.next()).collect();
+        self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
+    }
+
+    pub(crate) fn constant(&mut self, name: &str, dims: &[u64], value: f32) {
+        let data = vec![value; dims.iter().product::<u64>() as usize];
+        self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((self.tensors.len() as u64).to_le_bytes());
+        out.extend((self.values.len() as u64).to_le_bytes());
+        for (key, value) in &self.values {
+            text(&mut out, key);
+            value.write(&mut out);
+        }
+        let mut offset = 0;
+        for Tensor { name, dims, data } in &self.tensors {
+            text(&mut out, name);
+            out.extend((dims.len() as u32).to_le_bytes());
+            dims.iter().for_each(|dim| out.extend(dim.to_le_bytes()));
+            // Type 0 is F32.
+            out.extend(0u32.to_le_bytes());
+            out.extend((offset as u64).to_le_bytes());
+            offset = (offset + 4 * data.len()).next_multiple_of(ALIGNMENT);
+        }
+        for Tensor { data, .. } in &self.tensors {
+            out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+            data.iter().for_each(|number| out.extend(number.to_le_bytes()));
+        }
+        out
+    }
+
+    /// The file, gone when what is returned is dropped.
+    pub(crate) fn write(&self) -> tempfile::TempPath {
+        let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().expect("a file");
+        file.write_all(&self.bytes()).expect("room for it");
+        file.into_temp_path()
+    }
+}
+
+impl Value {
+    fn write(&self, out: &mut Vec<u8>) {
+        let kind = |out: &mut Vec<u8>, kind: u32| out.extend(kind.to_le_bytes());
+        match self {
+            Self::U32(number) => {
+                kind(out, 4);
+                out.extend(number.to_le_bytes());
+            }
+            Self::F32(number) => {
+                kind(out, 6);
+                out.extend(number.to_le_bytes());
+            }
+            Self::Bool(yes) => {
+                kind(out, 7);
+                out.push(u8::from(*yes));
+            }
+            Self::Text(string) => {
+                kind(out, 8);
+                text(out, string);
+            }
+            Self::Texts(strings) => {
+                kind(out, 9);
+                kind(out, 8);
+                out.extend((strings.len() as u64).to_le_bytes());
+                strings.iter().for_each(|string| text(out, string));
+            }
+            Self::I32s(numbers) => {
+                kind(out, 9);
+                kind(out, 5);
+                out.extend((numbers.len() as u64).to_le_bytes());
+                numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+            }
+        }
+    }
+}
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// How byte-level vocabularies write a byte: as itself where it can be seen, and otherwise as a character above all bytes.
+fn spelled(byte: u8) -> char {
+    let is_seen = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if is_seen(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|&byte| !is_seen(byte)).count() as u32;
+    char::from_u32(256 + before).expect("a character")
+}
+
+/// Numbers between -1 and 1, always the same.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 40) as f32 / (1u64 << 23) as f32) - 1.0
+    }
+}
