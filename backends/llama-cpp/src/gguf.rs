@@ -21,12 +21,17 @@ const MAX_KEY_BYTES: u64 = (1 << 16) - 1;
 const MAX_STRING_BYTES: u64 = 16 << 20;
 /// The longest array that is let through; the largest real ones are vocabularies and their merges.
 const MAX_ARRAY_LEN: u64 = 64 << 20;
+/// The longest token that is let through; the largest real ones are runs of a few hundred spaces.
+const MAX_TOKEN_BYTES: u64 = 1 << 16;
+const TOKENS: &str = "tokenizer.ggml.tokens";
 /// Longer strings are walked over, not kept.
 const MAX_KEPT_BYTES: u64 = 1 << 20;
 /// ggml stores a tensor's name in 64 bytes with a closing zero.
 const MAX_TENSOR_NAME_BYTES: usize = 63;
 const MAX_DIMS: u32 = 4;
 const DEFAULT_ALIGNMENT: u64 = 32;
+/// Unpickling runs code that the file brings along.
+pub(crate) const PICKLE: &str = "pickle-based weights are not supported";
 
 /// What a header says.
 #[derive(Debug, Default)]
@@ -63,6 +68,8 @@ pub(crate) struct Tensor {
 pub(crate) enum HeaderError {
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error("not a GGUF v2/v3 file: {0}")]
+    NotGguf(String),
     #[error("{0}")]
     Malformed(String),
 }
@@ -131,20 +138,24 @@ impl Header {
 }
 
 fn read_preamble<S: Read + Seek>(cursor: &mut Cursor<S>) -> Result<(u64, u64)> {
-    let not_gguf = |_| HeaderError::Malformed("not a GGUF v2/v3 file: shorter than a header".into());
-    let magic: [u8; 4] = cursor.bytes("the header").map_err(not_gguf)?;
-    if magic != *b"GGUF" {
-        return Err(malformed("not a GGUF v2/v3 file: it does not begin with `GGUF`"));
+    let not_gguf = |reason: &str| HeaderError::NotGguf(reason.to_owned());
+    let short = |_| not_gguf("shorter than a header");
+    let magic: [u8; 4] = cursor.bytes("the header").map_err(short)?;
+    if magic[0] == 0x80 && matches!(magic[1], 2..=5) {
+        return Err(malformed(PICKLE));
     }
-    match u32::from_le_bytes(cursor.bytes("the header").map_err(not_gguf)?) {
+    if magic != *b"GGUF" {
+        return Err(not_gguf("it does not begin with `GGUF`"));
+    }
+    match u32::from_le_bytes(cursor.bytes("the header").map_err(short)?) {
         2 | 3 => {}
         version if version.swap_bytes() == 2 || version.swap_bytes() == 3 => {
-            return Err(malformed("not a GGUF v2/v3 file: its numbers are big-endian"));
+            return Err(not_gguf("its numbers are big-endian"));
         }
-        version => return Err(malformed(format!("not a GGUF v2/v3 file: its version is {version}"))),
+        version => return Err(not_gguf(&format!("its version is {version}"))),
     }
-    let tensors = u64::from_le_bytes(cursor.bytes("the header").map_err(not_gguf)?);
-    let values = u64::from_le_bytes(cursor.bytes("the header").map_err(not_gguf)?);
+    let tensors = u64::from_le_bytes(cursor.bytes("the header").map_err(short)?);
+    let values = u64::from_le_bytes(cursor.bytes("the header").map_err(short)?);
     // The smallest value is a key of one byte with a one-byte number (8 + 1 + 4 + 1); the smallest tensor a one-byte name, one dimension,
     // type and offset (8 + 1 + 4 + 8 + 4 + 8).
     for (what, count, smallest) in [("metadata", values, 14), ("tensor", tensors, 33)] {
@@ -213,7 +224,9 @@ fn read_array<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
     if len > MAX_ARRAY_LEN || len * width > cursor.remaining() {
         return Err(malformed(format!("array `{key}`: length {len} exceeds file")));
     }
-    if kind == STRING {
+    if kind == STRING && key == TOKENS {
+        check_tokens(cursor, len)?;
+    } else if kind == STRING {
         for _ in 0..len {
             let bytes = cursor.string_len(key, MAX_STRING_BYTES)?;
             cursor.skip(bytes)?;
@@ -222,6 +235,24 @@ fn read_array<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
         cursor.skip(len * width)?;
     }
     Ok(Value::Array(len))
+}
+
+/// Walks over the vocabulary. llama.cpp asserts that no token stands in it twice, as it reads them: up to a zero byte, and empty ones by
+/// another name.
+fn check_tokens<S: Read + Seek>(cursor: &mut Cursor<S>, len: u64) -> Result<()> {
+    let mut seen = HashSet::new();
+    for id in 0..len {
+        let bytes = cursor.string_len(TOKENS, MAX_TOKEN_BYTES)?;
+        let mut token = cursor.vec(bytes, TOKENS)?;
+        token.truncate(token.iter().position(|&byte| byte == 0).unwrap_or(token.len()));
+        if token.is_empty() {
+            token = format!("[EMPTY_{id}]").into_bytes();
+        }
+        if !seen.insert(token.into_boxed_slice()) {
+            return Err(malformed(format!("token {id} of `{TOKENS}` stands there twice")));
+        }
+    }
+    Ok(())
 }
 
 fn alignment(values: &HashMap<String, Value>) -> Result<u64> {

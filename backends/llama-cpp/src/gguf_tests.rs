@@ -103,7 +103,7 @@ fn read(bytes: &[u8]) -> Result<Header> {
 fn reason(bytes: &[u8]) -> String {
     match read(bytes) {
         Ok(header) => panic!("accepted: {header:?}"),
-        Err(HeaderError::Malformed(reason)) => reason,
+        Err(error @ (HeaderError::NotGguf(_) | HeaderError::Malformed(_))) => error.to_string(),
         Err(HeaderError::Io(error)) => panic!("an I/O error: {error}"),
     }
 }
@@ -207,6 +207,18 @@ fn metadata_that_is_refused() {
 }
 
 #[test]
+fn a_token_stands_in_its_vocabulary_once() {
+    let with = |tokens: &[&[u8]]| {
+        let strings: Vec<u8> = tokens.iter().flat_map(string).collect();
+        File::good().with_value(TOKENS, 9, array(8, tokens.len() as u64, &strings)).bytes()
+    };
+    assert_eq!(read(&with(&[b"a", b"", b"b", b""])).expect("a good file").array_len(TOKENS), Some(4));
+    for tokens in [[&b"a"[..], b"b", b"a"], [b"a\0b", b"b", b"a\0c"], [b"[EMPTY_2]", b"a", b""]] {
+        assert_eq!(reason(&with(&tokens)), "token 2 of `tokenizer.ggml.tokens` stands there twice");
+    }
+}
+
+#[test]
 fn tensors_that_are_refused() {
     let long = "n".repeat(64);
     let with = |tensors: &[TensorEntry<'_>]| File::good().with_tensors(tensors);
@@ -248,4 +260,39 @@ fn the_alignment_is_the_files_own() {
     file.tensors[1].3 = 64;
     file.data = 192;
     read(&file.bytes()).expect("aligned to 64");
+}
+
+#[path = "../tests/backend/forger.rs"]
+mod forger;
+
+/// Forged headers for a minute: no panic, and nothing read that the file does not hold.
+mod slow {
+    use std::time::{Duration, Instant};
+
+    use super::{forger::Forger, *};
+
+    #[test]
+    fn a_minute_of_forged_headers() {
+        let good = File::good().bytes();
+        let begun = Instant::now();
+        let (mut read_well, mut refused) = (0u64, 0u64);
+        for seed in 0.. {
+            if seed % 1024 == 0 && begun.elapsed() >= Duration::from_secs(60) {
+                break;
+            }
+            let mut bytes = good.clone();
+            Forger::new(seed).forge(&mut bytes, good.len());
+            match read(&bytes) {
+                Ok(header) => {
+                    let data: u64 = header.tensors().iter().map(|tensor| tensor.bytes).sum();
+                    assert!(data <= bytes.len() as u64, "forgery {seed}: {data} bytes of tensors in {}", bytes.len());
+                    read_well += 1;
+                }
+                Err(HeaderError::Io(error)) => panic!("forgery {seed}: read beyond the end: {error}"),
+                Err(HeaderError::NotGguf(_) | HeaderError::Malformed(_)) => refused += 1,
+            }
+        }
+        println!("{read_well} read, {refused} refused");
+        assert!(read_well > 1000 && refused > 1000, "{read_well} read, {refused} refused");
+    }
 }

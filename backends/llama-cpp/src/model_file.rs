@@ -13,9 +13,12 @@ use tandem_core::LoadError;
 
 use crate::{
     Numa,
-    gguf::{Header, HeaderError, Value},
+    gguf::{self, Header, HeaderError, Value},
     hyper_parameters, runtime,
 };
+
+/// How the names of pickled weights end.
+const PICKLED: &[&str] = &["bin", "pt", "pth", "pkl", "ckpt", "h5"];
 
 /// Templates beyond this are no templates.
 const MAX_CHAT_TEMPLATE_BYTES: u64 = 256 << 10;
@@ -116,8 +119,14 @@ fn read_header(path: &Path) -> Result<Header, LoadError> {
     let file = fs_err::File::open(path).map_err(unreadable)?;
     Header::read(BufReader::new(file), metadata.len()).map_err(|error| match error {
         HeaderError::Io(error) => unreadable(error),
+        HeaderError::NotGguf(_) if is_pickled(path) => invalid(gguf::PICKLE),
+        HeaderError::NotGguf(reason) => invalid(&format!("not a GGUF v2/v3 file: {reason}")),
         HeaderError::Malformed(reason) => invalid(&reason),
     })
+}
+
+fn is_pickled(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| PICKLED.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 /// A large model may come in several files, `NAME-00001-of-00003.gguf` and so on. llama.cpp finds the others by the name of the first.

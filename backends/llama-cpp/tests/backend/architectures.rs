@@ -9,6 +9,49 @@ use crate::{
     helpers::{self, settings},
 };
 
+/// One of each kind.
+pub(crate) fn all() -> [Gguf; 3] {
+    [plain(), sliding_window(), recurrent()]
+}
+
+/// Keys and values alone.
+fn plain() -> Gguf {
+    const WIDTH: u64 = 64;
+    let mut file = Gguf::new("llama");
+    for (key, number) in [
+        ("block_count", 2),
+        ("context_length", 1024),
+        ("embedding_length", 64),
+        ("feed_forward_length", 96),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+        ("rope.dimension_count", 16),
+    ] {
+        file.number(key, number);
+    }
+    file.float("attention.layer_norm_rms_epsilon", 1e-5);
+    file.float("rope.freq_base", 10_000.0);
+    file.matrix("token_embd.weight", &[WIDTH, VOCABULARY]);
+    file.constant("output_norm.weight", &[WIDTH], 1.0);
+    for layer in 0..2 {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        file.constant(&name("attn_norm"), &[WIDTH], 1.0);
+        file.constant(&name("ffn_norm"), &[WIDTH], 1.0);
+        for (part, dims) in [
+            ("attn_q", [WIDTH, WIDTH]),
+            ("attn_k", [WIDTH, 32]),
+            ("attn_v", [WIDTH, 32]),
+            ("attn_output", [WIDTH, WIDTH]),
+            ("ffn_gate", [WIDTH, 96]),
+            ("ffn_up", [WIDTH, 96]),
+            ("ffn_down", [96, WIDTH]),
+        ] {
+            file.matrix(&name(part), &dims);
+        }
+    }
+    file
+}
+
 /// Every other layer attends to the last 24 tokens alone.
 fn sliding_window() -> Gguf {
     const WIDTH: u64 = 64;

@@ -69,7 +69,9 @@ fn files_that_are_no_gguf() {
     for (name, bytes, reason) in [
         ("empty", &b""[..], "not a GGUF v2/v3 file: shorter than a header"),
         ("short", b"GGUF\x03\0\0\0", "not a GGUF v2/v3 file: shorter than a header"),
-        ("pickle", b"\x80\x02 a pickle, longer than a header", "not a GGUF v2/v3 file: it does not begin with `GGUF`"),
+        ("other", b"a text that is longer than a header", "not a GGUF v2/v3 file: it does not begin with `GGUF`"),
+        ("pickle", b"\x80\x02 a pickle, longer than a header", "pickle-based weights are not supported"),
+        ("pytorch_model.bin", b"PK\x03\x04 a zip, as PyTorch writes it", "pickle-based weights are not supported"),
     ] {
         let path = folder.path().join(name);
         fs_err::write(&path, bytes).expect("a file");

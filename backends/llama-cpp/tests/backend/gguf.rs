@@ -73,6 +73,12 @@ impl Gguf {
         self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
     }
 
+    /// How much of the file is no weights.
+    pub(crate) fn header_len(&self) -> usize {
+        let data: usize = self.tensors.iter().map(|tensor| (4 * tensor.data.len()).next_multiple_of(ALIGNMENT)).sum();
+        (self.bytes().len().next_multiple_of(ALIGNMENT) - data).min(self.bytes().len())
+    }
+
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -100,10 +106,15 @@ impl Gguf {
 
     /// The file, gone when what is returned is dropped.
     pub(crate) fn write(&self) -> tempfile::TempPath {
-        let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().expect("a file");
-        file.write_all(&self.bytes()).expect("room for it");
-        file.into_temp_path()
+        write(&self.bytes())
     }
+}
+
+/// A file, gone when what is returned is dropped.
+pub(crate) fn write(bytes: &[u8]) -> tempfile::TempPath {
+    let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().expect("a file");
+    file.write_all(bytes).expect("room for it");
+    file.into_temp_path()
 }
 
 impl Value {

@@ -3,6 +3,8 @@
 mod architectures;
 mod bad_files;
 mod batches;
+mod forged_files;
+mod forger;
 mod gguf;
 mod helpers;
 mod text;
