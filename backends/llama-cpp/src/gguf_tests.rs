@@ -292,7 +292,6 @@ mod slow {
                 Err(HeaderError::NotGguf(_) | HeaderError::Malformed(_)) => refused += 1,
             }
         }
-        println!("{read_well} read, {refused} refused");
         assert!(read_well > 1000 && refused > 1000, "{read_well} read, {refused} refused");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::BufReader,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -51,11 +52,31 @@ const NOT_GENERATIVE: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct ModelFile {
     path: PathBuf,
+    /// Every file of the model, as it was when it was checked.
+    shards: Vec<Shard>,
     architecture: String,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
     /// Some layers attend to the last tokens only.
     pub(crate) has_sliding_window: bool,
+}
+
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    /// Length, device, inode, and the time of the last change to the nanosecond.
+    identity: (u64, u64, u64, i64, i64),
+}
+
+impl Shard {
+    fn new(path: &Path, metadata: &std::fs::Metadata) -> Self {
+        let identity = (metadata.len(), metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec());
+        Self { path: path.to_owned(), identity }
+    }
+
+    fn has_changed(&self) -> bool {
+        fs_err::metadata(&self.path).map_or(true, |now| Self::new(&self.path, &now).identity != self.identity)
+    }
 }
 
 impl ModelFile {
@@ -64,9 +85,10 @@ impl ModelFile {
     /// # Errors
     /// With the first rule that a file breaks, and which file it is.
     pub(crate) fn check(path: &Path) -> Result<Self, LoadError> {
-        let header = read_header(path)?;
+        let (header, first) = read_header(path)?;
         let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
-        check_shards(path, &header)?;
+        let mut shards = vec![first];
+        check_shards(path, &header, &mut shards)?;
         if header.tensors().is_empty() {
             return Err(invalid("holds no tensors, only metadata".into()));
         }
@@ -80,29 +102,36 @@ impl ModelFile {
         let chat_template = chat_template(&header).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
-        Ok(Self { path: path.to_owned(), architecture, chat_template, has_sliding_window })
+        Ok(Self { path: path.to_owned(), shards, architecture, chat_template, has_sliding_window })
     }
 
     /// Has llama.cpp load it, or a part of it.
     ///
     /// # Errors
-    /// When llama.cpp says no. It says no more than that; the reason is in its log, which is the server's.
+    /// When llama.cpp says no, or what it read may be another file than the one that was checked. llama.cpp says no more than no; the reason
+    /// is in its log, which is the server's.
     pub(crate) fn load(&self, params: &LlamaModelParams) -> Result<LlamaModel, LoadError> {
         let Self { path, architecture, .. } = self;
-        LlamaModel::load_from_file(runtime::init(Numa::Off)?, path, params).map_err(|error| LoadError::Invalid {
-            path: path.display().to_string(),
-            reason: match error {
+        let invalid = |path: &Path, reason| LoadError::Invalid { path: path.display().to_string(), reason };
+        let model = LlamaModel::load_from_file(runtime::init(Numa::Off)?, path, params);
+        // Asked for first: a file that was replaced is why llama.cpp may have said no.
+        if let Some(shard) = self.shards.iter().find(|shard| shard.has_changed()) {
+            return Err(invalid(&shard.path, "the file changed while it was being loaded".into()));
+        }
+        model.map_err(|error| {
+            let reason = match error {
                 LlamaModelLoadError::NullResult => {
                     format!("llama.cpp cannot load this model of architecture `{architecture}`; its log says why")
                 }
                 LlamaModelLoadError::NullError(_) => "its path contains a NUL byte".into(),
                 LlamaModelLoadError::PathToStrError(_) => "its path is not UTF-8".into(),
-            },
+            };
+            invalid(path, reason)
         })
     }
 }
 
-fn read_header(path: &Path) -> Result<Header, LoadError> {
+fn read_header(path: &Path) -> Result<(Header, Shard), LoadError> {
     let unreadable = |error: std::io::Error| LoadError::Unreadable {
         path: path.display().to_string(),
         // The path is named beside it, so the bare cause is enough.
@@ -117,20 +146,23 @@ fn read_header(path: &Path) -> Result<Header, LoadError> {
         return Err(invalid("not a regular file"));
     }
     let file = fs_err::File::open(path).map_err(unreadable)?;
-    Header::read(BufReader::new(file), metadata.len()).map_err(|error| match error {
+    let metadata = file.metadata().map_err(unreadable)?;
+    let header = Header::read(BufReader::new(file), metadata.len()).map_err(|error| match error {
         HeaderError::Io(error) => unreadable(error),
         HeaderError::NotGguf(_) if is_pickled(path) => invalid(gguf::PICKLE),
         HeaderError::NotGguf(reason) => invalid(&format!("not a GGUF v2/v3 file: {reason}")),
         HeaderError::Malformed(reason) => invalid(&reason),
-    })
+    })?;
+    Ok((header, Shard::new(path, &metadata)))
 }
 
 fn is_pickled(path: &Path) -> bool {
     path.extension().is_some_and(|extension| PICKLED.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
-/// A large model may come in several files, `NAME-00001-of-00003.gguf` and so on. llama.cpp finds the others by the name of the first.
-fn check_shards(path: &Path, header: &Header) -> Result<(), LoadError> {
+/// A large model may come in several files, `NAME-00001-of-00003.gguf` and so on. llama.cpp finds the others by the name of the first. They
+/// are appended to `shards`.
+fn check_shards(path: &Path, header: &Header, shards: &mut Vec<Shard>) -> Result<(), LoadError> {
     let invalid = |path: &Path, reason: String| LoadError::Invalid { path: path.display().to_string(), reason };
     let count = header.unsigned("split.count").unwrap_or(0);
     if count <= 1 {
@@ -155,7 +187,8 @@ fn check_shards(path: &Path, header: &Header) -> Result<(), LoadError> {
         if !shard.exists() {
             return Err(invalid(path, format!("missing shard {number} of {count}")));
         }
-        let header = read_header(&shard)?;
+        let (header, checked) = read_header(&shard)?;
+        shards.push(checked);
         if header.unsigned("split.count") != Some(count) || header.unsigned("split.no") != Some(number - 1) {
             return Err(invalid(&shard, format!("not shard {number} of {count}, which its name claims")));
         }
@@ -215,5 +248,28 @@ fn chat_template(header: &Header) -> Result<Option<String>, String> {
     match header.text(key) {
         Some(template) => Ok(Some(template.to_owned())),
         None => Err("the chat template is not UTF-8".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_changes_while_it_is_loaded_is_refused() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny/tiny-q4_0.gguf");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.gguf");
+        fs_err::copy(shipped, &path).expect("the model");
+        let vocabulary = || LlamaModelParams::default().with_vocab_only(true);
+        let file = ModelFile::check(&path).expect("a good file");
+        file.load(&vocabulary()).expect("a good file");
+        // Another file under the same name, with the same bytes: only what was checked is trusted.
+        fs_err::remove_file(&path).expect("the file");
+        fs_err::copy(shipped, &path).expect("the model");
+        let error = file.load(&vocabulary()).expect_err("another file");
+        assert!(error.to_string().contains("the file changed while it was being loaded"), "{error}");
+        fs_err::remove_file(&path).expect("the file");
+        assert!(file.load(&vocabulary()).is_err());
     }
 }

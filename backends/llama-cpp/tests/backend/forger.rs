@@ -59,7 +59,7 @@ impl Forger {
         }
     }
 
-    /// SplitMix64, Steele et al. 2014.
+    /// `SplitMix64`, Steele et al. 2014.
     fn below(&mut self, bound: u64) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

@@ -106,13 +106,13 @@ impl Gguf {
 
     /// The file, gone when what is returned is dropped.
     pub(crate) fn write(&self) -> tempfile::TempPath {
-        write(&self.bytes())
+        write(self.architecture, &self.bytes())
     }
 }
 
 /// A file, gone when what is returned is dropped.
-pub(crate) fn write(bytes: &[u8]) -> tempfile::TempPath {
-    let mut file = tempfile::Builder::new().suffix(".gguf").tempfile().expect("a file");
+pub(crate) fn write(prefix: &str, bytes: &[u8]) -> tempfile::TempPath {
+    let mut file = tempfile::Builder::new().prefix(prefix).suffix(".gguf").tempfile().expect("a file");
     file.write_all(bytes).expect("room for it");
     file.into_temp_path()
 }
