@@ -41,6 +41,10 @@ impl Failure {
         Self { code, message: message.into() }
     }
 
+    pub(super) fn config(message: impl Into<String>) -> Self {
+        Self::new(Self::CONFIG, message)
+    }
+
     pub(super) fn software(message: impl Into<String>) -> Self {
         Self::new(Self::SOFTWARE, message)
     }

@@ -3,6 +3,7 @@
 mod config;
 mod db;
 mod exit;
+mod plan;
 mod run_batch;
 mod serve;
 
@@ -29,6 +30,7 @@ enum Command {
     /// Run the server: with no arguments, profile demo on 127.0.0.1:8000
     Serve(serve::Serve),
     RunBatch(run_batch::RunBatch),
+    Plan(plan::PlanCommand),
     /// Show or check settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -69,6 +71,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::RunBatch(run_batch) => run_batch.run(),
+        Command::Plan(plan) => plan.run(),
         Command::Config(command) => command.run(),
         Command::Db(command) => command.run(),
     };

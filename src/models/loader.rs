@@ -3,7 +3,8 @@ use std::time::Duration;
 use tandem_core::{BackendLoader, LoadError};
 use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
 
-use crate::settings::{BackendSettings, ModelSource, SimFaults};
+use super::Plan;
+use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
@@ -57,17 +58,59 @@ fn path(source: Option<&ModelSource>) -> Result<std::path::PathBuf, LoadError> {
     source.resolve().map_err(LoadError::Unsupported)
 }
 
+/// How much memory a model would take: of `memory` bytes, or of what is free where it would lie.
+///
+/// # Errors
+/// When the model cannot be loaded for another reason than memory, or its backend does not know beforehand.
+pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
+    match backend {
+        #[cfg(feature = "llama-cpp")]
+        BackendSettings::LlamaCpp(asked) => {
+            use tandem_llama_cpp::{MemoryPlace, Planner};
+
+            let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref())?)?;
+            let plan = planner.plan()?;
+            let room = memory.unwrap_or(plan.free);
+            Ok(Plan {
+                weights: plan.needs.weights,
+                kv: plan.needs.kv,
+                compute: plan.needs.compute,
+                room,
+                place: match (memory, plan.place) {
+                    (Some(_), _) => "of",
+                    (None, MemoryPlace::Ram) => "free memory",
+                    (None, MemoryPlace::Gpus) => "free on GPUs",
+                },
+                parallel: plan.parallel,
+                context: plan.context,
+                trained: plan.trained,
+                longest_context: planner.longest_context(room)?,
+                most_sequences: planner.most_sequences(room)?,
+            })
+        }
+        other => Err(LoadError::Unsupported(format!("the backend {} cannot plan its memory", other.name()))),
+    }
+}
+
 #[cfg(feature = "llama-cpp")]
 fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
-    use tandem_llama_cpp::{
-        FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppLoader, LlamaCppSettings, Numa,
-    };
+    match backend {
+        BackendSettings::LlamaCpp(asked) => {
+            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source)?)))
+        }
+        BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => not_for_this_backend(backend),
+    }
+}
+
+#[cfg(feature = "llama-cpp")]
+fn llama_cpp_settings(
+    asked: &crate::settings::LlamaCppSettings,
+    source: Option<&ModelSource>,
+) -> Result<tandem_llama_cpp::LlamaCppSettings, LoadError> {
+    use tandem_llama_cpp::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
 
     use crate::settings;
 
-    let BackendSettings::LlamaCpp(asked) = backend else {
-        return not_for_this_backend(backend);
-    };
     let settings::LlamaCppSettings {
         parallel,
         context,
@@ -87,7 +130,7 @@ fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<
         mlock,
         numa,
     } = *asked;
-    Ok(Box::new(LlamaCppLoader::new(LlamaCppSettings {
+    Ok(LlamaCppSettings {
         model: path(source)?,
         context: Some(context),
         parallel,
@@ -128,7 +171,7 @@ fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<
             settings::Numa::Isolate => Numa::Isolate,
             settings::Numa::Numactl => Numa::Numactl,
         },
-    })))
+    })
 }
 
 #[cfg(not(feature = "llama-cpp"))]

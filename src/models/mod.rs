@@ -3,11 +3,13 @@
 mod back_off;
 mod lease;
 mod loader;
+mod plan;
 mod registry;
 mod resident;
 mod watchdog;
 
 pub use lease::{Lease, LeaseError};
-pub use loader::backend_versions;
+pub use loader::{backend_versions, plan};
+pub use plan::Plan;
 pub use registry::{ModelCard, Models};
 pub use watchdog::Hang;

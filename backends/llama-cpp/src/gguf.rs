@@ -59,7 +59,7 @@ pub(crate) enum Value {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dims: Vec<u64>,
-    bytes: u64,
+    pub(crate) bytes: u64,
     offset: u64,
 }
 

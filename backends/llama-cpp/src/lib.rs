@@ -16,13 +16,16 @@ mod ggml_type;
 mod gguf;
 mod hyper_parameters;
 mod loader;
+mod logged;
 mod model_file;
 mod params;
+mod plan;
 mod runtime;
 mod settings;
 mod tokenizer;
 mod vocab;
 
 pub use loader::LlamaCppLoader;
+pub use plan::{MemoryNeeds, MemoryPlace, MemoryPlan, Planner};
 pub use runtime::{system_info, version};
 pub use settings::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};

@@ -59,6 +59,8 @@ pub(crate) struct ModelFile {
     pub(crate) chat_template: Option<String>,
     /// Some layers attend to the last tokens only.
     pub(crate) has_sliding_window: bool,
+    /// Bytes of the table of embeddings where it serves the first layer alone: llama.cpp keeps it from GPUs.
+    pub(crate) kept_in_ram: u64,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,9 @@ impl ModelFile {
         let chat_template = chat_template(&header).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
-        Ok(Self { path: path.to_owned(), shards, architecture, chat_template, has_sliding_window })
+        let bytes = |name: &str| header.tensors().iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
+        let kept_in_ram = bytes("output.weight").and_then(|_| bytes("token_embd.weight")).unwrap_or(0);
+        Ok(Self { path: path.to_owned(), shards, architecture, chat_template, has_sliding_window, kept_in_ram })
     }
 
     /// Has llama.cpp load it, or a part of it.

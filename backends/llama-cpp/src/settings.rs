@@ -3,8 +3,6 @@ use std::{num::NonZero, path::PathBuf, thread};
 use llama_cpp_2::context::params::KvCacheType;
 use tandem_core::LoadError;
 
-/// llama.cpp's own bound on sequences in one context (`LLAMA_MAX_SEQ`).
-const MAX_PARALLEL: u32 = 256;
 /// What a sequence gets when nobody says: models of today are trained on far more than eight slots of a consumer card can hold.
 const DEFAULT_CONTEXT: u32 = 8192;
 /// Tokens that pass through the layers together when nobody says: on a GPU more brings little and costs scratch memory.
@@ -142,6 +140,9 @@ pub(crate) struct Sizes {
 }
 
 impl LlamaCppSettings {
+    /// llama.cpp's own bound on sequences in one context (`LLAMA_MAX_SEQ`).
+    pub const MAX_PARALLEL: u32 = 256;
+
     /// Eight sequences on the CPU, and otherwise what `None` means.
     #[must_use]
     pub fn new(model: PathBuf) -> Self {
@@ -169,8 +170,8 @@ impl LlamaCppSettings {
         let &Self { parallel, context, max_step_tokens, micro_batch_tokens, threads, threads_batch, kv_type, .. } =
             self;
         let refuse = |reason: String| Err(LoadError::Unsupported(reason));
-        if !(1..=MAX_PARALLEL).contains(&parallel) {
-            return refuse(format!("llama.cpp decodes 1 to {MAX_PARALLEL} sequences together, not {parallel}"));
+        if !(1..=Self::MAX_PARALLEL).contains(&parallel) {
+            return refuse(format!("llama.cpp decodes 1 to {} sequences together, not {parallel}", Self::MAX_PARALLEL));
         }
         if max_step_tokens < parallel {
             return refuse(format!(

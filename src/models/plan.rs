@@ -1,0 +1,28 @@
+/// How much memory a model would take, and what would fit. All sizes are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub weights: u64,
+    pub kv: u64,
+    /// Room to compute in.
+    pub compute: u64,
+    /// What there is for it, or was said to be.
+    pub room: u64,
+    /// Where that is, for people.
+    pub place: &'static str,
+    pub parallel: u32,
+    pub context: u32,
+    pub trained: u32,
+    /// With which as many sequences would fit; `None` for not even a short one.
+    pub longest_context: Option<u32>,
+    /// Which would fit with this context.
+    pub most_sequences: Option<u32>,
+}
+
+impl Plan {
+    /// Bytes in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { weights, kv, compute, .. } = self;
+        weights + kv + compute
+    }
+}

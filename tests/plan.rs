@@ -1,0 +1,42 @@
+//! `tandem plan`: what a model would take, and whether it fits.
+
+use std::process::{Command, Output};
+
+fn plan(args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } =
+        Command::new(env!("CARGO_BIN_EXE_tandem")).arg("plan").args(args).env("RUST_LOG", "off").output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn the_shipped_model_fits() {
+    let (code, text, _) = plan(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("model tiny: 8 sequences of 1024 tokens (trained on 1024)\n"), "{text}");
+    // 5 layers, 2 heads of 64, keys and values of 2 bytes.
+    assert!(text.contains("\nKV               20.0 MiB  2.5 KiB a token\n"), "{text}");
+    assert!(text.contains("longest context 1024 tokens for 8 sequences\n"), "{text}");
+    assert!(text.ends_with("fits\n") && text.contains("\nweights           7.1 MiB\n"), "{text}");
+}
+
+#[test]
+fn what_does_not_fit_is_said_and_what_would() {
+    let (code, text, _) = plan(&["--memory", "0.03"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.ends_with("does not fit\n"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("longest context")).unwrap();
+    let tokens: u32 = line.split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert!((256..1024).contains(&tokens), "{line}");
+}
+
+#[test]
+fn what_cannot_be_planned_is_named() {
+    let (code, _, error) = plan(&["--profile", "sim"]);
+    assert_eq!((code, error.as_str()), (Some(78), "error: sim: the backend sim cannot plan its memory\n"));
+    let (code, _, error) = plan(&["--model", "no/such/model.gguf"]);
+    assert_eq!(code, Some(78), "{error}");
+    assert!(error.contains("cannot read no/such/model.gguf"), "{error}");
+    let (code, _, error) = plan(&["--memory", "much"]);
+    assert_eq!(code, Some(2), "{error}");
+}
