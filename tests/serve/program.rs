@@ -47,7 +47,12 @@ impl Program {
 
     /// Starts profile `sim` on a data directory, with settings from the environment.
     pub(crate) async fn start_with(storage: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = tandem(&["serve", "--profile", "sim", "--port", "0"])
+        Self::start_profile("sim", storage, settings).await
+    }
+
+    /// Starts a profile on a data directory, with settings from the environment.
+    pub(crate) async fn start_profile(profile: &str, storage: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut child = tandem(&["serve", "--profile", profile, "--port", "0"])
             .env("STORAGE_PATH", storage)
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
@@ -63,6 +68,17 @@ impl Program {
 
     pub(crate) fn port(&self) -> &str {
         self.url.rsplit(':').next().unwrap()
+    }
+
+    /// Bytes of memory that it has.
+    pub(crate) fn memory(&self) -> usize {
+        let status = fs_err::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() << 10
+    }
+
+    pub(crate) fn open_files(&self) -> usize {
+        fs_err::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// As a power cut would: no handler runs.
