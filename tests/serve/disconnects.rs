@@ -20,15 +20,21 @@ fn come_and_leave(port: &str, cycle: usize, model: &str) {
     let body = json!({"model": model, "prompt": prompt, "max_tokens": TOKENS, "ignore_eos": true, "stream": true});
     let body = body.to_string();
     let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json";
+    let head =
+        "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-type: application/json";
     write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut answer = Vec::new();
     let wanted = [0, 1, 2000][cycle % 3];
     while answer.len() < wanted {
         let mut buffer = [0; 1024];
         let bytes = stream.read(&mut buffer).unwrap();
-        assert!(bytes > 0, "the server ended a stream: {}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&buffer[..bytes]);
+        if bytes == 0 {
+            // A model may say little with many tokens, when most of them are no text.
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.contains("data: [DONE]"), "cut short: {answer}");
+            return;
+        }
     }
 }
 
