@@ -8,6 +8,7 @@ repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${TANDEM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tandem}
 tools=$cache/tools
 venv=$cache/venv
+peers=$cache/peers
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$cache/target}
 # After what the user has in front: our copies are only used where there is nothing else.
 export PATH=$PATH:$tools/bin:${CARGO_HOME:-$HOME/.cargo}/bin

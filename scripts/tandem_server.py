@@ -1,4 +1,5 @@
-"""Starts the real `tandem serve` on a free port with a data directory of its own, and stops it. Used by the demo and by the SDK suite."""
+"""Starts the real `tandem serve` on a free port with a data directory of its own, and stops it. Used by the demo, by the SDK suite, and by
+the scripts that compare it with other servers."""
 
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 # Profiles name the shipped model by a path from here.
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,28 +34,29 @@ def default_binary() -> Path:
     return Path(target) / "debug" / "tandem"
 
 
-class TandemServer:
-    """`with TandemServer(binary, ["--profile", "demo"]) as server:` serves at `server.base_url` until the block ends."""
+class LocalServer:
+    """A program that serves HTTP from the beginning of a `with` block to its end, on a free port of this machine."""
 
-    def __init__(self, binary: Path, arguments: list[str]):
-        self._binary = binary
-        self._arguments = arguments
-        self._port = free_port()
+    def __init__(self, environment: dict[str, str]):
+        self.port = free_port()
+        self._environment = environment
         self._directory = tempfile.TemporaryDirectory(prefix="tandem-")
         self._log_path = Path(self._directory.name) / "server.log"
         self._process: subprocess.Popen | None = None
 
+    def command(self) -> list[str | Path]:
+        """What to run, so that it listens on `port`."""
+        raise NotImplementedError
+
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/v1"
+        return f"http://127.0.0.1:{self.port}/v1"
 
-    def __enter__(self) -> "TandemServer":
-        command = [self._binary, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(self._port)]
-        environment = os.environ | {"STORAGE_PATH": str(Path(self._directory.name) / "data")}
+    def __enter__(self) -> Self:
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                cwd=REPOSITORY,
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=os.environ | self._environment, cwd=REPOSITORY,
             )
         try:
             self._wait_until_ready()
@@ -83,7 +86,7 @@ class TandemServer:
         return "\n".join(["--- the end of the server's log:", *text.splitlines()[-lines:]])
 
     def _wait_until_ready(self) -> None:
-        url = f"http://127.0.0.1:{self._port}/health"
+        url = f"http://127.0.0.1:{self.port}/health"
         deadline = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline:
             if (status := self._process.poll()) is not None:
@@ -101,6 +104,19 @@ class TandemServer:
         self._process.kill()
         self._process.wait()
         self._directory.cleanup()
+
+
+class TandemServer(LocalServer):
+    """`with TandemServer(binary, ["--profile", "demo"]) as server:` serves at `server.base_url` until the block ends."""
+
+    def __init__(self, binary: Path, arguments: list[str], environment: dict[str, str] | None = None):
+        super().__init__(environment or {})
+        self._environment |= {"STORAGE_PATH": str(Path(self._directory.name) / "data")}
+        self._binary = binary
+        self._arguments = arguments
+
+    def command(self) -> list[str | Path]:
+        return [self._binary, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(self.port)]
 
 
 def free_port() -> int:

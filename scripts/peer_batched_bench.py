@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""What the server costs: Tandem's decoding of eight sequences against llama-batched-bench, which has no server around it.
+
+Tandem gets eight streamed greedy completions at once; what counts is the time from when all eight have their first text until the first of
+them has its last, and the tokens that come meanwhile. llama-batched-bench decodes eight sequences of the same lengths in a loop of C++ that
+neither samples nor looks at the logits, and times that alone. The same file, threads, KV cache and flash attention. The two take turns, in an
+order that changes from repeat to repeat; Tandem waits while the other runs. Needs nothing beyond Python.
+
+    scripts/peer_batched_bench.py --model FILE.gguf [--threads 2] [--repeats 5] [--out result.json]
+"""
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+from peers.client import Round, ask_all
+from peers.figures import ratios, spread
+from peers.servers import PARALLEL, TANDEM, Contest, output_of
+
+BATCHED_BENCH = "llama-batched-bench"
+# Ids that any vocabulary has.
+VOCABULARY = 1000
+
+
+def main() -> None:
+    """Measures, prints a Markdown table, and writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    Contest.add_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--prompt-tokens", type=int, default=256, help="of each sequence (256)")
+    parser.add_argument("--tokens", type=int, default=128, help="decoded for each sequence (128)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write everything that was measured, as JSON")
+    args = parser.parse_args()
+
+    contest = Contest.of(args)
+    report = contest.described() | {"prompt_tokens": args.prompt_tokens, "tokens": args.tokens}
+    rates: dict[str, list[float]] = {TANDEM: [], BATCHED_BENCH: []}
+    with contest.start_tandem() as server:
+        ask_all(server, prompts(-1, 32), 16, PARALLEL)
+        for repeat in range(args.repeats):
+            sides = {
+                TANDEM: lambda: decode_rate(ask_all(server, prompts(repeat, args.prompt_tokens), args.tokens, PARALLEL)),
+                BATCHED_BENCH: lambda: batched_bench(contest, args.prompt_tokens, args.tokens),
+            }
+            for label in sides if repeat % 2 == 0 else reversed(sides):
+                rates[label].append(sides[label]())
+                print(f"repeat {repeat + 1} of {args.repeats}, {label}: {rates[label][-1]:.1f} tokens/s", file=sys.stderr)
+
+    print(f"{report['machine']}; {report['model']}; {report['threads']} threads; {PARALLEL} sequences of {args.prompt_tokens} + {args.tokens} "
+          f"tokens; {args.repeats} repeats; decoded tokens/s are median (min to max), the ratio pair by pair, min · median · max\n")
+    print(f"| {TANDEM} | {BATCHED_BENCH} | ratio |\n|--:|--:|--:|")
+    print(f"| {spread(rates[TANDEM])} | {spread(rates[BATCHED_BENCH])} | {ratios(rates[TANDEM], rates[BATCHED_BENCH])} |")
+    if args.out:
+        args.out.write_text(json.dumps(report | {"results": rates}, indent=1) + "\n", encoding="utf-8")
+
+
+def prompts(repeat: int, length: int) -> list[list[int]]:
+    """One for each sequence; no two begin alike, so no prefix cache helps."""
+    draw = random.Random(repeat)
+    return [draw.choices(range(VOCABULARY), k=length) for _ in range(PARALLEL)]
+
+
+def decode_rate(result: Round) -> float:
+    """Tokens per second of all answers together while all of them are being decoded."""
+    start = max(answer.first for answer in result.answers)
+    end = min(answer.last for answer in result.answers)
+    if start >= end:
+        raise SystemExit("error: the answers did not overlap: too few --tokens, or answers without text")
+    return sum(answer.tokens_between(start, end) for answer in result.answers) / (end - start)
+
+
+def batched_bench(contest: Contest, prompt_tokens: int, tokens: int) -> float:
+    """The decoding rate that llama-batched-bench reports."""
+    shape = ["-npp", str(prompt_tokens), "-ntg", str(tokens), "-npl", str(PARALLEL), "--output-format", "jsonl"]
+    printed = output_of(contest.peer.batched_bench, *contest.llama_flags(), *shape)
+    lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    if not lines:
+        raise SystemExit(f"error: {BATCHED_BENCH} measured nothing: sequences of {prompt_tokens} + {tokens} tokens may not fit --context")
+    return lines[0]["speed_tg"]
+
+
+if __name__ == "__main__":
+    main()
