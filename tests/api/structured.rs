@@ -78,6 +78,7 @@ async fn what_is_wrong_with_a_constraint_is_told_by_its_place() {
         ),
         (json!({"guided_json": "{"}), "invalid_schema", "guided_json"),
         (json!({"guided_grammar": "start: nothing"}), "invalid_schema", "guided_grammar"),
+        (json!({"guided_grammar": "root ::= nothing"}), "invalid_schema", "guided_grammar"),
         (json!({"guided_regex": "a", "guided_choice": ["a"]}), "invalid_value", "guided_choice"),
         (json!({"response_format": {"type": "json_object"}, "guided_regex": "a"}), "invalid_value", "guided_regex"),
     ] {
@@ -105,6 +106,7 @@ async fn every_way_to_ask_is_accepted() {
         json!({"structured_outputs": {"json_object": true}}),
         json!({"structured_outputs": {"choice": ["yes", "no"]}}),
         json!({"guided_grammar": "start: /[a-z]+/"}),
+        json!({"guided_grammar": "root ::= [a-z]+"}),
         json!({"guided_json": schema, "guided_json_object": false}),
     ] {
         let response = app.post("/v1/chat/completions", &chat_body(extra.clone())).await;

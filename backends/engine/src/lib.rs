@@ -25,6 +25,6 @@ mod stats;
 pub use engine::{Engine, EngineLimits, ModelInfo};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
 pub use generation::Generation;
-pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars};
+pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, is_ebnf};
 pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
 pub use stats::Stats;

@@ -1,5 +1,5 @@
 use serde_json::Value;
-use tandem_engine::GrammarSpec;
+use tandem_engine::{GrammarSpec, is_ebnf};
 
 use super::fields::{Fields, kind};
 use crate::openai::error::ApiError;
@@ -131,7 +131,8 @@ fn constraints(
         found.push(Structure { path, spec });
     }
     if let Some(text) = fields.string(grammar)? {
-        found.push(Structure { path: fields.path(grammar), spec: GrammarSpec::Lark(text.to_owned()) });
+        let kind = if is_ebnf(text) { GrammarSpec::Ebnf } else { GrammarSpec::Lark };
+        found.push(Structure { path: fields.path(grammar), spec: kind(text.to_owned()) });
     }
     Ok(())
 }

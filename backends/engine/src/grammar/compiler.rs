@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tandem_core::{TokenId, Vocab};
 use toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie};
 
-use super::{GrammarError, GrammarSpec, MAX_SOURCE_BYTES, pattern, schema};
+use super::{GrammarError, GrammarSpec, MAX_SOURCE_BYTES, ebnf, pattern, schema};
 
 /// The compilers below recurse over rules that refer to rules, as many as a source has room for, so they get a stack of a known size. The
 /// pages of it that are never touched cost nothing.
@@ -146,7 +146,7 @@ impl fmt::Debug for Grammar {
 impl GrammarSpec {
     fn source_bytes(&self) -> usize {
         match self {
-            Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) => text.len(),
+            Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) | Self::Ebnf(text) => text.len(),
             Self::JsonObject => 0,
             Self::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
         }
@@ -185,6 +185,7 @@ impl GrammarSpec {
                 }
                 GrammarWithLexer::from_lark(text.clone())
             }
+            Self::Ebnf(text) => GrammarWithLexer::from_lark(ebnf::to_lark(text)?),
         };
         Ok(TopLevelGrammar::from_grammar(grammar))
     }
@@ -288,6 +289,7 @@ fn refused(spec: &GrammarSpec, error: &dyn fmt::Display) -> GrammarError {
         },
         GrammarSpec::Regex(_) | GrammarSpec::Choice(_) => "This is not a supported regular expression.",
         GrammarSpec::Lark(_) => "This is not a valid Lark grammar.",
+        GrammarSpec::Ebnf(_) => "This is not a valid grammar.",
     };
     GrammarError::invalid("", reason)
 }

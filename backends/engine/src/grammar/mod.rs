@@ -10,6 +10,7 @@
 )]
 
 mod compiler;
+mod ebnf;
 mod pattern;
 mod schema;
 mod state;
@@ -19,6 +20,7 @@ mod tests;
 use thiserror::Error;
 
 pub use compiler::{Grammar, Grammars};
+pub use ebnf::is_ebnf;
 pub use state::{DeadEnd, GrammarState};
 
 /// What an output must look like.
@@ -39,6 +41,8 @@ pub enum GrammarSpec {
     Choice(Vec<String>),
     /// A context-free grammar in llguidance's variant of Lark.
     Lark(String),
+    /// A context-free grammar in the EBNF of llama.cpp (GBNF), beginning at its rule `root`.
+    Ebnf(String),
 }
 
 /// Why a grammar was not compiled. Either is the client's to mend.

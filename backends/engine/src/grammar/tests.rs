@@ -501,6 +501,100 @@ fn bad_patterns_choices_and_grammars_are_refused() {
     assert!(matches!(lark(&nested), GrammarError::TooComplex | GrammarError::Invalid { .. }));
 }
 
+/// JSON as llama.cpp's users have it, near enough.
+const JSON_EBNF: &str = r#"
+# Values.
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::=
+  "[" ws (
+            value
+    ("," ws value)*
+  )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"#;
+
+fn accepts(source: &str, text: &str) -> bool {
+    let model = bytes_model();
+    let mut state = GrammarState::new(&model.compile(&GrammarSpec::Ebnf(source.to_owned())));
+    let mut mask = TokenMask::empty(model.size);
+    for byte in text.bytes() {
+        let token = (0..model.size).find(|token| model.vocab.bytes(*token) == [byte]).unwrap();
+        if state.mask(&mut mask).is_err() || !mask.contains(token) || state.accept(token).is_err() {
+            return false;
+        }
+    }
+    state.mask(&mut mask).is_ok() && model.vocab.eog().iter().all(|end| mask.contains(*end))
+}
+
+#[test]
+fn an_ebnf_grammar_is_followed_exactly() {
+    let cases: [(&str, &[&str], &[&str]); 9] = [
+        // What a lexer that takes the longest match would never let end.
+        ("root ::= [a-z]+ \"x\"", &["ax", "xx", "abcxx"], &["x", "ab", "abxc", ""]),
+        ("root ::= (\"a\" | \"ab\") \"bc\"", &["abc", "abbc"], &["ab", "bc", "abbbc"]),
+        ("root ::= word (\", \" word)*\nword ::= [^,]{1,3}", &["a", "abc, \n", "a, b, cd"], &["abcd", "a,", ",a"]),
+        ("root ::= \"é\\u20ac\\x41\\n\\\"\" . ", &["é€A\n\"ß", "é€A\n\"]"], &["é€A\n\"", "éA"]),
+        ("root ::= [\\]\\-a^]* | [-] [x-]", &["]-a^", "-x", "--", ""], &["b", "-y", "x"]),
+        ("root ::= a-1 a_1\na-1 ::= \"1\"\na_1 ::=\n  \"2\" |\n  \"3\" # or so", &["12", "13"], &["1", "21"]),
+        ("root ::= \"\" | \"(\" root \")\"", &["", "((()))"], &["(", "())"]),
+        ("root ::= \"a\"{2} \"b\"{1,} \"c\"{0,1} \"d\"?", &["aab", "aabbbcd", "aabd"], &["ab", "aaabc", "aabcc"]),
+        (JSON_EBNF, &["{}", "{\"a\": [1, -2.5e3, true], \"\\u00e9\":null}"], &["[]", "{\"a\"}", "{\"a\":01}"]),
+    ];
+    for (source, good, bad) in cases {
+        assert!(is_ebnf(source), "{source}");
+        for text in good {
+            assert!(accepts(source, text), "{source}\ntakes {text:?}");
+        }
+        for text in bad {
+            assert!(!accepts(source, text), "{source}\ndoes not take {text:?}");
+        }
+    }
+    for seed in 0..20 {
+        for model in models() {
+            let text = model.walk(&model.compile(&GrammarSpec::Ebnf(JSON_EBNF.to_owned())), seed);
+            assert!(parsed(&text).is_none_or(|value| value.is_object()), "{text}");
+        }
+    }
+}
+
+#[test]
+fn lark_is_no_ebnf() {
+    for source in ["start: \"a ::= b\"", "start: /x ::= y/", "", "root ::="] {
+        assert_eq!(is_ebnf(source), source.starts_with("root"), "{source}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_ebnf_grammar_is_said() {
+    for (source, place, reason) in [
+        ("rule ::= \"a\"", "", "The grammar has no rule 'root'."),
+        ("root ::= a\n", "line 1", "the rule 'a' is not defined."),
+        ("root ::= \"a\"\n\nroot ::= \"b\"", "line 3", "the rule 'root' is defined twice."),
+        ("root ::= \"a", "line 1", "a text has no end."),
+        ("root ::= [a", "line 1", "a class of characters is empty, or has no end."),
+        ("root ::= []", "line 1", "a class of characters is empty, or has no end."),
+        ("root ::=\n [z-a]", "line 2", "the range z-a is empty."),
+        ("root ::= \"\\q\"", "line 1", "an escape is not one of"),
+        ("root ::= \"\\uD800\"", "line 1", "an escape stands for no character."),
+        ("root ::= \"a\"{x}", "line 1", "a repetition is not of the form"),
+        ("root ::= \"a\" ::= \"b\"", "line 1", "'::=' stands behind no name."),
+        ("root ::= \"a\" & \"b\"", "line 1", "'&' is not expected."),
+        ("root ::= (\"a\"", "", "This is not a valid grammar."),
+        ("root ::= root", "", ""),
+    ] {
+        match refusal(&GrammarSpec::Ebnf(source.to_owned())) {
+            GrammarError::Invalid { place: at, reason: found } => {
+                assert!(at == place && found.contains(reason), "{source}: {found} at {at}");
+            }
+            GrammarError::TooComplex => assert_eq!(reason, "", "{source}"),
+        }
+    }
+}
+
 #[test]
 fn what_was_compiled_is_kept_within_bounds() {
     let grammars = &bytes_model().grammars;
