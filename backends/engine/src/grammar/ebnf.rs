@@ -228,5 +228,5 @@ fn regex(c: char) -> String {
 }
 
 fn wrong(line: usize, what: &str) -> GrammarError {
-    GrammarError::invalid(format!("line {line}"), format!("This is not a valid grammar: {what}."))
+    GrammarError::invalid("", format!("This is not a valid grammar: line {line}: {what}."))
 }

@@ -570,25 +570,25 @@ fn lark_is_no_ebnf() {
 
 #[test]
 fn what_is_wrong_with_an_ebnf_grammar_is_said() {
-    for (source, place, reason) in [
-        ("rule ::= \"a\"", "", "The grammar has no rule 'root'."),
-        ("root ::= a\n", "line 1", "the rule 'a' is not defined."),
-        ("root ::= \"a\"\n\nroot ::= \"b\"", "line 3", "the rule 'root' is defined twice."),
-        ("root ::= \"a", "line 1", "a text has no end."),
-        ("root ::= [a", "line 1", "a class of characters is empty, or has no end."),
-        ("root ::= []", "line 1", "a class of characters is empty, or has no end."),
-        ("root ::=\n [z-a]", "line 2", "the range z-a is empty."),
-        ("root ::= \"\\q\"", "line 1", "an escape is not one of"),
-        ("root ::= \"\\uD800\"", "line 1", "an escape stands for no character."),
-        ("root ::= \"a\"{x}", "line 1", "a repetition is not of the form"),
-        ("root ::= \"a\" ::= \"b\"", "line 1", "'::=' stands behind no name."),
-        ("root ::= \"a\" & \"b\"", "line 1", "'&' is not expected."),
-        ("root ::= (\"a\"", "", "This is not a valid grammar."),
-        ("root ::= root", "", ""),
+    for (source, reason) in [
+        ("rule ::= \"a\"", "The grammar has no rule 'root'."),
+        ("root ::= a\n", "line 1: the rule 'a' is not defined."),
+        ("root ::= \"a\"\n\nroot ::= \"b\"", "line 3: the rule 'root' is defined twice."),
+        ("root ::= \"a", "line 1: a text has no end."),
+        ("root ::= [a", "line 1: a class of characters is empty, or has no end."),
+        ("root ::= []", "line 1: a class of characters is empty, or has no end."),
+        ("root ::=\n [z-a]", "line 2: the range z-a is empty."),
+        ("root ::= \"\\q\"", "line 1: an escape is not one of"),
+        ("root ::= \"\\uD800\"", "line 1: an escape stands for no character."),
+        ("root ::= \"a\"{x}", "line 1: a repetition is not of the form"),
+        ("root ::= \"a\" ::= \"b\"", "line 1: '::=' stands behind no name."),
+        ("root ::= \"a\" & \"b\"", "line 1: '&' is not expected."),
+        ("root ::= (\"a\"", "This is not a valid grammar."),
+        ("root ::= root", ""),
     ] {
         match refusal(&GrammarSpec::Ebnf(source.to_owned())) {
-            GrammarError::Invalid { place: at, reason: found } => {
-                assert!(at == place && found.contains(reason), "{source}: {found} at {at}");
+            GrammarError::Invalid { place, reason: found } => {
+                assert!(place.is_empty() && found.contains(reason), "{source}: {found}");
             }
             GrammarError::TooComplex => assert_eq!(reason, "", "{source}"),
         }
