@@ -3,12 +3,11 @@ use actix_web::web::Data;
 use tandem_engine::Priority;
 
 use super::{JsonBody, sse};
-use crate::completion::Completions;
-use crate::openai::Endpoint;
+use crate::completion::{Completions, Form};
 use crate::openai::error::ApiError;
 
 /// `POST /v1/completions`
 pub(super) async fn create(completions: Data<Completions>, body: JsonBody) -> Result<HttpResponse, ApiError> {
-    let started = completions.start(Endpoint::Completions, &body.0, Priority::Interactive).await?;
+    let started = completions.start(Form::Text, &body.0, Priority::Interactive).await?;
     sse::answer(started).await
 }

@@ -10,6 +10,8 @@ pub(super) fn of_submit(error: SubmitError, param: &str) -> ApiError {
         SubmitError::Overloaded => ApiError::overloaded(),
         SubmitError::TooLarge { needed, available } => ApiError::context_length_exceeded(param, available, needed),
         SubmitError::Gone => ApiError::engine_gone(),
+        // A lease of the right kind came first.
+        SubmitError::WrongKind => ApiError::internal(),
     }
 }
 

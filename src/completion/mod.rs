@@ -27,7 +27,7 @@ use serde_json::value::RawValue;
 use tandem_engine::{GenerateRequest, Priority};
 use tokio::time::Instant;
 
-use crate::models::{Lease, LeaseError, Models};
+use crate::models::{Generator, Lease, LeaseError, Models};
 use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
 
@@ -55,6 +55,32 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_n: 8, max_output_tokens: None, strict_params: false, request_timeout: Duration::from_secs(600) }
+    }
+}
+
+impl Limits {
+    /// When a request is given up that comes now.
+    fn deadline(&self, priority: Priority) -> Option<Instant> {
+        match priority {
+            Priority::Interactive => Some(Instant::now() + self.request_timeout),
+            Priority::Batch => None,
+        }
+    }
+}
+
+/// The form in which generated text is asked for and told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Chat,
+    Text,
+}
+
+impl Form {
+    fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Chat => Endpoint::ChatCompletions,
+            Self::Text => Endpoint::Completions,
+        }
     }
 }
 
@@ -90,7 +116,11 @@ impl Completions {
     /// # Errors
     /// What an online request would be answered with.
     pub async fn respond(&self, endpoint: Endpoint, body: &[u8], priority: Priority) -> Result<Answer, ApiError> {
-        let started = self.start(endpoint, body, priority).await?;
+        let form = match endpoint {
+            Endpoint::ChatCompletions => Form::Chat,
+            Endpoint::Completions => Form::Text,
+        };
+        let started = self.start(form, body, priority).await?;
         if started.is_stream() {
             return Err(ApiError::unsupported_parameter("stream"));
         }
@@ -101,23 +131,20 @@ impl Completions {
     ///
     /// # Errors
     /// When the request is wrong, its model is not there or the engine does not take it.
-    pub async fn start(&self, endpoint: Endpoint, body: &[u8], priority: Priority) -> Result<Started, ApiError> {
-        let deadline = match priority {
-            Priority::Interactive => Some(Instant::now() + self.shared.limits.request_timeout),
-            Priority::Batch => None,
-        };
+    pub async fn start(&self, form: Form, body: &[u8], priority: Priority) -> Result<Started, ApiError> {
+        let deadline = self.shared.limits.deadline(priority);
         let object = read::body::object(body)?;
-        let (lease, mut plan) = match endpoint {
-            Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, &self.shared.limits)?, priority).await?,
-            Endpoint::Completions => self.plan_text(read::completions(&object, &self.shared.limits)?, priority).await?,
+        let (lease, mut plan) = match form {
+            Form::Chat => self.plan_chat(read::chat(&object, &self.shared.limits)?, priority).await?,
+            Form::Text => self.plan_text(read::completions(&object, &self.shared.limits)?, priority).await?,
         };
         plan.settings.deadline = deadline;
         plan.settings.timeout = self.shared.limits.request_timeout;
-        Started::submit(endpoint, lease, plan)
+        Started::submit(form, lease, plan)
     }
 
-    async fn plan_chat(&self, request: ChatRequest, priority: Priority) -> Result<(Lease, Plan), ApiError> {
-        let lease = self.lease(&request.model).await?;
+    async fn plan_chat(&self, request: ChatRequest, priority: Priority) -> Result<(Generator, Plan), ApiError> {
+        let lease = self.generator(&request.model, Form::Chat).await?;
         let template = self.shared.templates.of(&lease)?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let texts = request.messages.iter().flat_map(|message| message.texts());
@@ -126,12 +153,17 @@ impl Completions {
         Ok((lease, plan))
     }
 
-    async fn plan_text(&self, request: CompletionRequest, priority: Priority) -> Result<(Lease, Plan), ApiError> {
-        let lease = self.lease(&request.model).await?;
+    async fn plan_text(&self, request: CompletionRequest, priority: Priority) -> Result<(Generator, Plan), ApiError> {
+        let lease = self.generator(&request.model, Form::Text).await?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let size = request.options.work(request.prompts.iter().map(read::Prompt::size).sum());
         let plan = off_the_reactor(size, move || prepare::text(request, &info, &limits, priority)).await??;
         Ok((lease, plan))
+    }
+
+    async fn generator(&self, model: &str, form: Form) -> Result<Generator, ApiError> {
+        let lease = self.lease(model).await?.generator();
+        lease.ok_or_else(|| ApiError::endpoint_not_supported(form.endpoint().what()))
     }
 
     async fn lease(&self, model: &str) -> Result<Lease, ApiError> {

@@ -80,7 +80,7 @@ fn grammar(options: &Options, info: &ModelInfo) -> Result<Option<Grammar>, ApiEr
 fn tokens(prompt: Prompt, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
     match prompt {
         Prompt::Text { path, text } => {
-            check_length(&path, text.chars().count(), info)?;
+            check_length(&path, text.chars().count(), info.spec.max_context)?;
             let ids = prompt::of_text(&path, &text, &info.vocab, &*info.tokenizer)?;
             Ok((ids, Some(text)))
         }
@@ -228,12 +228,12 @@ fn constrain(options: &mut Options, info: &ModelInfo) -> Result<(), ApiError> {
 
 pub(super) fn check_messages(messages: &[Message], info: &ModelInfo) -> Result<(), ApiError> {
     let texts = messages.iter().flat_map(Message::texts);
-    check_length("messages", texts.map(|text| text.chars().count()).sum(), info)
+    check_length("messages", texts.map(|text| text.chars().count()).sum(), info.spec.max_context)
 }
 
 /// A text that no tokenizer could fit into the context is refused before it costs anything.
-pub(super) fn check_length(param: &str, chars: usize, info: &ModelInfo) -> Result<(), ApiError> {
-    let max = info.spec.max_context as usize * 8 + 4096;
+pub(super) fn check_length(param: &str, chars: usize, max_tokens: u32) -> Result<(), ApiError> {
+    let max = max_tokens as usize * 8 + 4096;
     if chars > max { Err(ApiError::string_too_long(param, max, chars)) } else { Ok(()) }
 }
 

@@ -52,10 +52,14 @@ pub(super) fn of_text(
     vocab: &Vocab,
     tokenizer: &dyn Tokenizer,
 ) -> Result<Vec<TokenId>, ApiError> {
-    let bos = vocab.bos().filter(|_| vocab.adds_bos());
-    let mut ids: Vec<TokenId> = bos.into_iter().collect();
+    let mut ids: Vec<TokenId> = vocab.opening().into_iter().collect();
     ids.append(&mut tokenizer.encode(text).map_err(|_| ApiError::not_encodable(path))?);
     Ok(ids)
+}
+
+/// A whole text between what the model was trained to find around one.
+pub(super) fn framed(text: Vec<TokenId>, vocab: &Vocab) -> Vec<TokenId> {
+    vocab.opening().into_iter().chain(text).chain(vocab.closing()).collect()
 }
 
 /// The text of token ids, for people to read: bytes that are no characters are replaced.

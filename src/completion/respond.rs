@@ -7,9 +7,8 @@ use tandem_core::Vocab;
 use tandem_engine::{Event, FinishReason, Generation, Logprobs, Usage};
 
 use super::started::total_usage;
-use super::{Answer, Settings, Started, engine_errors, logprobs};
+use super::{Answer, Form, Settings, Started, engine_errors, logprobs};
 use crate::openai;
-use crate::openai::Endpoint;
 use crate::openai::chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatLogprobs};
 use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::openai::error::ApiError;
@@ -33,9 +32,9 @@ impl Started {
         let all = gather(generations, &self.vocab(), &self.settings).await?;
         let usages: Vec<Usage> = all.iter().map(|ended| ended.usage).collect();
         let usage = total_usage(&usages, self.settings.n);
-        let body = match self.label.endpoint {
-            Endpoint::ChatCompletions => raw(&self.chat_completion(all, usage)),
-            Endpoint::Completions => raw(&self.completion(all, usage)),
+        let body = match self.label.form {
+            Form::Chat => raw(&self.chat_completion(all, usage)),
+            Form::Text => raw(&self.completion(all, usage)),
         }?;
         Ok(Answer { body, usage })
     }

@@ -7,10 +7,9 @@ use tandem_core::Vocab;
 use tandem_engine::{Generation, Usage};
 use time::OffsetDateTime;
 
-use super::{Plan, Settings, engine_errors};
-use crate::models::Lease;
+use super::{Form, Plan, Settings, engine_errors};
+use crate::models::Generator;
 use crate::openai;
-use crate::openai::Endpoint;
 use crate::openai::error::ApiError;
 
 /// A request whose generations run. Dropping it cancels them.
@@ -21,13 +20,13 @@ pub struct Started {
     pub(super) settings: Settings,
     pub(super) label: Label,
     /// Keeps the model from being swapped for another until the answer is whole.
-    pub(super) lease: Lease,
+    pub(super) lease: Generator,
 }
 
 /// What every part of an answer is marked with.
 #[derive(Debug)]
 pub(super) struct Label {
-    pub(super) endpoint: Endpoint,
+    pub(super) form: Form,
     pub(super) id: String,
     pub(super) created: i64,
     pub(super) model: String,
@@ -35,18 +34,18 @@ pub(super) struct Label {
 }
 
 impl Started {
-    pub(super) fn submit(endpoint: Endpoint, lease: Lease, plan: Plan) -> Result<Self, ApiError> {
+    pub(super) fn submit(form: Form, lease: Generator, plan: Plan) -> Result<Self, ApiError> {
         let Plan { requests, settings } = plan;
-        let (prefix, param) = match endpoint {
-            Endpoint::ChatCompletions => ("chatcmpl-", "messages"),
-            Endpoint::Completions => ("cmpl-", "prompt"),
+        let (prefix, param) = match form {
+            Form::Chat => ("chatcmpl-", "messages"),
+            Form::Text => ("cmpl-", "prompt"),
         };
         let generations = requests
             .into_iter()
             .map(|request| lease.submit(request).map_err(|error| engine_errors::of_submit(error, param)))
             .collect::<Result<_, _>>()?;
         let label = Label {
-            endpoint,
+            form,
             id: random_id(prefix),
             created: OffsetDateTime::now_utc().unix_timestamp(),
             model: lease.name().to_owned(),
@@ -98,7 +97,7 @@ pub fn random_id(prefix: &str) -> String {
 }
 
 /// Changes when answers to a seeded request may change: with the version, the backend or the model.
-fn fingerprint(lease: &Lease) -> String {
+fn fingerprint(lease: &Generator) -> String {
     let spec = &lease.info().spec;
     let subject = format!("{} {} {} {}", env!("CARGO_PKG_VERSION"), spec.name, lease.name(), spec.vocab_size);
     let digest = Sha256::digest(subject.as_bytes());

@@ -14,10 +14,9 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::respond::reason;
 use super::started::{Label, total_usage};
-use super::{Settings, Started, engine_errors, logprobs};
-use crate::models::Lease;
+use super::{Form, Settings, Started, engine_errors, logprobs};
+use crate::models::Generator;
 use crate::openai;
-use crate::openai::Endpoint;
 use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta};
 use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::openai::error::ApiError;
@@ -51,7 +50,7 @@ pub struct Chunks {
     deadline: Option<Pin<Box<Sleep>>>,
     label: Label,
     vocab: Arc<Vocab>,
-    _lease: Lease,
+    _lease: Generator,
 }
 
 impl std::fmt::Debug for Chunks {
@@ -98,9 +97,9 @@ struct Envelope {
 impl Envelope {
     fn new(label: &Label, include_usage: bool) -> Self {
         let mut head = Vec::new();
-        match label.endpoint {
-            Endpoint::ChatCompletions => write_json(&mut head, &chat_chunk(label, Vec::new(), None)),
-            Endpoint::Completions => write_json(&mut head, &text_chunk(label, Vec::new(), None)),
+        match label.form {
+            Form::Chat => write_json(&mut head, &chat_chunk(label, Vec::new(), None)),
+            Form::Text => write_json(&mut head, &text_chunk(label, Vec::new(), None)),
         }
         // A chunk without choices and usage ends with its empty list of choices.
         debug_assert!(head.ends_with(b"[]}"), "choices come last");
@@ -184,13 +183,13 @@ impl Chunks {
     /// A chat's choices begin with their role, an echoing completion's with its prompt.
     fn begin(&mut self, out: &mut Vec<u8>, frame: Frame) {
         for index in 0..self.choices.len() {
-            match self.label.endpoint {
-                Endpoint::ChatCompletions => {
+            match self.label.form {
+                Form::Chat => {
                     let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
                     let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None };
                     self.envelope.write(out, frame, &choice);
                 }
-                Endpoint::Completions => {
+                Form::Text => {
                     if let Some(echo) = self.settings.echo.get(index / self.settings.n).cloned() {
                         self.choices[index].offset = echo.chars().count();
                         let choice = CompletionChoice { text: echo, index, logprobs: None, finish_reason: None };
@@ -237,15 +236,15 @@ impl Chunks {
     ) {
         let choice = &mut self.choices[index];
         let untold = std::mem::take(&mut choice.untold);
-        match self.label.endpoint {
-            Endpoint::ChatCompletions => {
+        match self.label.form {
+            Form::Chat => {
                 let content = if finish_reason.is_none() { Some(text) } else { None };
                 let logprobs = (!untold.is_empty())
                     .then(|| ChatLogprobs { content: untold.iter().map(logprobs::chat).collect(), refusal: None });
                 let delta = Delta { role: None, content };
                 self.envelope.write(out, frame, &ChunkChoice { index, delta, logprobs, finish_reason });
             }
-            Endpoint::Completions => {
+            Form::Text => {
                 let logprobs = (!untold.is_empty()).then(|| {
                     let mut list = CompletionLogprobs::default();
                     untold.iter().for_each(|one| logprobs::append(&mut list, one, &self.vocab, &mut choice.offset));
@@ -260,9 +259,9 @@ impl Chunks {
         let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
         let usage = Some(Some(total_usage(&usages, self.settings.n)));
         out.extend_from_slice(frame.before);
-        match self.label.endpoint {
-            Endpoint::ChatCompletions => write_json(out, &chat_chunk(&self.label, Vec::new(), usage)),
-            Endpoint::Completions => write_json(out, &text_chunk(&self.label, Vec::new(), usage)),
+        match self.label.form {
+            Form::Chat => write_json(out, &chat_chunk(&self.label, Vec::new(), usage)),
+            Form::Text => write_json(out, &text_chunk(&self.label, Vec::new(), usage)),
         }
         out.extend_from_slice(frame.after);
     }
@@ -300,9 +299,9 @@ fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
 mod tests {
     use super::*;
 
-    fn label(endpoint: Endpoint) -> Label {
+    fn label(form: Form) -> Label {
         let (id, model) = ("chatcmpl-\"1".to_owned(), "org/\u{e9}\\]}".to_owned());
-        Label { endpoint, id, created: 1_700_000_000, model, fingerprint: "fp_0".to_owned() }
+        Label { form, id, created: 1_700_000_000, model, fingerprint: "fp_0".to_owned() }
     }
 
     /// What is written in parts is what serde writes as a whole.
@@ -311,7 +310,7 @@ mod tests {
         let frame = Frame { before: b"<", after: b">" };
         for (include_usage, usage) in [(false, None), (true, Some(None))] {
             for text in ["a", "", "\"\n\u{2028}\u{1f600}]}"] {
-                let label = label(Endpoint::ChatCompletions);
+                let label = label(Form::Chat);
                 let delta = Delta { role: None, content: Some(text.to_owned()) };
                 let choice = ChunkChoice { index: 3, delta, logprobs: None, finish_reason: Some("stop") };
                 let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
@@ -319,7 +318,7 @@ mod tests {
                 write_json(&mut whole, &chat_chunk(&label, vec![choice], usage));
                 assert_eq!(String::from_utf8(parts), String::from_utf8([whole, b">".to_vec()].concat()));
 
-                let label = self::label(Endpoint::Completions);
+                let label = self::label(Form::Text);
                 let choice = CompletionChoice { text: text.to_owned(), index: 0, logprobs: None, finish_reason: None };
                 let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
                 Envelope::new(&label, include_usage).write(&mut parts, frame, &choice);

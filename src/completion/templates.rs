@@ -2,7 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::template::{ChatTemplate, TemplateError};
-use crate::models::Lease;
+use crate::models::Generator;
 use crate::openai::error::ApiError;
 
 /// Compiled chat templates, by model. One is compiled again when its model comes back with another template.
@@ -13,7 +13,7 @@ pub(super) struct Templates {
 
 impl Templates {
     /// The template of a model.
-    pub(super) fn of(&self, lease: &Lease) -> Result<Arc<ChatTemplate>, ApiError> {
+    pub(super) fn of(&self, lease: &Generator) -> Result<Arc<ChatTemplate>, ApiError> {
         let Some(source) = &lease.info().chat_template else {
             return Err(ApiError::model_not_supported(lease.name(), "chat completions, for it has no chat template"));
         };

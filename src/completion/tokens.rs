@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tandem_core::TokenId;
+use tandem_engine::ModelKind;
 
 use super::prompt::{self, Conversation};
 use super::read::{self, Fields};
-use super::{Completions, off_the_reactor, prepare};
+use super::{Completions, Form, off_the_reactor, prepare};
 use crate::openai::error::ApiError;
 
 #[derive(Clone, Debug, Serialize)]
@@ -30,11 +31,14 @@ impl Completions {
     pub async fn tokenize(&self, body: &[u8]) -> Result<Tokenized, ApiError> {
         let object = read::body::object(body)?;
         let mut fields = Fields::new("", &object);
-        let lease = self.lease(fields.required_string("model")?).await?;
-        let info = Arc::clone(lease.info());
-        let max_model_len = info.spec.max_context;
+        let model = fields.required_string("model")?;
+        let lease = self.lease(model).await?;
+        let kind = lease.kind().clone();
+        let max_model_len = kind.max_tokens();
         let tokens = if fields.value("messages").is_some() {
             let messages = read::messages(&mut fields)?;
+            let lease = self.generator(model, Form::Chat).await?;
+            let info = Arc::clone(lease.info());
             prepare::check_messages(&messages, &info)?;
             let add_generation_prompt = fields.boolean("add_generation_prompt")?.unwrap_or(true);
             let template = self.shared.templates.of(&lease)?;
@@ -46,13 +50,15 @@ impl Completions {
             .await??
         } else {
             let text = fields.required_string("prompt")?.to_owned();
-            prepare::check_length("prompt", text.chars().count(), &info)?;
-            let bos = fields.boolean("add_special_tokens")?.unwrap_or(true);
+            prepare::check_length("prompt", text.chars().count(), max_model_len)?;
+            let framed = fields.boolean("add_special_tokens")?.unwrap_or(true);
             off_the_reactor(body.len(), move || {
-                if bos {
-                    return prompt::of_text("prompt", &text, &info.vocab, &*info.tokenizer);
+                let plain = || kind.tokenizer().encode(&text).map_err(|_| ApiError::not_encodable("prompt"));
+                match &kind {
+                    _ if !framed => plain(),
+                    ModelKind::Generator(info) => prompt::of_text("prompt", &text, &info.vocab, &*info.tokenizer),
+                    ModelKind::Embedder(info) => Ok(prompt::framed(plain()?, &info.vocab)),
                 }
-                info.tokenizer.encode(&text).map_err(|_| ApiError::not_encodable("prompt"))
             })
             .await??
         };
@@ -68,10 +74,10 @@ impl Completions {
         let mut fields = Fields::new("", &object);
         let lease = self.lease(fields.required_string("model")?).await?;
         let ids = fields.array("tokens")?.ok_or_else(|| ApiError::missing("tokens"))?;
-        let max = lease.info().vocab.len().saturating_sub(1) as i64;
+        let max = lease.kind().vocab().len().saturating_sub(1) as i64;
         let ids = (ids.iter().enumerate())
             .map(|(at, id)| Ok(read::integer(&format!("tokens[{at}]"), id, 0..=max)? as TokenId))
             .collect::<Result<Vec<_>, ApiError>>()?;
-        Ok(Detokenized { prompt: prompt::text_of(&ids, &lease.info().vocab) })
+        Ok(Detokenized { prompt: prompt::text_of(&ids, lease.kind().vocab()) })
     }
 }

@@ -1,6 +1,6 @@
 use std::{ops::Deref, sync::Arc};
 
-use tandem_engine::Engine;
+use tandem_engine::{EmbedderInfo, Engine, ModelInfo, ModelKind};
 use thiserror::Error;
 
 /// A right to use a loaded model; while one is held, the model is not unloaded.
@@ -8,6 +8,20 @@ use thiserror::Error;
 pub struct Lease {
     name: Arc<str>,
     engine: Arc<Engine>,
+}
+
+/// A lease on a model that continues prompts.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    lease: Lease,
+    info: Arc<ModelInfo>,
+}
+
+/// A lease on a model that turns texts into vectors.
+#[derive(Clone, Debug)]
+pub struct Embedder {
+    lease: Lease,
+    info: Arc<EmbedderInfo>,
 }
 
 /// Why there is no lease.
@@ -30,6 +44,56 @@ impl Lease {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The model as one that continues prompts, if it does.
+    #[must_use]
+    pub fn generator(self) -> Option<Generator> {
+        match self.kind() {
+            ModelKind::Generator(info) => Some(Generator { info: Arc::clone(info), lease: self }),
+            ModelKind::Embedder(_) => None,
+        }
+    }
+
+    /// The model as one that turns texts into vectors, if it does.
+    #[must_use]
+    pub fn embedder(self) -> Option<Embedder> {
+        match self.kind() {
+            ModelKind::Generator(_) => None,
+            ModelKind::Embedder(info) => Some(Embedder { info: Arc::clone(info), lease: self }),
+        }
+    }
+}
+
+impl Generator {
+    /// What is known of the model.
+    #[must_use]
+    pub fn info(&self) -> &Arc<ModelInfo> {
+        &self.info
+    }
+}
+
+impl Embedder {
+    /// What is known of the model.
+    #[must_use]
+    pub fn info(&self) -> &Arc<EmbedderInfo> {
+        &self.info
+    }
+}
+
+impl Deref for Generator {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl Deref for Embedder {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
     }
 }
 

@@ -8,7 +8,7 @@ mod registry;
 mod resident;
 mod watchdog;
 
-pub use lease::{Lease, LeaseError};
+pub use lease::{Embedder, Generator, Lease, LeaseError};
 pub use loader::{backend_versions, plan};
 pub use plan::Plan;
 pub use registry::{ModelCard, Models};

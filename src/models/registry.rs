@@ -23,7 +23,7 @@ pub struct ModelCard {
     pub name: String,
     /// Seconds since 1970 at which the server began to serve it.
     pub created: i64,
-    /// Tokens of one sequence; unknown until the model is loaded.
+    /// Tokens of one sequence, or of one input; unknown until the model is loaded.
     pub max_model_len: Option<u32>,
 }
 
@@ -101,7 +101,7 @@ impl Models {
         let card = |resident: &Arc<Resident>| ModelCard {
             name: resident.name().to_owned(),
             created: resident.created(),
-            max_model_len: resident.engine().map(|engine| engine.info().spec.max_context),
+            max_model_len: resident.engine().map(|engine| engine.kind().max_tokens()),
         };
         self.0.iter().map(card).collect()
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tandem_core::{BackendLoader, LoadError};
-use tandem_engine::{Engine, EngineLimits};
+use tandem_engine::{Engine, EngineLimits, ModelKind};
 use tokio::sync::watch;
 
 use super::back_off::{BackOff, CRASH_LOOP, Verdict};
@@ -124,6 +124,30 @@ impl Resident {
     }
 }
 
+fn tell_loaded(name: &str, kind: &ModelKind, took: Duration) {
+    match kind {
+        ModelKind::Generator(info) => tracing::info!(
+            model.name = name,
+            backend = info.spec.name,
+            context = info.spec.max_context,
+            sequences = info.spec.max_sequences,
+            kv.tokens = info.spec.kv.capacity(),
+            load.seconds = took.as_secs_f64(),
+            "model loaded"
+        ),
+        ModelKind::Embedder(info) => tracing::info!(
+            model.name = name,
+            backend = info.spec.name,
+            dimensions = info.spec.dimensions,
+            pooling = %info.spec.pooling,
+            input.tokens = info.spec.max_input_tokens,
+            pass.tokens = info.spec.max_pass_tokens,
+            load.seconds = took.as_secs_f64(),
+            "embedding model loaded"
+        ),
+    }
+}
+
 async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeLoader) {
     let mut back_off = BackOff::default();
     loop {
@@ -137,17 +161,8 @@ async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeL
         let verdict = match loaded {
             Ok(engine) => {
                 let engine = Arc::new(engine);
-                let spec = &engine.info().spec;
                 let loaded = Instant::now();
-                tracing::info!(
-                    model.name = &*name,
-                    backend = spec.name,
-                    context = spec.max_context,
-                    sequences = spec.max_sequences,
-                    kv.tokens = spec.kv.capacity(),
-                    load.seconds = loaded.duration_since(started).as_secs_f64(),
-                    "model loaded"
-                );
+                tell_loaded(&name, engine.kind(), loaded.duration_since(started));
                 resident.state.send_replace(State::Loaded(Arc::clone(&engine)));
                 drop(resident);
                 engine.ended().await;

@@ -17,6 +17,15 @@ impl Endpoint {
         }
     }
 
+    /// What it gives, in a sentence.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::ChatCompletions => "chat completions",
+            Self::Completions => "completions",
+        }
+    }
+
     /// The endpoint of that URL.
     #[must_use]
     pub fn from_path(path: &str) -> Option<Self> {

@@ -207,6 +207,12 @@ impl ApiError {
         Self::invalid("model_not_supported", "model", message)
     }
 
+    /// The model is not of the kind that the endpoint is for.
+    #[must_use]
+    pub fn endpoint_not_supported(what: &str) -> Self {
+        Self::invalid("model_not_supported", "model", format!("This model does not support {what}."))
+    }
+
     /// `param` is what to shorten: `messages` or `prompt`.
     #[must_use]
     pub fn context_length_exceeded(param: &str, context: u64, tokens: u64) -> Self {

@@ -24,9 +24,9 @@ pub(crate) async fn engine(backend: &str, prefix_cache: bool) -> Lease {
 
 /// The prompt of one question as the model's chat template has it, control tokens placed by id.
 pub(crate) fn chat(engine: &Engine, system: Option<&[TokenId]>, question: &str) -> Vec<TokenId> {
-    let info = engine.info();
-    let special = |text: &str| info.vocab.specials().iter().find(|special| special.text == text).unwrap().id;
-    let plain = |text: &str| info.tokenizer.encode(text).unwrap();
+    let kind = engine.kind();
+    let special = |text: &str| kind.vocab().specials().iter().find(|special| special.text == text).unwrap().id;
+    let plain = |text: &str| kind.tokenizer().encode(text).unwrap();
     let mut prompt = Vec::new();
     let mut say = |role: &str, text: &[TokenId]| {
         prompt.push(special("<|im_start|>"));

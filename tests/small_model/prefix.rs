@@ -13,7 +13,7 @@ fn system_prompt(engine: &Engine) -> Vec<TokenId> {
     let rules = (1..).map(|rule| format!("Rule {rule}: speak of {} in {} words. ", cities[rule % 8], rule * 7 % 30));
     let mut ids = Vec::new();
     for rule in rules {
-        ids.extend(engine.info().tokenizer.encode(&rule).unwrap());
+        ids.extend(engine.kind().tokenizer().encode(&rule).unwrap());
         if ids.len() >= SYSTEM_TOKENS {
             ids.truncate(SYSTEM_TOKENS);
             return ids;

@@ -1,7 +1,8 @@
 use std::{path::Path, sync::Arc};
 
 use tandem_core::{
-    BackendLoader, BackendSpec, BlockId, Chunk, InferenceBackend, KvLayout, LoadError, Loaded, SlotId, Step, TokenId,
+    Backend, BackendLoader, BackendSpec, BlockId, Chunk, InferenceBackend, KvLayout, LoadError, Loaded, SlotId, Step,
+    TokenId,
 };
 
 use crate::{
@@ -52,7 +53,12 @@ impl BackendLoader for CandleLoader {
         );
         let mut backend = CandleBackend::new(spec, model, cache, threads);
         warm_up(&mut backend, &settings.model)?;
-        serve(Loaded { backend: &mut backend, vocab: Arc::new(vocab), tokenizer: Arc::new(tokenizer), chat_template });
+        serve(Loaded {
+            backend: Backend::Generator(&mut backend),
+            vocab: Arc::new(vocab),
+            tokenizer: Arc::new(tokenizer),
+            chat_template,
+        });
         Ok(())
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn parts(tokenizer: &Tokenizer, file: &[u8], files: &Files, logits: u
     let eog = files.eog(eos)?;
     match eog.iter().chain(&bos).find(|id| **id >= logits) {
         Some(id) => Err(format!("special token id {id} out of range: the model has {logits} logits")),
-        None => Ok(VocabParts { tokens, eog, bos, eos, adds_bos: adds_bos(tokenizer, files, bos)? }),
+        None => Ok(VocabParts { tokens, eog, bos, eos, adds_bos: adds_bos(tokenizer, files, bos)?, closing: None }),
     }
 }
 

@@ -144,7 +144,7 @@ fn weights_are_widened_exactly_or_refused() {
     model.tensors.values_mut().flat_map(|(_, values)| values).for_each(|value| *value = (*value * 64.0).round() / 64.0);
     let greedy = |dir: &Path| {
         let mut out = Vec::new();
-        load(settings(dir), |loaded| out = first_logprobs(loaded.backend)).unwrap();
+        load(settings(dir), |loaded| out = first_logprobs(loaded.backend.generator().unwrap())).unwrap();
         out
     };
     let expected = greedy(model.write().path());
@@ -200,7 +200,7 @@ fn sharded(edit: impl FnOnce(&mut Value)) -> tempfile::TempDir {
 fn shards_make_the_same_model() {
     let logprobs = |dir: &Path| {
         let mut out = Vec::new();
-        load(settings(dir), |loaded| out = first_logprobs(loaded.backend)).unwrap();
+        load(settings(dir), |loaded| out = first_logprobs(loaded.backend.generator().unwrap())).unwrap();
         out
     };
     assert_eq!(logprobs(sharded(|_| {}).path()), logprobs(Model::awkward().write().path()));
@@ -345,7 +345,7 @@ fn the_spec_says_what_the_settings_and_the_model_allow() {
     let settings =
         CandleSettings { context: Some(99), dtype: Dtype::F32, kv_tokens: Some(201), ..settings(dir.path()) };
     load(settings, |loaded| {
-        let spec = loaded.backend.spec();
+        let spec = loaded.backend.generator().unwrap().spec();
         assert_eq!((spec.name, spec.vocab_size, spec.max_context, spec.max_sequences), ("candle", 300, 99, 3));
         assert_eq!((spec.max_step_tokens, spec.mixes_phases), (128, true));
         assert_eq!(spec.kv, KvLayout::Blocks { count: 51, block_size: 4 });

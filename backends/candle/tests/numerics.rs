@@ -149,6 +149,7 @@ fn check(model: &Model) {
     let expected: Vec<_> = expected.iter().map(Vec::as_slice).collect();
     let [table_a, table_b] = tables();
     load(settings(dir.path()), |loaded| {
+        let backend = loaded.backend.generator().unwrap();
         let mut run = |pieces: &[(u32, std::ops::Range<usize>, bool)]| {
             let chunk = |(slot, range, sample): &(u32, std::ops::Range<usize>, bool)| Chunk {
                 slot: SlotId(*slot),
@@ -157,7 +158,7 @@ fn check(model: &Model) {
                 block_table: if *slot == 0 { &table_a } else { &table_b },
                 sample: *sample,
             };
-            step(loaded.backend, &expected, &pieces.iter().map(chunk).collect::<Vec<_>>());
+            step(backend, &expected, &pieces.iter().map(chunk).collect::<Vec<_>>());
         };
         // A whole prompt of many rows, then of few; then in chunks beside another sequence; then decoding both.
         run(&[(0, 0..97, true)]);
@@ -202,12 +203,13 @@ proptest! {
         let table: Vec<_> = (0..60u32.div_ceil(block_size)).rev().map(BlockId).collect();
         let settings = tandem_candle::CandleSettings { block_size, ..settings(dir.path()) };
         load(settings, |loaded| {
+            let backend = loaded.backend.generator().unwrap();
             let ends = cuts.iter().copied().chain([60]);
             let starts = [0].into_iter().chain(cuts.iter().copied());
             for (start, end) in starts.zip(ends) {
                 let tokens = &prompt[start..end];
                 let chunk = Chunk { slot: SlotId(0), start: start as u32, tokens, block_table: &table, sample: true };
-                step(loaded.backend, &[&expected], &[chunk]);
+                step(backend, &[&expected], &[chunk]);
             }
         })
         .unwrap();

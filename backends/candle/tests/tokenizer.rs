@@ -116,7 +116,7 @@ fn what_ends_generation_is_gathered_from_all_files() {
     model.tokenizer_config = json!({ "eos_token": "<|user|>", "bos_token": null });
     let vocab = text(&model).vocab;
     assert_eq!(vocab.eog(), [257, 258, 259]);
-    assert_eq!((vocab.bos(), vocab.eos(), vocab.adds_bos()), (None, Some(258), false));
+    assert_eq!((vocab.bos(), vocab.eos(), vocab.opening()), (None, Some(258), None));
     assert_eq!(vocab.len(), 260, "the model has 300 logits");
 }
 
@@ -124,9 +124,9 @@ fn what_ends_generation_is_gathered_from_all_files() {
 fn bos_is_added_as_the_post_processor_or_the_configuration_says() {
     let mut model = with_sentence_piece();
     let vocab = text(&model).vocab;
-    assert_eq!((vocab.bos(), vocab.eos(), vocab.adds_bos()), (Some(1), Some(2), true));
+    assert_eq!((vocab.bos(), vocab.eos(), vocab.opening()), (Some(1), Some(2), Some(1)));
     model.tokenizer_config["add_bos_token"] = false.into();
-    assert!(!text(&model).vocab.adds_bos());
+    assert_eq!(text(&model).vocab.opening(), None);
 }
 
 #[test]

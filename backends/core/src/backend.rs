@@ -1,6 +1,8 @@
 use std::{fmt, sync::Arc};
 
-use crate::{BackendSpec, LoadError, SampleError, SampleRow, Sampled, Step, StepError, Tokenizer, Vocab};
+use crate::{
+    BackendSpec, EmbeddingBackend, LoadError, SampleError, SampleRow, Sampled, Step, StepError, Tokenizer, Vocab,
+};
 
 /// Owns a loaded model and runs it one step at a time, on one thread.
 ///
@@ -39,7 +41,7 @@ pub trait BackendLoader: Send + 'static {
 /// A loaded model, lent for the length of one call.
 pub struct Loaded<'a> {
     /// The model.
-    pub backend: &'a mut dyn InferenceBackend,
+    pub backend: Backend<'a>,
     /// Token ids to bytes, and which of them are special.
     pub vocab: Arc<Vocab>,
     /// Text to token ids.
@@ -50,6 +52,43 @@ pub struct Loaded<'a> {
 
 impl fmt::Debug for Loaded<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Loaded").field("spec", self.backend.spec()).finish_non_exhaustive()
+        f.debug_struct("Loaded").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// A model by what it does. One that could do either is loaded as one of them.
+pub enum Backend<'a> {
+    /// Continues prompts.
+    Generator(&'a mut dyn InferenceBackend),
+    /// Turns texts into vectors.
+    Embedder(&'a mut dyn EmbeddingBackend),
+}
+
+impl<'a> Backend<'a> {
+    /// The model, if it continues prompts.
+    #[must_use]
+    pub fn generator(self) -> Option<&'a mut dyn InferenceBackend> {
+        match self {
+            Self::Generator(backend) => Some(backend),
+            Self::Embedder(_) => None,
+        }
+    }
+
+    /// The model, if it turns texts into vectors.
+    #[must_use]
+    pub fn embedder(self) -> Option<&'a mut dyn EmbeddingBackend> {
+        match self {
+            Self::Generator(_) => None,
+            Self::Embedder(backend) => Some(backend),
+        }
+    }
+}
+
+impl fmt::Debug for Backend<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Generator(backend) => f.debug_tuple("Generator").field(backend.spec()).finish(),
+            Self::Embedder(backend) => f.debug_tuple("Embedder").field(backend.spec()).finish(),
+        }
     }
 }

@@ -3,12 +3,16 @@
 //! The suite knows nothing of the model but its vocabulary size: it compares the backend with itself, run in other ways that must make no
 //! difference. Greedy tokens are compared, and log-probabilities within `tolerance`, since kernels may round differently for other shapes.
 
+mod embedding;
+
+pub use embedding::check_embedder;
+
 use crate::{
     BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled, SamplingParams,
     SlotId, Step, StepError, TokenId, TokenMask,
 };
 
-/// Runs the whole suite on one loaded model. The model must hold two sequences of 64 tokens at least.
+/// Runs the whole suite on one loaded model that generates. The model must hold two sequences of 64 tokens at least.
 ///
 /// # Errors
 /// When the model cannot be loaded.
@@ -18,7 +22,7 @@ use crate::{
 pub fn check(loader: Box<dyn BackendLoader>, tolerance: f32) -> Result<(), LoadError> {
     loader.with_backend(&mut |loaded| {
         let vocab = loaded.vocab.len();
-        let mut rig = Rig::new(loaded.backend, tolerance);
+        let mut rig = Rig::new(loaded.backend.generator().expect("the model is a generator"), tolerance);
         assert!(vocab <= rig.backend.spec().vocab_size as usize, "every token of the vocabulary has a logit");
         rig.chunking_makes_no_difference();
         rig.batch_mates_make_no_difference();

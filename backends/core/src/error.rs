@@ -14,6 +14,11 @@ pub enum StepError {
     Device(#[source] BoxError),
 }
 
+/// An embedding backend is finished: every request fails and the model is unloaded.
+#[derive(Debug, Error)]
+#[error("the device failed")]
+pub struct DeviceError(#[source] pub BoxError);
+
 /// Why one row yielded no token. Other rows are not affected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SampleError {

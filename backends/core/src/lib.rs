@@ -14,9 +14,13 @@
 //!   its model and may not leave its thread. Unloading is the scope's end.
 //!
 //! Differences between backends are data in [`BackendSpec`], never methods with default bodies.
+//!
+//! A model that turns texts into vectors has none of this: no KV memory between passes, no sampling, no end. It is another kind of
+//! backend, an [`EmbeddingBackend`], loaded by the same [`BackendLoader`].
 
 mod backend;
 pub mod conformance;
+mod embedding;
 mod error;
 mod ids;
 mod mask;
@@ -26,8 +30,9 @@ mod spec;
 mod step;
 mod vocab;
 
-pub use backend::{BackendLoader, InferenceBackend, Loaded};
-pub use error::{BoxError, LoadError, SampleError, StepError};
+pub use backend::{Backend, BackendLoader, InferenceBackend, Loaded};
+pub use embedding::{EmbeddingBackend, EmbeddingSpec, Pooling};
+pub use error::{BoxError, DeviceError, LoadError, SampleError, StepError};
 pub use ids::{BlockId, SlotId, TokenId};
 pub use mask::TokenMask;
 pub use model::{TokenizeError, Tokenizer};

@@ -5,7 +5,8 @@ use crate::TokenId;
 /// Text to token ids, as the model was trained. Belongs to the model but outlives its weights cheaply: it must not hold them.
 pub trait Tokenizer: Send + Sync {
     /// Encodes `text` as plain text: control tokens that are spelled out in it are *not* recognised, and nothing is added in front or
-    /// behind. Whoever builds a prompt places control tokens by their ids ([`Vocab::specials`](crate::Vocab::specials)).
+    /// behind. Whoever builds a prompt places control tokens by their ids ([`Vocab::specials`](crate::Vocab::specials)), and so does whoever
+    /// needs what a model wants around a text ([`Vocab::opening`](crate::Vocab::opening), [`Vocab::closing`](crate::Vocab::closing)).
     ///
     /// # Errors
     /// When the model's tokenizer cannot represent the text.

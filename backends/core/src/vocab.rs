@@ -11,6 +11,7 @@ pub struct Vocab {
     bos: Option<TokenId>,
     eos: Option<TokenId>,
     adds_bos: bool,
+    closing: Option<TokenId>,
     specials: Vec<Special>,
 }
 
@@ -47,13 +48,15 @@ pub struct VocabParts {
     pub eos: Option<TokenId>,
     /// Whether plain prompts begin with `bos`.
     pub adds_bos: bool,
+    /// What a text ends with that is complete, as one that is embedded is and a prompt is not.
+    pub closing: Option<TokenId>,
 }
 
 impl Vocab {
     /// Builds the table.
     #[must_use]
     pub fn new(parts: VocabParts) -> Self {
-        let VocabParts { tokens, mut eog, bos, eos, adds_bos } = parts;
+        let VocabParts { tokens, mut eog, bos, eos, adds_bos, closing } = parts;
         let (bytes, kinds): (Vec<_>, Vec<_>) =
             tokens.into_iter().map(|(bytes, kind)| (bytes, kind.unwrap_or(TokenKind::Text))).unzip();
         eog.sort_unstable();
@@ -64,7 +67,7 @@ impl Vocab {
             .collect();
         // Longest first, so that the first match at a place is the longest one.
         specials.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then_with(|| a.text.cmp(&b.text)));
-        Self { bytes, kinds, eog, bos, eos, adds_bos, specials }
+        Self { bytes, kinds, eog, bos, eos, adds_bos, closing, specials }
     }
 
     /// Tokens in the table. The model may have more logits than this: the rest are padding.
@@ -115,10 +118,16 @@ impl Vocab {
         self.eos
     }
 
-    /// Whether plain prompts begin with `bos`.
+    /// What the model was trained to find in front of a plain text: the beginning of sequence, if it was.
     #[must_use]
-    pub fn adds_bos(&self) -> bool {
-        self.adds_bos
+    pub fn opening(&self) -> Option<TokenId> {
+        self.bos.filter(|_| self.adds_bos)
+    }
+
+    /// What the model was trained to find behind a text that is complete: a separator, the end of sequence, or nothing.
+    #[must_use]
+    pub fn closing(&self) -> Option<TokenId> {
+        self.closing
     }
 
     /// Control tokens and their spellings, longest spelling first.

@@ -14,8 +14,8 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use tandem_core::{
-    BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow, Sampled,
-    SamplingParams, Step, StepError, TokenId, TokenizeError, Tokenizer, Vocab, VocabParts,
+    Backend, BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow,
+    Sampled, SamplingParams, Step, StepError, TokenId, TokenizeError, Tokenizer, Vocab, VocabParts,
 };
 use tandem_engine::{Engine, EngineLimits, Event, GenerateRequest, Generation, Priority, StopRules, internals::Loop};
 
@@ -60,7 +60,12 @@ struct ParrotLoader(Parrot);
 
 impl BackendLoader for ParrotLoader {
     fn with_backend(mut self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
-        serve(Loaded { backend: &mut self.0, vocab: vocab(), tokenizer: Arc::new(NoTokenizer), chat_template: None });
+        serve(Loaded {
+            backend: Backend::Generator(&mut self.0),
+            vocab: vocab(),
+            tokenizer: Arc::new(NoTokenizer),
+            chat_template: None,
+        });
         Ok(())
     }
 }

@@ -4,7 +4,11 @@
 //! dropping it. Inside, a synchronous and deterministic scheduler (no clock, no randomness, no I/O) turns waiting and running sequences
 //! into steps. There is no prefill phase and no decode phase: each step lets sequences catch up with their tokens, many tokens at once or
 //! one, and prompts in chunks, cached prefixes and preempted sequences are all the same case.
+//!
+//! Over an [`EmbeddingBackend`](tandem_core::EmbeddingBackend) the same engine, with the same thread, queue and limits, packs inputs into
+//! passes instead: [`Engine::embed`].
 
+mod embedding;
 mod engine;
 mod event;
 mod generation;
@@ -16,13 +20,15 @@ mod output;
 mod places;
 mod pulse;
 mod request;
+mod room;
 mod scheduler;
 mod sequence;
 #[cfg(test)]
 mod simulation;
 mod stats;
 
-pub use engine::{Engine, EngineLimits, ModelInfo};
+pub use embedding::{EmbedError, EmbedRequest, Embedding, Vectors};
+pub use engine::{EmbedderInfo, Engine, EngineLimits, ModelInfo, ModelKind};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
 pub use generation::Generation;
 pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, is_ebnf};

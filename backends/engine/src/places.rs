@@ -3,7 +3,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-/// What submitters and the scheduler both count: generations that are taken on, and submitters that left early.
+/// What submitters and the engine's thread both count: generations or requests for vectors that are taken on, and submitters that left early.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     taken: AtomicUsize,
@@ -27,7 +27,7 @@ impl Places {
     }
 }
 
-/// A place among the generations that an engine has taken on; given back when dropped.
+/// A place among what an engine has taken on; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket(Arc<Places>);
 

@@ -62,14 +62,17 @@ pub enum SubmitError {
     /// The queue is full; try again later.
     #[error("the engine's queue is full")]
     Overloaded,
-    /// The request could never run: it needs more KV memory than there is, even alone.
-    #[error("the request needs {needed} tokens of KV cache where {available} can be had")]
+    /// The request could never run: a generation that needs more KV memory than there is, even alone, or an input that is too long.
+    #[error("the request needs {needed} tokens where {available} can be had")]
     TooLarge {
-        /// Prompt and output tokens.
+        /// Prompt and output tokens, or those of an input.
         needed: u64,
-        /// Tokens that one sequence can have.
+        /// Tokens that one sequence, or one input, can have.
         available: u64,
     },
+    /// The model does not do what is asked of it: it generates, or it has vectors.
+    #[error("the model is of another kind")]
+    WrongKind,
     /// The engine has ended.
     #[error("the engine has ended")]
     Gone,

@@ -330,8 +330,9 @@ fn simulate(layout: SimLayout, seeds: Range<u64>) {
         };
         Box::new(SimLoader::new(settings))
             .with_backend(&mut |loaded| {
-                let mut world = World::new(seed, loaded.backend, !seed.is_multiple_of(7), Arc::clone(&grammars));
-                let stats = world.run(loaded.backend);
+                let backend = loaded.backend.generator().expect("the model is a generator");
+                let mut world = World::new(seed, backend, !seed.is_multiple_of(7), Arc::clone(&grammars));
+                let stats = world.run(backend);
                 world.check(&faults);
                 total.steps += stats.steps;
                 total.cached_tokens += stats.cached_tokens;

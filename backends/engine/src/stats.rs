@@ -3,7 +3,7 @@
 pub struct Stats {
     /// Sequences that hold a slot.
     pub running: u32,
-    /// Sequences that wait for one.
+    /// Sequences that wait for one, or requests for vectors that are not answered.
     pub waiting: u32,
     /// Of these, sequences that wait for a prefix that another one is computing.
     pub following: u32,
@@ -13,7 +13,7 @@ pub struct Stats {
     pub kv_used: u64,
     /// Tokens of KV cache in all.
     pub kv_capacity: u64,
-    /// Steps carried out.
+    /// Steps carried out; passes, of a model that has vectors.
     pub steps: u64,
     /// Tokens computed by steps, prompt and output alike.
     pub computed_tokens: u64,
@@ -27,10 +27,10 @@ pub struct Stats {
     pub preemptions: u64,
     /// Steps that the backend refused because its KV memory could not hold them.
     pub refusals: u64,
-    /// Generations that ended well.
+    /// Generations, or requests for vectors, that ended well.
     pub finished: u64,
-    /// Generations whose submitter left.
+    /// Those whose submitter left.
     pub cancelled: u64,
-    /// Generations that failed.
+    /// Those that failed.
     pub failed: u64,
 }

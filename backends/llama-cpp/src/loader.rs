@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use llama_cpp_2::model::LlamaModel;
-use tandem_core::{BackendLoader, BackendSpec, KvLayout, LoadError, Loaded};
+use tandem_core::{Backend, BackendLoader, BackendSpec, KvLayout, LoadError, Loaded};
 
 use crate::{
     GpuLayers, LlamaCppSettings, MemoryNeeds, MemoryPlace, MemoryPlan, Planner,
@@ -103,7 +103,8 @@ impl BackendLoader for LlamaCppLoader {
         backend
             .warm_up(vocab.bos().unwrap_or(0))
             .map_err(|reason| LoadError::Invalid { path: path.display().to_string(), reason })?;
-        serve(Loaded { backend: &mut backend, vocab, tokenizer, chat_template: file.chat_template });
+        let backend = Backend::Generator(&mut backend);
+        serve(Loaded { backend, vocab, tokenizer, chat_template: file.chat_template });
         Ok(())
     }
 }

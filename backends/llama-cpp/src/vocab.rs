@@ -15,6 +15,7 @@ pub(crate) fn build(model: &LlamaModel) -> Vocab {
         bos: id(vocab.bos()),
         eos: id(vocab.eos()),
         adds_bos: vocab.should_add_bos(),
+        closing: id(vocab.eos()).filter(|_| vocab.should_add_eos()),
     })
 }
 

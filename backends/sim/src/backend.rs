@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow, Sampled, Step,
-    StepError,
+    Backend, BackendLoader, BackendSpec, BoxError, InferenceBackend, KvLayout, LoadError, Loaded, SampleError,
+    SampleRow, Sampled, Step, StepError,
     sampling::{Sampler, uniform},
 };
 
@@ -62,7 +62,7 @@ pub struct Faults {
     pub kv_full_every: u64,
     /// How many passes in a row are refused then; 0 counts as 1.
     pub kv_full_run: u64,
-    /// Every so many rows the logits of one are not numbers; 0 for never.
+    /// Every so many rows the logits of one are not numbers, or every so many vectors one; 0 for never.
     pub nan_every: u64,
     /// The device fails at this pass; 0 for never.
     pub device_fails_at: u64,
@@ -70,6 +70,19 @@ pub struct Faults {
     pub panics_at: u64,
     /// This pass never returns; 0 for never.
     pub hangs_at: u64,
+}
+
+impl Faults {
+    /// Lets happen what was asked for at this pass and ends all work.
+    pub(crate) fn strike(&self, pass: u64) -> Result<(), BoxError> {
+        assert!(pass != self.panics_at, "a panic was asked for");
+        if pass == self.hangs_at {
+            loop {
+                std::thread::park();
+            }
+        }
+        if pass == self.device_fails_at { Err("a failure was asked for".into()) } else { Ok(()) }
+    }
 }
 
 impl Default for SimSettings {
@@ -107,7 +120,7 @@ impl BackendLoader for SimLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
         let mut backend = SimBackend::new(&self.settings);
         serve(Loaded {
-            backend: &mut backend,
+            backend: Backend::Generator(&mut backend),
             vocab: Arc::new(model::vocab()),
             tokenizer: Arc::new(ByteTokenizer),
             chat_template: Some(CHAT_TEMPLATE.to_owned()),
@@ -164,15 +177,7 @@ impl SimBackend {
     /// Lets happen what was asked for, at its time.
     fn fail(&self) -> Result<(), StepError> {
         let faults = &self.settings.faults;
-        assert!(self.passes != faults.panics_at, "a panic was asked for");
-        if self.passes == faults.device_fails_at {
-            return Err(StepError::Device("a failure was asked for".into()));
-        }
-        if self.passes == faults.hangs_at {
-            loop {
-                std::thread::park();
-            }
-        }
+        faults.strike(self.passes).map_err(StepError::Device)?;
         let since = self.passes.checked_rem(faults.kv_full_every);
         if since.is_some_and(|since| self.passes > since && since < faults.kv_full_run.max(1)) {
             return Err(StepError::KvFull);

@@ -17,16 +17,26 @@ pub const CHAT_TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ mes
 /// The vocabulary: bytes, and control tokens as `ChatML` has them.
 #[must_use]
 pub fn vocab() -> Vocab {
+    Vocab::new(parts())
+}
+
+/// The same for the embedding model, which wants a token in front of a text and one behind it, as BERT does.
+pub(crate) fn embedder_vocab() -> Vocab {
+    Vocab::new(VocabParts { bos: Some(TURN_START), adds_bos: true, closing: Some(TURN_END), ..parts() })
+}
+
+fn parts() -> VocabParts {
     let bytes = (0..=255u8).map(|byte| (Box::from([byte]), Some(TokenKind::Text)));
     let control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
         .map(|text| (Box::from(text.as_bytes()), Some(TokenKind::Control)));
-    Vocab::new(VocabParts {
+    VocabParts {
         tokens: bytes.chain(control).collect(),
         eog: vec![END_OF_TEXT, TURN_END],
         bos: None,
         eos: Some(TURN_END),
         adds_bos: false,
-    })
+        closing: None,
+    }
 }
 
 /// One token for each byte.
@@ -59,6 +69,19 @@ pub(crate) fn logits(digest: u64, logits: &mut [f32]) {
     if digest.is_multiple_of(24) {
         logits[TURN_END as usize] = 24.0;
     }
+}
+
+/// The vector of an input: numbers from -4 to 4 that depend on every token and its place.
+pub fn vector(input: &[TokenId], dimensions: u32) -> impl Iterator<Item = f32> + use<> {
+    let cells = std::iter::zip(0.., input).scan(0, |before, (position, &token)| {
+        *before = cell(*before, token, position);
+        Some(*before)
+    });
+    let digest = digest(cells);
+    (0..dimensions).map(move |dimension| {
+        let noise = mix(digest ^ mix(u64::from(dimension) + 1)) >> 40;
+        8.0 * (noise as f32 / (1u32 << 24) as f32) - 4.0
+    })
 }
 
 /// Makes the text readable enough for a person to see that something is being generated.

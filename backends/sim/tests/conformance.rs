@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use tandem_core::conformance;
-use tandem_sim::{SimLayout, SimLoader, SimSettings};
+use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 fn check(layout: SimLayout, mixes_phases: bool) {
     let settings = SimSettings { layout, mixes_phases, ..SimSettings::default() };
@@ -24,4 +24,13 @@ fn by_block() {
 #[test]
 fn with_separate_phases() {
     check(SimLayout::Blocks { count: 64, block_size: 8 }, false);
+}
+
+#[test]
+fn vectors() {
+    for (max_inputs, max_pass_tokens) in [(3, 16), (3, 40), (8, 100)] {
+        let settings =
+            SimEmbedderSettings { max_input_tokens: 40, max_inputs, max_pass_tokens, ..SimEmbedderSettings::default() };
+        conformance::check_embedder(Box::new(SimEmbedderLoader::new(settings)), 0.0).unwrap();
+    }
 }

@@ -83,8 +83,9 @@ impl Rig<'_> {
                     stall_timeout: Duration::from_secs(60),
                     places: Arc::clone(&places),
                 };
-                let scheduler = Scheduler::new(loaded.backend.spec().clone(), loaded.vocab, options);
-                let backend = Recorder { inner: loaded.backend, log: String::new() };
+                let inner = loaded.backend.generator().expect("the model is a generator");
+                let scheduler = Scheduler::new(inner.spec().clone(), loaded.vocab, options);
+                let backend = Recorder { inner, log: String::new() };
                 test(&mut Rig { backend, scheduler, places, now: Instant::now() });
             })
             .unwrap();

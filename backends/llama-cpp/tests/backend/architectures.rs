@@ -133,7 +133,9 @@ fn check(file: &Gguf, change: impl Fn(LlamaCppSettings) -> LlamaCppSettings, par
     let path = file.write();
     let settings = change(LlamaCppSettings { model: path.to_path_buf(), ..settings(4, 256) });
     helpers::with_backend(LlamaCppLoader::new(settings.clone()), |loaded| {
-        let KvLayout::Slots { partial_reuse: found, .. } = loaded.backend.spec().kv else { panic!("slots") };
+        let KvLayout::Slots { partial_reuse: found, .. } = helpers::generator(loaded).spec().kv else {
+            panic!("slots")
+        };
         assert_eq!(found, partial_reuse);
     });
     conformance::check(Box::new(LlamaCppLoader::new(settings)), TOLERANCE).expect("the model loads");

@@ -5,7 +5,7 @@ use std::path::Path;
 use tandem_core::{BackendLoader, LoadError};
 use tandem_llama_cpp::{GpuLayers, GpuSettings, LlamaCppLoader, LlamaCppSettings};
 
-use crate::helpers::{model, settings};
+use crate::helpers::{generator, model, settings};
 
 fn load(settings: LlamaCppSettings) -> LoadError {
     let mut served = false;
@@ -184,7 +184,7 @@ fn settings_that_this_machine_cannot_give() {
 fn the_context_is_never_more_than_the_model_was_trained_on() {
     let mut context = 0;
     Box::new(LlamaCppLoader::new(LlamaCppSettings { context: Some(100_000), ..settings(1, 64) }))
-        .with_backend(&mut |loaded| context = loaded.backend.spec().max_context)
+        .with_backend(&mut |loaded| context = generator(loaded).spec().max_context)
         .expect("the model loads");
     assert_eq!(context, 1024);
 }

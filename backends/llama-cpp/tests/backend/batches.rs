@@ -4,12 +4,12 @@ use std::thread;
 
 use tandem_core::{KvLayout, KvOp, SlotId, StepError};
 
-use crate::helpers::{Piece, empty, forward, greedy, likeliest, loader, prompt, sample, with_backend};
+use crate::helpers::{Piece, empty, forward, generator, greedy, likeliest, loader, prompt, sample, with_backend};
 
 #[test]
 fn eight_sequences_together_are_as_good_as_each_alone() {
     with_backend(loader(8, 128), |loaded| {
-        let backend = loaded.backend;
+        let backend = generator(loaded);
         let prompts: Vec<_> = (0..8).map(|slot| prompt(slot, 9 + 5 * slot)).collect();
         let alone: Vec<_> = prompts.iter().map(|prompt| greedy(backend, 3, prompt, 12)).collect();
 
@@ -41,7 +41,7 @@ fn eight_sequences_together_are_as_good_as_each_alone() {
 #[test]
 fn a_full_cache_says_so_and_loses_nothing() {
     with_backend(loader(2, 128), |loaded| {
-        let backend = loaded.backend;
+        let backend = generator(loaded);
         assert_eq!(backend.spec().kv, KvLayout::Slots { cells: 256, partial_reuse: true });
         let (ours, theirs) = (prompt(1, 100), prompt(2, 128));
         let expected = greedy(backend, 0, &ours, 8);
@@ -80,7 +80,7 @@ fn a_full_cache_says_so_and_loses_nothing() {
 #[test]
 fn a_shared_prefix_takes_no_cells() {
     with_backend(loader(4, 64), |loaded| {
-        let backend = loaded.backend;
+        let backend = generator(loaded);
         let shared = prompt(5, 60);
         let expected = greedy(backend, 0, &[&shared[..], &[400]].concat(), 3);
         let ops = [empty(0), empty(1), empty(2), empty(3)];
@@ -102,7 +102,7 @@ fn a_shared_prefix_takes_no_cells() {
 #[test]
 fn steps_that_break_the_contract_are_errors() {
     with_backend(loader(2, 64), |loaded| {
-        let backend = loaded.backend;
+        let backend = generator(loaded);
         let long = prompt(0, 513);
         for piece in [
             (2, 0, &[300][..], true),
@@ -131,7 +131,7 @@ fn steps_that_break_the_contract_are_errors() {
 fn two_engines_at_once_do_not_disturb_each_other() {
     let run = || {
         let mut tokens = Vec::new();
-        with_backend(loader(2, 64), |loaded| tokens = greedy(loaded.backend, 0, &prompt(1, 20), 10));
+        with_backend(loader(2, 64), |loaded| tokens = greedy(generator(loaded), 0, &prompt(1, 20), 10));
         tokens
     };
     let expected = run();

@@ -43,6 +43,10 @@ pub(crate) fn with_backend(loader: LlamaCppLoader, mut test: impl FnMut(Loaded<'
     assert!(served, "a good load serves");
 }
 
+pub(crate) fn generator(loaded: Loaded<'_>) -> &mut dyn InferenceBackend {
+    loaded.backend.generator().expect("the model generates")
+}
+
 /// One chunk: slot, position, tokens, whether to sample.
 pub(crate) type Piece<'a> = (u32, u32, &'a [TokenId], bool);
 

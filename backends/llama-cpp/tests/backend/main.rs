@@ -39,7 +39,7 @@ fn a_quantized_cache_loads() {
     for kv_type in [KvType::Q8_0, KvType::Q4_0] {
         let settings = LlamaCppSettings { kv_type, ..settings(2, 128) };
         helpers::with_backend(LlamaCppLoader::new(settings), |loaded| {
-            let tokens = helpers::greedy(loaded.backend, 0, &[5, 6, 7, 8], 4);
+            let tokens = helpers::greedy(helpers::generator(loaded), 0, &[5, 6, 7, 8], 4);
             assert_eq!(tokens.len(), 4);
         });
     }
