@@ -9,12 +9,15 @@ pub(crate) struct Block {
     pub(crate) bytes: u64,
 }
 
+/// The id of single-precision numbers.
+pub(crate) const F32: u32 = 0;
+
 /// The block of a tensor type by its id in GGUF; `None` for ids that are unknown or were withdrawn.
 pub(crate) fn block(id: u32) -> Option<Block> {
     let (values, bytes) = match id {
         24 => (1, 1),          // I8
         1 | 25 | 30 => (1, 2), // F16, I16, BF16
-        0 | 26 => (1, 4),      // F32, I32
+        F32 | 26 => (1, 4),    // F32, I32
         27 | 28 => (1, 8),     // I64, F64
         2 | 20 => (32, 18),    // Q4_0, IQ4_NL
         3 => (32, 20),         // Q4_1

@@ -59,6 +59,8 @@ pub(crate) enum Value {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dims: Vec<u64>,
+    /// The id of its type.
+    pub(crate) kind: u32,
     pub(crate) bytes: u64,
     offset: u64,
 }
@@ -306,7 +308,7 @@ fn read_tensor<S: Read + Seek>(cursor: &mut Cursor<S>) -> Result<Tensor> {
         .and_then(|values| (values / block.values).checked_mul(block.bytes))
         .filter(|&bytes| i64::try_from(bytes).is_ok())
         .ok_or_else(|| malformed(format!("{what}: tensor size overflow")))?;
-    Ok(Tensor { name, dims, bytes, offset })
+    Ok(Tensor { name, dims, kind, bytes, offset })
 }
 
 /// Tensor data follows the table, each tensor at the next aligned place: neither gaps nor overlaps, and nothing beyond the file's end.

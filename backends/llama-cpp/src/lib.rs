@@ -5,13 +5,17 @@
 //! slot is a sequence id, a chunk is a run of batch entries, [`KvOp`](tandem_core::KvOp)s are the memory's `seq_rm` and `seq_cp`, and a row to
 //! sample is the logits of a chunk's last token.
 //!
+//! A file whose model turns texts into vectors is run by a backend of its own (`embedder`): each input is a sequence, and all of a pass are
+//! computed in one call.
+//!
 //! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
-//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`) and steps before they reach it (`backend`).
+//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`) and steps before they reach it (`backend`, `embedder`).
 //!
 //! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
 //! [`with_backend`](tandem_core::BackendLoader::with_backend) but the vocabulary and the tokenizer, which hold no weights.
 
 mod backend;
+mod embedder;
 mod ggml_type;
 mod gguf;
 mod hyper_parameters;

@@ -1,12 +1,17 @@
 use std::sync::Arc;
 
-use llama_cpp_2::model::LlamaModel;
-use tandem_core::{Backend, BackendLoader, BackendSpec, KvLayout, LoadError, Loaded};
+use llama_cpp_2::{
+    context::{LlamaContext, params::LlamaContextParams},
+    llama_backend::LlamaBackend,
+    model::LlamaModel,
+};
+use tandem_core::{Backend, BackendLoader, BackendSpec, EmbeddingSpec, KvLayout, LoadError, Loaded, Pooling, Vocab};
 
 use crate::{
     GpuLayers, LlamaCppSettings, MemoryNeeds, MemoryPlace, MemoryPlan, Planner,
     backend::{KvPools, LlamaCpp},
-    model_file::ModelFile,
+    embedder::LlamaEmbedder,
+    model_file::{ModelFile, Purpose},
     params, runtime,
     tokenizer::GgufTokenizer,
     vocab,
@@ -30,6 +35,56 @@ impl LlamaCppLoader {
         let keeps_a_state = model.is_recurrent() || model.is_hybrid();
         let keeps_a_window = file.has_sliding_window && !self.settings.swa_full;
         !keeps_a_state && !keeps_a_window
+    }
+
+    fn context<'model>(
+        &self,
+        llama: &LlamaBackend,
+        model: &'model LlamaModel,
+        params: LlamaContextParams,
+    ) -> Result<LlamaContext<'model>, LoadError> {
+        let Self { settings } = self;
+        let tokens = params.n_ctx().map_or(0, std::num::NonZero::get);
+        model.new_context(llama, params).map_err(|error| LoadError::Other {
+            context: format!(
+                "{}: llama.cpp cannot make a context of {tokens} tokens with a {:?} cache; its log says why",
+                settings.model.display(),
+                settings.kv_type
+            ),
+            source: error.into(),
+        })
+    }
+
+    /// The rest of a load, for a model that turns texts into vectors.
+    fn with_embedder(
+        &self,
+        llama: &LlamaBackend,
+        model: &LlamaModel,
+        pooling: Pooling,
+        vocab: Arc<Vocab>,
+        tokenizer: Arc<GgufTokenizer>,
+        serve: &mut dyn FnMut(Loaded<'_>),
+    ) -> Result<(), LoadError> {
+        let Self { settings } = self;
+        let invalid = |reason| LoadError::Invalid { path: settings.model.display().to_string(), reason };
+        let sizes = settings.embedder_sizes(model.n_ctx_train())?;
+        let dimensions = u32::try_from(model.n_embd_out()).ok().filter(|dimensions| *dimensions > 0);
+        let dimensions = dimensions.ok_or_else(|| invalid("llama.cpp says that its vectors have no numbers".into()))?;
+        let context = self.context(llama, model, params::embedding_context(settings, sizes, pooling))?;
+        let spec = EmbeddingSpec {
+            name: "llama-cpp",
+            vocab_size: vocab.len() as u32,
+            dimensions,
+            max_input_tokens: sizes.input,
+            max_inputs: sizes.inputs,
+            max_pass_tokens: sizes.pass,
+            pooling,
+        };
+        tracing::info!(?spec, model = %settings.model.display(), "the embedding model is loaded");
+        let mut backend = LlamaEmbedder::new(context, spec, sizes.batch);
+        backend.warm_up(vocab.opening().unwrap_or(0)).map_err(invalid)?;
+        serve(Loaded { backend: Backend::Embedder(&mut backend), vocab, tokenizer, chat_template: None });
+        Ok(())
     }
 }
 
@@ -62,21 +117,15 @@ impl BackendLoader for LlamaCppLoader {
         check_room(&Planner::of(self.settings.clone(), &file)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let model = file.load(&params::model(&self.settings, llama)?)?;
-        let vocab = Arc::new(vocab::build(&model));
+        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces));
+        if let Purpose::Embed(pooling) = file.purpose {
+            return self.with_embedder(llama, &model, pooling, vocab, tokenizer, serve);
+        }
         let sizes = self.settings.sizes(model.n_ctx_train())?;
         if self.settings.context.is_some_and(|asked| asked > sizes.context) {
             tracing::warn!(context = sizes.context, "the model was trained on fewer tokens than the context asked for");
         }
-        let context =
-            model.new_context(llama, params::context(&self.settings, sizes)).map_err(|error| LoadError::Other {
-                context: format!(
-                    "{}: llama.cpp cannot make a context of {} tokens with a {:?} cache; its log says why",
-                    path.display(),
-                    sizes.cells,
-                    self.settings.kv_type
-                ),
-                source: error.into(),
-            })?;
+        let context = self.context(llama, &model, params::context(&self.settings, sizes))?;
         let spec = BackendSpec {
             name: "llama-cpp",
             // llama.cpp has one logit for each token of the vocabulary, and no padding.

@@ -10,10 +10,10 @@ use llama_cpp_2::{
     LlamaModelLoadError,
     model::{LlamaModel, params::LlamaModelParams},
 };
-use tandem_core::LoadError;
+use tandem_core::{LoadError, Pooling};
 
 use crate::{
-    Numa,
+    Numa, ggml_type,
     gguf::{self, Header, HeaderError, Value},
     hyper_parameters, runtime,
 };
@@ -24,9 +24,8 @@ const PICKLED: &[&str] = &["bin", "pt", "pth", "pkl", "ckpt", "h5"];
 /// Templates beyond this are no templates.
 const MAX_CHAT_TEMPLATE_BYTES: u64 = 256 << 10;
 
-/// Architectures that llama.cpp runs without a KV cache or with an encoder: embeddings, speech, diffusion. They cannot continue a text token
-/// by token.
-const NOT_GENERATIVE: &[&str] = &[
+/// Architectures whose tokens see those behind them too: they turn a text into a vector and cannot continue it.
+const EMBEDDERS: &[&str] = &[
     "bert",
     "modern-bert",
     "nomic-bert",
@@ -36,17 +35,20 @@ const NOT_GENERATIVE: &[&str] = &[
     "jina-bert-v3",
     "eurobert",
     "gemma-embedding",
-    "t5",
-    "t5encoder",
-    "wavtokenizer-dec",
-    "dream",
-    "llada",
-    "llada-moe",
-    "rnd1",
-    "clef",
-    "clip",
     "llama-embed",
 ];
+
+/// Other architectures that llama.cpp runs without a KV cache or with an encoder: translation, speech, diffusion. They cannot continue a text
+/// token by token, and have no vectors for it either.
+const NOT_SERVED: &[&str] =
+    &["t5", "t5encoder", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1", "clef", "clip"];
+
+/// What a model's file is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Generate,
+    Embed(Pooling),
+}
 
 /// A file that llama.cpp may see, and what it says of its model.
 #[derive(Debug)]
@@ -55,6 +57,9 @@ pub(crate) struct ModelFile {
     /// Every file of the model, as it was when it was checked.
     shards: Vec<Shard>,
     architecture: String,
+    pub(crate) purpose: Purpose,
+    /// Its vocabulary is one of word pieces, as BERT's is.
+    pub(crate) has_word_pieces: bool,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
     /// Some layers attend to the last tokens only.
@@ -98,15 +103,26 @@ impl ModelFile {
             .text("general.architecture")
             .ok_or_else(|| invalid("names no architecture (`general.architecture`)".into()))?
             .to_owned();
-        check_generative(&header, &architecture).map_err(invalid)?;
+        let purpose = purpose(&header, &architecture).map_err(invalid)?;
         hyper_parameters::check(&header, &architecture).map_err(invalid)?;
+        check_tensor_types(&header).map_err(invalid)?;
         check_tokenizer(&header).map_err(invalid)?;
+        let has_word_pieces = header.text("tokenizer.ggml.model") == Some("bert");
         let chat_template = chat_template(&header).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
         let bytes = |name: &str| header.tensors().iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
         let kept_in_ram = bytes("output.weight").and_then(|_| bytes("token_embd.weight")).unwrap_or(0);
-        Ok(Self { path: path.to_owned(), shards, architecture, chat_template, has_sliding_window, kept_in_ram })
+        Ok(Self {
+            path: path.to_owned(),
+            shards,
+            architecture,
+            purpose,
+            has_word_pieces,
+            chat_template,
+            has_sliding_window,
+            kept_in_ram,
+        })
     }
 
     /// Has llama.cpp load it, or a part of it.
@@ -200,12 +216,36 @@ fn check_shards(path: &Path, header: &Header, shards: &mut Vec<Shard>) -> Result
     Ok(())
 }
 
-fn check_generative(header: &Header, architecture: &str) -> Result<(), String> {
-    let causal = header.get(&format!("{architecture}.attention.causal"));
-    if NOT_GENERATIVE.contains(&architecture) || causal == Some(&Value::Bool(false)) {
+/// A model that looks back only may be either: a file that says how to pool the vectors of its tokens is an embedder's.
+fn purpose(header: &Header, architecture: &str) -> Result<Purpose, String> {
+    if NOT_SERVED.contains(&architecture) {
         return Err(format!("a model of architecture `{architecture}` cannot generate text"));
     }
-    Ok(())
+    let causal = header.get(&format!("{architecture}.attention.causal"));
+    let looks_ahead = EMBEDDERS.contains(&architecture) || causal == Some(&Value::Bool(false));
+    let key = format!("{architecture}.pooling_type");
+    // Numbers as llama.cpp has them.
+    match header.unsigned(&key) {
+        Some(1) => Ok(Purpose::Embed(Pooling::Mean)),
+        Some(2) => Ok(Purpose::Embed(Pooling::Cls)),
+        Some(3) => Ok(Purpose::Embed(Pooling::Last)),
+        Some(4) => Err("a reranker, which gives scores and no embeddings: rerankers are not served".into()),
+        Some(other) if other > 0 => Err(format!("unknown pooling: `{key}` is {other}")),
+        Some(_) | None if looks_ahead => Err(format!(
+            "a model of architecture `{architecture}` that embeds tokens and no texts: `{key}` names no pooling"
+        )),
+        Some(_) | None => Ok(Purpose::Generate),
+    }
+}
+
+/// What is added to activations, or multiplied with them, is of their own type: ggml aborts on others.
+fn check_tensor_types(header: &Header) -> Result<(), String> {
+    let is_added =
+        |name: &str| name.ends_with(".bias") || name.ends_with("_norm.weight") || name == "token_types.weight";
+    match header.tensors().iter().find(|tensor| is_added(&tensor.name) && tensor.kind != ggml_type::F32) {
+        Some(tensor) => Err(format!("tensor `{}`: type {}, F32 expected", tensor.name, tensor.kind)),
+        None => Ok(()),
+    }
 }
 
 fn check_tokenizer(header: &Header) -> Result<(), String> {
@@ -224,9 +264,11 @@ fn check_tokenizer(header: &Header) -> Result<(), String> {
     {
         return Err(format!("tokenizer size mismatch: {tokens} tokens, the embedding has {:?}", embedding.dims));
     }
-    for key in ["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"] {
+    // As llama.cpp spells them.
+    for name in ["bos", "eos", "cls", "seperator", "unknown"] {
+        let key = format!("tokenizer.ggml.{name}_token_id");
         // All bits set is how some converters write "none".
-        if let Some(id) = header.unsigned(key)
+        if let Some(id) = header.unsigned(&key)
             && id >= tokens
             && id != u64::from(u32::MAX)
         {

@@ -2,14 +2,16 @@
 
 use llama_cpp_2::{
     LlamaBackendDeviceType,
-    context::params::LlamaContextParams,
+    context::params::{LlamaContextParams, LlamaPoolingType},
     list_llama_ggml_backend_devices,
     llama_backend::LlamaBackend,
     model::params::{LlamaModelParams, LlamaSplitMode},
 };
-use tandem_core::LoadError;
+use tandem_core::{LoadError, Pooling};
 
-use crate::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, LlamaCppSettings, settings::Sizes};
+use crate::{
+    FlashAttention, GpuLayers, GpuSettings, GpuSplit, LlamaCppSettings, embedder::EmbedderSizes, settings::Sizes,
+};
 
 /// How to load the model.
 ///
@@ -59,19 +61,46 @@ pub(crate) fn model(settings: &LlamaCppSettings, llama: &LlamaBackend) -> Result
 
 /// How to run it.
 pub(crate) fn context(settings: &LlamaCppSettings, sizes: Sizes) -> LlamaContextParams {
-    let (threads, threads_batch) = settings.thread_counts();
-    let kv_type = settings.kv_type.into();
-    LlamaContextParams::default()
+    common(settings)
         .with_n_seq_max(settings.parallel)
         .with_n_ctx(Some(sizes.cells))
         .with_n_batch(sizes.batch)
         .with_n_ubatch(sizes.micro_batch)
+        .with_kv_unified(settings.kv_unified)
+        .with_swa_full(settings.swa_full)
+}
+
+/// How to run a model that turns texts into vectors.
+pub(crate) fn embedding_context(
+    settings: &LlamaCppSettings,
+    sizes: EmbedderSizes,
+    pooling: Pooling,
+) -> LlamaContextParams {
+    common(settings)
+        .with_embeddings(true)
+        .with_pooling_type(match pooling {
+            Pooling::Mean => LlamaPoolingType::Mean,
+            Pooling::Cls => LlamaPoolingType::Cls,
+            Pooling::Last => LlamaPoolingType::Last,
+        })
+        .with_n_seq_max(sizes.inputs)
+        .with_n_ctx(Some(sizes.batch))
+        .with_n_batch(sizes.batch.get())
+        .with_n_ubatch(sizes.batch.get())
+        // With a pool for each sequence a pass would be cut wherever sequences differ in length.
+        .with_kv_unified(true)
+        // A pass is forgotten at once, so a window's cells are no less than all.
+        .with_swa_full(true)
+}
+
+fn common(settings: &LlamaCppSettings) -> LlamaContextParams {
+    let (threads, threads_batch) = settings.thread_counts();
+    let kv_type = settings.kv_type.into();
+    LlamaContextParams::default()
         .with_n_threads(threads)
         .with_n_threads_batch(threads_batch)
         .with_type_k(kv_type)
         .with_type_v(kv_type)
-        .with_kv_unified(settings.kv_unified)
-        .with_swa_full(settings.swa_full)
         // As in llama.h: -1 leaves it to llama.cpp.
         .with_flash_attention_policy(match settings.flash_attention {
             FlashAttention::Auto => -1,

@@ -6,9 +6,16 @@ use llama_cpp_2::{
     LlamaBackendDeviceType, list_llama_ggml_backend_devices, llama_backend::LlamaBackend, model::LlamaModel,
 };
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
-use tandem_core::LoadError;
+use tandem_core::{LoadError, Pooling};
 
-use crate::{GpuLayers, LlamaCppSettings, logged::logged, model_file::ModelFile, params, runtime, settings::Sizes};
+use crate::{
+    GpuLayers, LlamaCppSettings,
+    embedder::EmbedderSizes,
+    logged::logged,
+    model_file::{ModelFile, Purpose},
+    params, runtime,
+    settings::Sizes,
+};
 
 /// Contexts are tried in steps of this many tokens, llama.cpp's own rounding.
 const STEP: u32 = 256;
@@ -18,7 +25,7 @@ const STEP: u32 = 256;
 pub struct MemoryPlan {
     /// Tokens of one sequence.
     pub context: u32,
-    /// Sequences decoded together.
+    /// Sequences decoded together. An embedding model, which keeps nothing of its inputs, has one.
     pub parallel: u32,
     /// Tokens that the model was trained on.
     pub trained: u32,
@@ -73,6 +80,7 @@ pub struct Planner {
     settings: LlamaCppSettings,
     llama: &'static LlamaBackend,
     model: LlamaModel,
+    purpose: Purpose,
     /// Bytes of weights that stay in RAM when all layers go to GPUs.
     kept_in_ram: u64,
 }
@@ -91,7 +99,7 @@ impl Planner {
     pub(crate) fn of(settings: LlamaCppSettings, file: &ModelFile) -> Result<Self, LoadError> {
         let llama = runtime::init(settings.numa)?;
         let model = file.load(&params::model(&settings, llama)?.with_no_alloc(true))?;
-        Ok(Self { settings, llama, model, kept_in_ram: file.kept_in_ram })
+        Ok(Self { settings, llama, model, purpose: file.purpose, kept_in_ram: file.kept_in_ram })
     }
 
     /// What the settings ask for.
@@ -100,11 +108,15 @@ impl Planner {
     /// When llama.cpp cannot make such a context.
     pub fn plan(&self) -> Result<MemoryPlan, LoadError> {
         let trained = self.model.n_ctx_train();
-        let sizes = self.settings.sizes(trained)?;
+        let sizes = self.sizes(&self.settings)?;
+        let (context, parallel) = match sizes {
+            ContextSizes::Generator(sizes) => (sizes.context, self.settings.parallel),
+            ContextSizes::Embedder(sizes, _) => (sizes.input, 1),
+        };
         let place = self.place();
         Ok(MemoryPlan {
-            context: sizes.context,
-            parallel: self.settings.parallel,
+            context,
+            parallel,
             trained,
             needs: self.needs(&self.settings, sizes)?,
             place,
@@ -131,23 +143,39 @@ impl Planner {
     /// # Errors
     /// As for [`Self::plan`].
     pub fn most_sequences(&self, bytes: u64) -> Result<Option<u32>, LoadError> {
-        largest(self.settings.max_step_tokens.min(LlamaCppSettings::MAX_PARALLEL), |parallel| {
-            self.fits(&LlamaCppSettings { parallel, ..self.settings.clone() }, bytes)
-        })
+        let most = match self.purpose {
+            Purpose::Generate => self.settings.max_step_tokens.min(LlamaCppSettings::MAX_PARALLEL),
+            Purpose::Embed(_) => 1,
+        };
+        largest(most, |parallel| self.fits(&LlamaCppSettings { parallel, ..self.settings.clone() }, bytes))
     }
 
     fn fits(&self, settings: &LlamaCppSettings, bytes: u64) -> Result<bool, LoadError> {
-        match settings.sizes(self.model.n_ctx_train()) {
+        match self.sizes(settings) {
             Ok(sizes) => Ok(self.needs(settings, sizes)?.total() <= bytes),
             // More than llama.cpp can count.
             Err(_) => Ok(false),
         }
     }
 
-    fn needs(&self, settings: &LlamaCppSettings, sizes: Sizes) -> Result<MemoryNeeds, LoadError> {
-        let (context, lines) = logged(|| self.model.new_context(self.llama, params::context(settings, sizes)));
+    fn sizes(&self, settings: &LlamaCppSettings) -> Result<ContextSizes, LoadError> {
+        let trained = self.model.n_ctx_train();
+        Ok(match self.purpose {
+            Purpose::Generate => ContextSizes::Generator(settings.sizes(trained)?),
+            Purpose::Embed(pooling) => ContextSizes::Embedder(settings.embedder_sizes(trained)?, pooling),
+        })
+    }
+
+    fn needs(&self, settings: &LlamaCppSettings, sizes: ContextSizes) -> Result<MemoryNeeds, LoadError> {
+        let (params, tokens) = match sizes {
+            ContextSizes::Generator(sizes) => (params::context(settings, sizes), sizes.cells),
+            ContextSizes::Embedder(sizes, pooling) => {
+                (params::embedding_context(settings, sizes, pooling), sizes.batch)
+            }
+        };
+        let (context, lines) = logged(|| self.model.new_context(self.llama, params));
         context.map_err(|error| LoadError::Other {
-            context: format!("llama.cpp cannot make a context of {} tokens; its log says why", sizes.cells),
+            context: format!("llama.cpp cannot make a context of {tokens} tokens; its log says why"),
             source: error.into(),
         })?;
         let total = |of: fn(&str) -> Option<f64>| {
@@ -156,13 +184,25 @@ impl Planner {
         };
         let elsewhere = if self.place() == MemoryPlace::Gpus { self.kept_in_ram } else { 0 };
         let weights = self.model.size().saturating_sub(elsewhere);
-        let needs = MemoryNeeds { weights, kv: total(kv), compute: total(compute) };
-        // Every model has both; without them these lines are not what they were.
-        if needs.kv == 0 || needs.compute == 0 {
+        let needs = MemoryNeeds { weights, kv: total(kv), compute: total(compute) + self.later(sizes) };
+        // Every model has both, but for embedding models that look ahead; without them these lines are not what they were.
+        let needs_kv = self.purpose == Purpose::Generate;
+        if (needs_kv && needs.kv == 0) || total(compute) == 0 {
             let source = format!("{} lines without sizes", lines.len()).into();
             return Err(LoadError::Other { context: "reading llama.cpp's log for its memory".to_owned(), source });
         }
         Ok(needs)
+    }
+
+    /// What llama.cpp takes only when it computes a pass: room for the logits of all tokens of an embedder's, whether or not it has any.
+    fn later(&self, sizes: ContextSizes) -> u64 {
+        match sizes {
+            ContextSizes::Generator(_) => 0,
+            ContextSizes::Embedder(sizes, _) => {
+                let vocabulary = u64::try_from(self.model.n_vocab()).unwrap_or(0);
+                u64::from(sizes.batch.get()) * vocabulary * size_of::<f32>() as u64
+            }
+        }
     }
 
     fn place(&self) -> MemoryPlace {
@@ -170,6 +210,13 @@ impl Planner {
         // With a part of the layers on the GPU most of the rest lies in RAM, and the whole is compared with that.
         if offloads && self.settings.gpu.layers == GpuLayers::All { MemoryPlace::Gpus } else { MemoryPlace::Ram }
     }
+}
+
+/// Sizes of a context of either kind.
+#[derive(Clone, Copy, Debug)]
+enum ContextSizes {
+    Generator(Sizes),
+    Embedder(EmbedderSizes, Pooling),
 }
 
 /// `size =   20.00 MiB (  8192 cells, …` is of KV, or of the states in its place.

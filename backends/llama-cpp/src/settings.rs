@@ -3,6 +3,8 @@ use std::{num::NonZero, path::PathBuf, thread};
 use llama_cpp_2::context::params::KvCacheType;
 use tandem_core::LoadError;
 
+use crate::embedder::EmbedderSizes;
+
 /// What a sequence gets when nobody says: models of today are trained on far more than eight slots of a consumer card can hold.
 const DEFAULT_CONTEXT: u32 = 8192;
 /// Tokens that pass through the layers together when nobody says: on a GPU more brings little and costs scratch memory.
@@ -208,6 +210,25 @@ impl LlamaCppSettings {
         Ok(Sizes { context, cells, batch, micro_batch })
     }
 
+    /// The context's sizes for a model that turns texts into vectors, of up to `trained` tokens. Inputs are packed into passes up to a step's
+    /// size, however many they are: between passes nothing of them is kept, so there is nothing that could be divided among slots.
+    pub(crate) fn embedder_sizes(&self, trained: u32) -> Result<EmbedderSizes, LoadError> {
+        let input = self.context.unwrap_or(DEFAULT_CONTEXT).min(trained);
+        let pass = self.max_step_tokens;
+        let inputs = Self::MAX_PARALLEL.min(pass);
+        // When llama.cpp reserves memory it rounds the tokens of a pass up to a multiple of its sequences, but not those of which it takes
+        // the mean, and aborts where they differ.
+        let batch = input.max(pass).checked_next_multiple_of(inputs).and_then(NonZero::new);
+        let batch = batch.filter(|batch| input > 0 && i32::try_from(batch.get()).is_ok());
+        let unsupported = || {
+            LoadError::Unsupported(format!(
+                "inputs of {input} tokens, {pass} in a pass, are more than llama.cpp can count, or none"
+            ))
+        };
+        let batch = batch.ok_or_else(unsupported)?;
+        Ok(EmbedderSizes { input, pass, batch, inputs })
+    }
+
     /// Threads for steps of single tokens, and for others, as llama.cpp counts them.
     pub(crate) fn thread_counts(&self) -> (i32, i32) {
         let count = |threads: u32| i32::try_from(threads).unwrap_or(i32::MAX);
@@ -248,6 +269,20 @@ mod tests {
         assert_eq!((sizes.cells.get(), sizes.batch, sizes.micro_batch), (8192, 2048, 512));
         let sizes = settings().sizes(16).expect("sizes that fit");
         assert_eq!((sizes.cells.get(), sizes.batch, sizes.micro_batch), (128, 128, 128));
+    }
+
+    #[test]
+    fn the_longest_input_may_be_longer_than_a_pass_over_several() {
+        let sizes = |context, max_step_tokens, trained| {
+            let settings = LlamaCppSettings { context: Some(context), max_step_tokens, ..settings() };
+            let EmbedderSizes { input, pass, batch, inputs } =
+                settings.embedder_sizes(trained).expect("sizes that fit");
+            (input, pass, batch.get(), inputs)
+        };
+        assert_eq!(sizes(4096, 512, 8192), (4096, 512, 4096, 256));
+        assert_eq!(sizes(4096, 2048, 512), (512, 2048, 2048, 256));
+        assert_eq!(sizes(64, 100, 512), (64, 100, 100, 100));
+        assert_eq!(sizes(64, 300, 512), (64, 300, 512, 256));
     }
 
     #[test]

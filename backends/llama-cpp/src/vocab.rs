@@ -6,16 +6,17 @@ use llama_cpp_2::{
 };
 use tandem_core::{TokenId, TokenKind, Vocab, VocabParts};
 
-/// The model's vocabulary as plain data.
-pub(crate) fn build(model: &LlamaModel) -> Vocab {
+/// The model's vocabulary as plain data. Whether it is one of word pieces its file says: the wrapper panics when it is asked.
+pub(crate) fn build(model: &LlamaModel, has_word_pieces: bool) -> Vocab {
     let vocab = model.vocab();
     Vocab::new(VocabParts {
         tokens: vocab.tokens().map(|token| (bytes(&vocab, token), Some(kind(vocab.attr(token))))).collect(),
         eog: vocab.tokens().filter(|&token| vocab.is_eog(token)).filter_map(id).collect(),
         bos: id(vocab.bos()),
         eos: id(vocab.eos()),
-        adds_bos: vocab.should_add_bos(),
-        closing: id(vocab.eos()).filter(|_| vocab.should_add_eos()),
+        // llama.cpp puts WordPiece texts between CLS, which it calls BOS, and SEP whatever the file says.
+        adds_bos: has_word_pieces || vocab.should_add_bos(),
+        closing: if has_word_pieces { id(vocab.sep()) } else { id(vocab.eos()).filter(|_| vocab.should_add_eos()) },
     })
 }
 

@@ -9,13 +9,13 @@ use crate::{
     helpers::{self, settings},
 };
 
-/// One of each kind.
+/// One of each kind of those that generate.
 pub(crate) fn all() -> [Gguf; 3] {
     [plain(), sliding_window(), recurrent()]
 }
 
 /// Keys and values alone.
-fn plain() -> Gguf {
+pub(crate) fn plain() -> Gguf {
     const WIDTH: u64 = 64;
     let mut file = Gguf::new("llama");
     for (key, number) in [

@@ -32,10 +32,16 @@ struct Tensor {
 }
 
 impl Gguf {
-    /// A model of some architecture with a vocabulary of bytes, and nothing else yet.
-    pub(crate) fn new(architecture: &'static str) -> Self {
+    /// A model of some architecture without a vocabulary.
+    pub(crate) fn bare(architecture: &'static str) -> Self {
         let mut file = Self { architecture, values: Vec::new(), tensors: Vec::new(), noise: Noise(1) };
         file.value("general.architecture", Value::Text(architecture.to_owned()));
+        file
+    }
+
+    /// A model of some architecture with a vocabulary of bytes, and nothing else yet.
+    pub(crate) fn new(architecture: &'static str) -> Self {
+        let mut file = Self::bare(architecture);
         let tokens = (0..=255).map(|byte| spelled(byte).to_string()).chain(["<end>".to_owned()]);
         file.value("tokenizer.ggml.model", Value::Text("gpt2".to_owned()));
         file.value("tokenizer.ggml.pre", Value::Text("default".to_owned()));
@@ -68,8 +74,10 @@ impl Gguf {
         self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
     }
 
+    /// The same number everywhere, in place of what may be there of that name.
     pub(crate) fn constant(&mut self, name: &str, dims: &[u64], value: f32) {
         let data = vec![value; dims.iter().product::<u64>() as usize];
+        self.tensors.retain(|tensor| tensor.name != name);
         self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
     }
 

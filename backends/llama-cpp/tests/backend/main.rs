@@ -3,6 +3,7 @@
 mod architectures;
 mod bad_files;
 mod batches;
+mod embedder;
 mod forged_files;
 mod forger;
 mod gguf;
