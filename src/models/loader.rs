@@ -1,20 +1,33 @@
 use std::time::Duration;
 
 use tandem_core::{BackendLoader, LoadError};
-use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
+use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 use super::Plan;
-use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults};
+use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
 pub(super) fn loader(
     backend: &BackendSettings,
     source: Option<&ModelSource>,
+    task: Task,
 ) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(_) => llama_cpp(backend, source),
         BackendSettings::Candle { .. } => candle(backend, source),
+        &BackendSettings::Sim { parallel, context, max_step_tokens, step_delay_ms, faults, .. }
+            if task == Task::Embed =>
+        {
+            Ok(Box::new(SimEmbedderLoader::new(SimEmbedderSettings {
+                max_input_tokens: context,
+                max_inputs: parallel,
+                max_pass_tokens: max_step_tokens,
+                pass_delay: Duration::from_millis(step_delay_ms),
+                faults: sim_faults(faults),
+                ..SimEmbedderSettings::default()
+            })))
+        }
         &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms, faults } => {
             let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
             Ok(Box::new(SimLoader::new(SimSettings {

@@ -32,8 +32,8 @@ impl Models {
     #[must_use]
     pub fn start(backend: &BackendSettings, models: &[ModelSettings], limits: EngineLimits) -> Self {
         let loaders = models.iter().map(|model| {
-            let (backend, source) = (backend.clone(), model.source.clone());
-            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref()));
+            let (backend, source, task) = (backend.clone(), model.source.clone(), model.task);
+            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref(), task));
             (model.name.clone(), make)
         });
         let created = Clock::system().seconds();

@@ -83,6 +83,15 @@ pub struct ModelSettings {
     pub name: String,
     /// `None` for the simulated model.
     pub source: Option<ModelSource>,
+    pub task: Task,
+}
+
+/// What the simulated model does. Others have files that say it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Task {
+    #[default]
+    Generate,
+    Embed,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +177,15 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
     if name.is_empty() || name.len() > 256 || name.contains("..") || name.chars().any(char::is_control) {
         return Err(SettingsError::new(key(""), "is no name for a model"));
     }
-    let RawModel { source, gguf } = raw;
+    let RawModel { source, gguf, task } = raw;
+    let task = match task {
+        Some(_) if kind != Kind::Sim => {
+            let reason = format!("does not apply to the backend {}: a model's file says what it is for", kind.name());
+            return Err(SettingsError::new(key(".task"), reason));
+        }
+        Some(task) => one_of(&key(".task"), &task, &[("generate", Task::Generate), ("embed", Task::Embed)])?,
+        None => Task::default(),
+    };
     let spec = match kind {
         Kind::Sim => None,
         Kind::LlamaCpp => Some(gguf.or(source)),
@@ -183,7 +200,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
             Some(ModelSource::parse(&spec).map_err(|reason| SettingsError::new(key(".source"), reason))?)
         }
     };
-    Ok(ModelSettings { name, source })
+    Ok(ModelSettings { name, source, task })
 }
 
 fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {

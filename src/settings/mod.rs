@@ -16,7 +16,7 @@ use thiserror::Error;
 
 pub use checked::{
     BackendSettings, BatchSettings, CandleDtype, LimitSettings, LogFormat, LogSettings, ModelSettings, ServerSettings,
-    Settings, SimFaults,
+    Settings, SimFaults, Task,
 };
 pub use layers::Resolved;
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};

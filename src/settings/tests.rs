@@ -71,6 +71,11 @@ fn wrong_settings_are_refused_by_name() {
         ("[limits]\nmax_n = 0", "config: limits.max_n: 0 is not between 1 and 128"),
         ("[log]\nformat = \"xml\"", "config: log.format: 'xml' is not known here: one of text, json"),
         ("[models.\"a/../b\"]\nsource = \"x\"", "config: models.a/../b: is no name for a model"),
+        ("[models.sim]\ntask = \"rank\"", "config: models.sim.task: 'rank' is not known here: one of generate, embed"),
+        (
+            "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\ntask = \"embed\"",
+            "config: models.sim.task: does not apply to the backend llama-cpp: a model's file says what it is for",
+        ),
     ];
     for (text, expected) in cases {
         let error = with_file(text).unwrap_err();
