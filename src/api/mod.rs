@@ -5,6 +5,7 @@ mod body;
 mod chat;
 mod completions;
 mod debug;
+mod embeddings;
 mod error;
 pub mod files;
 mod health;
@@ -31,6 +32,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .configure(batches::routes)
         .service(resource("/v1/chat/completions", &[Method::POST]).route(web::post().to(chat::create)))
         .service(resource("/v1/completions", &[Method::POST]).route(web::post().to(completions::create)))
+        .service(resource("/v1/embeddings", &[Method::POST]).route(web::post().to(embeddings::create)))
         .service(resource("/v1/models", &[Method::GET]).route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}", &[Method::GET]).route(web::get().to(models::show)))
         .service(resource("/tokenize", &[Method::POST]).route(web::post().to(tokens::tokenize)))

@@ -35,7 +35,7 @@ pub(super) async fn answer(started: Started) -> Result<HttpResponse, ApiError> {
 }
 
 /// Fields that were not understood, for whoever wonders why they change nothing. Names that no header can carry are left out.
-fn name_ignored(response: &mut HttpResponseBuilder, ignored: &[String]) {
+pub(super) fn name_ignored(response: &mut HttpResponseBuilder, ignored: &[String]) {
     const MAX_NAMES: usize = 32;
     let plain = |name: &&String| name.len() <= 64 && name.bytes().all(|b| b.is_ascii_graphic() && b != b',');
     let names: Vec<&str> = ignored.iter().filter(plain).map(String::as_str).take(MAX_NAMES).collect();

@@ -16,6 +16,10 @@ const ERRORS_MAX: usize = 100;
 const CHUNK: usize = 1000;
 const CUSTOM_ID_BYTES_MAX: usize = 512;
 
+/// Fields without which a body is no request, with their paths and what is said of their absence.
+const MESSAGES: (&str, &str, &str) = ("messages", "body.messages", "Messages parameter is required.");
+const INPUT: (&str, &str, &str) = ("input", "body.input", "Input parameter is required.");
+
 /// Checks every line of a batch's input and stores where each lies, then sets the batch to run or to `failed`.
 ///
 /// What was found is stored with every chunk, so a restart goes on where the last chunk ended.
@@ -159,9 +163,10 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             return refuse("invalid_type", "body", "Invalid type for 'body': expected an object.");
         };
         let field = |name| body.get(name).map(|value| value.get()).filter(|value| *value != "null");
-        let (name, label) = match self.endpoint {
-            Endpoint::ChatCompletions => (Some("messages"), "Chat Completions"),
+        let (required, label) = match self.endpoint {
+            Endpoint::ChatCompletions => (Some(MESSAGES), "Chat Completions"),
             Endpoint::Completions => (None, "Completions"),
+            Endpoint::Embeddings => (Some(INPUT), "Embeddings"),
         };
         if field("stream") == Some("true") {
             let message = format!("{label}: Streaming is not supported in the Batch API.");
@@ -174,8 +179,10 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             return refuse("invalid_type", "body.model", "Invalid type for 'body.model': expected a string.");
         };
         self.check_model(&model)?;
-        if name.is_some_and(|name| field(name).is_none()) {
-            return refuse("invalid_request", "body.messages", "Messages parameter is required.");
+        if let Some((name, param, message)) = required
+            && field(name).is_none()
+        {
+            return refuse("invalid_request", param, message);
         }
         Ok(model)
     }

@@ -1,6 +1,6 @@
 //! How the engine's refusals and failures are told to a client.
 
-use tandem_engine::{EngineError, SubmitError};
+use tandem_engine::{EmbedError, EngineError, SubmitError};
 
 use crate::openai::error::ApiError;
 
@@ -12,6 +12,13 @@ pub(super) fn of_submit(error: SubmitError, param: &str) -> ApiError {
         SubmitError::Gone => ApiError::engine_gone(),
         // A lease of the right kind came first.
         SubmitError::WrongKind => ApiError::internal(),
+    }
+}
+
+pub(super) fn of_embedding(error: EmbedError) -> ApiError {
+    match error {
+        EmbedError::NonFinite => ApiError::non_finite_embedding(),
+        EmbedError::Gone => ApiError::engine_gone(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! [`Completions::start`] reads a body, finds its model, renders and tokenizes the prompt and submits the generations; what it returns is
 //! then either [collected](Started::collect) into one answer or [streamed](Started::into_chunks) in chunks. [`Completions::respond`] does
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
+//! [`Completions::embed`] does the same for embeddings, which have nothing to stream.
 
+mod embeddings;
 mod engine_errors;
 mod guard;
 mod logprobs;
@@ -31,6 +33,7 @@ use crate::models::{Generator, Lease, LeaseError, Models};
 use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
 
+pub use embeddings::Embedded;
 pub use started::{Started, random_id};
 pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
@@ -119,6 +122,7 @@ impl Completions {
         let form = match endpoint {
             Endpoint::ChatCompletions => Form::Chat,
             Endpoint::Completions => Form::Text,
+            Endpoint::Embeddings => return Ok(self.embed(body, priority).await?.answer),
         };
         let started = self.start(form, body, priority).await?;
         if started.is_stream() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_core::{TokenId, TokenMask};
+use tandem_core::{TokenId, TokenMask, Vocab};
 use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
 
 use super::prompt::{self, Conversation};
@@ -84,14 +84,18 @@ fn tokens(prompt: Prompt, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<Stri
             let ids = prompt::of_text(&path, &text, &info.vocab, &*info.tokenizer)?;
             Ok((ids, Some(text)))
         }
-        Prompt::Tokens { path, ids } => match ids.iter().position(|id| !in_vocabulary(*id, info)) {
-            Some(at) => {
-                let path = format!("{path}[{at}]");
-                let message = format!("Invalid '{path}': {} is not a token of this model.", ids[at]);
-                Err(ApiError::invalid_value(&path, message))
-            }
-            None => Ok((ids, None)),
-        },
+        Prompt::Tokens { path, ids } => {
+            check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
+            Ok((ids, None))
+        }
+    }
+}
+
+/// The ids at `path` are tokens of the model.
+pub(super) fn check_token_ids(path: &str, ids: &[TokenId], vocab_size: u32, vocab: &Vocab) -> Result<(), ApiError> {
+    match ids.iter().position(|id| !in_vocabulary(*id, vocab_size, vocab)) {
+        Some(at) => Err(not_a_token(&format!("{path}[{at}]"), ids[at])),
+        None => Ok(()),
     }
 }
 
@@ -179,26 +183,25 @@ fn choice_seed(seed: u64, choice: u32) -> u64 {
     seed.wrapping_add(u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-fn in_vocabulary(id: TokenId, info: &ModelInfo) -> bool {
-    id < info.spec.vocab_size && (id as usize) < info.vocab.len()
+/// Whether the id is a token of a model that has `vocab_size` of them, some of which may be padding.
+fn in_vocabulary(id: TokenId, vocab_size: u32, vocab: &Vocab) -> bool {
+    id < vocab_size && (id as usize) < vocab.len()
+}
+
+fn not_a_token(path: &str, id: TokenId) -> ApiError {
+    ApiError::invalid_value(path, format!("Invalid '{path}': {id} is not a token of this model."))
 }
 
 /// The tokens that the request names are tokens of the model.
 fn check_tokens(options: &Options, info: &ModelInfo) -> Result<(), ApiError> {
-    let not_a_token = |path: String, id: TokenId| {
-        let message = format!("Invalid '{path}': {id} is not a token of this model.");
-        Err(ApiError::invalid_value(&path, message))
-    };
     for (id, _) in &options.sampling.logit_bias {
-        if !in_vocabulary(*id, info) {
-            return not_a_token(format!("logit_bias.{id}"), *id);
+        if !in_vocabulary(*id, info.spec.vocab_size, &info.vocab) {
+            return Err(not_a_token(&format!("logit_bias.{id}"), *id));
         }
     }
     let allowed = options.allowed_token_ids.as_deref().unwrap_or_default();
     for (name, ids) in [("stop_token_ids", &options.stop_token_ids[..]), ("allowed_token_ids", allowed)] {
-        if let Some(at) = ids.iter().position(|id| !in_vocabulary(*id, info)) {
-            return not_a_token(format!("{name}[{at}]"), ids[at]);
-        }
+        check_token_ids(name, ids, info.spec.vocab_size, &info.vocab)?;
     }
     Ok(())
 }

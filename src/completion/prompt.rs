@@ -57,6 +57,11 @@ pub(super) fn of_text(
     Ok(ids)
 }
 
+/// Tokens that [`framed`] adds.
+pub(super) fn frame_tokens(vocab: &Vocab) -> usize {
+    vocab.opening().into_iter().chain(vocab.closing()).count()
+}
+
 /// A whole text between what the model was trained to find around one.
 pub(super) fn framed(text: Vec<TokenId>, vocab: &Vocab) -> Vec<TokenId> {
     vocab.opening().into_iter().chain(text).chain(vocab.closing()).collect()

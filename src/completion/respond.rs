@@ -141,7 +141,7 @@ pub(super) fn reason(reason: FinishReason) -> &'static str {
     }
 }
 
-fn raw<T: Serialize>(body: &T) -> Result<Box<serde_json::value::RawValue>, ApiError> {
+pub(super) fn raw<T: Serialize>(body: &T) -> Result<Box<serde_json::value::RawValue>, ApiError> {
     to_raw_value(body).map_err(|error| {
         tracing::error!(%error, "an answer could not be written as JSON");
         ApiError::internal()

@@ -3,10 +3,11 @@
 pub enum Endpoint {
     ChatCompletions,
     Completions,
+    Embeddings,
 }
 
 impl Endpoint {
-    pub const ALL: [Self; 2] = [Self::ChatCompletions, Self::Completions];
+    pub const ALL: [Self; 3] = [Self::ChatCompletions, Self::Completions, Self::Embeddings];
 
     /// Its URL, without the host.
     #[must_use]
@@ -14,6 +15,7 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
         }
     }
 
@@ -23,6 +25,7 @@ impl Endpoint {
         match self {
             Self::ChatCompletions => "chat completions",
             Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
         }
     }
 

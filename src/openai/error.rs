@@ -213,7 +213,24 @@ impl ApiError {
         Self::invalid("model_not_supported", "model", format!("This model does not support {what}."))
     }
 
-    /// `param` is what to shorten: `messages` or `prompt`.
+    #[must_use]
+    pub fn dimensions_not_supported() -> Self {
+        Self::unsupported_value("dimensions", "This model does not support specifying dimensions.")
+    }
+
+    /// A limit that cuts an input to nothing.
+    #[must_use]
+    pub fn nothing_left(param: &str) -> Self {
+        Self::invalid_value(param, format!("Invalid '{param}': no token of the input would be left."))
+    }
+
+    #[must_use]
+    pub fn too_many_tokens(max: usize, got: usize) -> Self {
+        let message = format!("Requested {got} tokens, max {max} tokens per request");
+        Self::invalid("max_tokens_per_request", "input", message)
+    }
+
+    /// `param` is what to shorten: `messages`, `prompt` or `input`.
     #[must_use]
     pub fn context_length_exceeded(param: &str, context: u64, tokens: u64) -> Self {
         let message = format!(
@@ -303,6 +320,11 @@ impl ApiError {
     #[must_use]
     pub fn non_finite_logits() -> Self {
         Self::server(500, "non_finite_logits", "The model produced non-finite logits for this request.")
+    }
+
+    #[must_use]
+    pub fn non_finite_embedding() -> Self {
+        Self::server(500, "non_finite_embedding", "The model produced a non-finite embedding for this request.")
     }
 
     #[must_use]

@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod chat;
 pub mod completions;
+pub mod embeddings;
 mod endpoint;
 pub mod error;
 pub mod files;

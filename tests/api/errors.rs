@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::helpers::{MODEL, Setup, TestApp, chat_body, merged, spawn, spawn_app};
 
 /// Status, code, parameter and message of each answer, one line each.
-async fn refusals(app: &TestApp, path: &str, bodies: &[Value]) -> String {
+pub(crate) async fn refusals(app: &TestApp, path: &str, bodies: &[Value]) -> String {
     let mut lines = String::new();
     for body in bodies {
         let response = app.post(path, body).await;

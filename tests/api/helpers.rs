@@ -7,8 +7,9 @@ use tandem::{
     models::Models,
     settings::{LimitSettings, Overrides, Settings},
 };
+use tandem_core::BackendLoader;
 use tandem_engine::{EngineLimits, Stats};
-use tandem_sim::{SimLoader, SimSettings};
+use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLoader, SimSettings};
 use tempfile::TempDir;
 
 pub(crate) const MODEL: &str = "org/sim";
@@ -39,6 +40,12 @@ fn settings() -> Settings {
     Settings::load(&overrides).unwrap()
 }
 
+/// A server over the simulated embedding model.
+pub(crate) async fn spawn_embedder(embedder: SimEmbedderSettings, limits: LimitSettings) -> TestApp {
+    let make = move || -> Box<dyn BackendLoader> { Box::new(SimEmbedderLoader::new(embedder.clone())) };
+    serve(make, limits, EngineLimits::default()).await
+}
+
 pub(crate) async fn spawn_app() -> TestApp {
     spawn(Setup::default()).await
 }
@@ -46,9 +53,17 @@ pub(crate) async fn spawn_app() -> TestApp {
 /// The server as it is shipped, on a port of its own, over a simulated model.
 pub(crate) async fn spawn(setup: Setup) -> TestApp {
     let Setup { sim, limits, engine } = setup;
+    serve(move || Box::new(SimLoader::new(sim.clone())), limits, engine).await
+}
+
+async fn serve(
+    make: impl Fn() -> Box<dyn BackendLoader> + Send + Sync + 'static,
+    limits: LimitSettings,
+    engine: EngineLimits,
+) -> TestApp {
     let storage = tempfile::tempdir().unwrap();
     let settings = Settings { storage: storage.path().to_owned(), limits, ..settings() };
-    let models = || Models::from_loader(MODEL, engine, move || Ok(Box::new(SimLoader::new(sim.clone()))));
+    let models = || Models::from_loader(MODEL, engine, move || Ok(make()));
     let app = App::build_with(&settings, models).await.unwrap();
     let (url, models) = (format!("http://{}", app.address()), app.models().clone());
     tokio::spawn(app.run_until_stopped(std::future::pending()));

@@ -4,6 +4,7 @@
 
 mod chat;
 mod completions;
+mod embeddings;
 mod errors;
 mod helpers;
 mod models;

@@ -5,5 +5,6 @@
 mod bad_input;
 mod crash;
 mod disconnects;
+mod embeddings;
 mod faults;
 mod program;

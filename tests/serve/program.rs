@@ -131,14 +131,18 @@ impl Program {
         timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("{path} did not come to what is awaited"))
     }
 
-    /// Uploads lines and makes a batch of them; the batch's id.
+    /// Uploads lines and makes a batch of chats of them; the batch's id.
     pub(crate) async fn submit(&self, lines: &str) -> String {
+        self.submit_to("/v1/chat/completions", lines).await
+    }
+
+    /// The same for another endpoint.
+    pub(crate) async fn submit_to(&self, endpoint: &str, lines: &str) -> String {
         let part = Part::text(lines.to_owned()).file_name("batch.jsonl");
         let form = Form::new().text("purpose", "batch").part("file", part);
         let file = self.client.post(self.at("/v1/files")).multipart(form).send().await.unwrap();
         let file: Value = file.error_for_status().unwrap().json().await.unwrap();
-        let batch =
-            json!({"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"});
+        let batch = json!({"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h"});
         let batch = self.client.post(self.at("/v1/batches")).json(&batch).send().await.unwrap();
         let batch: Value = batch.error_for_status().unwrap().json().await.unwrap();
         batch["id"].as_str().unwrap().to_owned()

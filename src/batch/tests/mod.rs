@@ -176,9 +176,13 @@ impl World {
     }
 
     async fn create_from(&self, file_id: &str) -> String {
+        self.create_for(Endpoint::ChatCompletions, file_id).await
+    }
+
+    async fn create_for(&self, endpoint: Endpoint, file_id: &str) -> String {
         let new = NewBatch {
             input_file_id: file_id.to_owned(),
-            endpoint: Endpoint::ChatCompletions.path().to_owned(),
+            endpoint: endpoint.path().to_owned(),
             window: "24h".to_owned(),
             window_s: DAY_S,
             metadata: None,

@@ -71,6 +71,36 @@ async fn every_bad_line_is_named() {
 }
 
 #[tokio::test]
+async fn lines_of_embeddings_are_checked_for_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start(dir.path()).await;
+    let line = |id: &str, url: &str, body: Value| {
+        json!({"custom_id": id, "method": "POST", "url": url, "body": body}).to_string() + "\n"
+    };
+    let text = [
+        line("a", "/v1/embeddings", json!({"model": "m1", "input": "hello"})),
+        line("b", "/v1/embeddings", json!({"model": "m1", "messages": []})),
+        line("c", "/v1/embeddings", json!({"model": "m1", "input": null})),
+        line("d", "/v1/embeddings", json!({"model": "m1", "input": "x", "stream": true})),
+        line("e", "/v1/completions", json!({"model": "m1", "prompt": "hello"})),
+    ];
+    let file = world.upload(&text.concat()).await;
+    let id = world.create_for(Endpoint::Embeddings, &file).await;
+    let errors: Vec<BatchError> = serde_json::from_str(&world.ended(&id).await.errors.unwrap()).unwrap();
+    let errors: Vec<_> = errors.iter().map(|error| (error.line, error.code.as_str(), error.message.as_str())).collect();
+    let missing = "Input parameter is required.";
+    assert_eq!(
+        errors,
+        [
+            (Some(2), "invalid_request", missing),
+            (Some(3), "invalid_request", missing),
+            (Some(4), "streaming_unsupported", "Embeddings: Streaming is not supported in the Batch API."),
+            (Some(5), "invalid_url", "The URL provided for this request does not match the batch endpoint."),
+        ]
+    );
+}
+
+#[tokio::test]
 async fn bad_files_are_named_whole() {
     let two_models = line("a", "hello") + &with("b", |line| line["body"]["model"] = json!("m2"));
     for (text, code, line) in [

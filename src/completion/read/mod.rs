@@ -4,6 +4,7 @@
 
 pub(super) mod body;
 mod chat;
+mod embeddings;
 mod fields;
 mod messages;
 mod options;
@@ -13,6 +14,7 @@ mod text;
 mod unhonoured;
 
 pub(super) use chat::{ChatRequest, chat};
+pub(super) use embeddings::{EmbeddingOptions, Encoding, TRUNCATE, Truncation, embeddings};
 pub(super) use fields::{Fields, integer};
 pub(super) use messages::{Message, ToolCall, messages};
 pub(super) use options::Options;

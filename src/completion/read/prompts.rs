@@ -21,7 +21,7 @@ pub(in crate::completion) struct CompletionRequest {
     pub(in crate::completion) ignored: Vec<String>,
 }
 
-/// What is to be continued, with its path for errors.
+/// What is to be continued, or turned into a vector, with its path for errors.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::completion) enum Prompt {
     Text { path: String, text: String },
@@ -36,7 +36,7 @@ pub(in crate::completion) fn completions(
     let mut fields = Fields::new("", body);
     let mut request = CompletionRequest {
         model: text::model(&mut fields)?,
-        prompts: prompts(&mut fields)?,
+        prompts: prompts(&mut fields, "prompt")?,
         options: Options::read(&mut fields, limits)?,
         echo: fields.boolean("echo")?.unwrap_or(false),
         logprobs: fields.integer("logprobs", 0..=5)?.map(|top| top as u8),
@@ -52,43 +52,43 @@ pub(in crate::completion) fn completions(
 }
 
 /// A string, a list of strings, a list of token ids, or a list of such lists.
-fn prompts(fields: &mut Fields<'_>) -> Result<Vec<Prompt>, ApiError> {
-    let items = match fields.value("prompt") {
-        None => return Err(ApiError::missing("prompt")),
-        Some(Value::String(text)) => return Ok(vec![text_prompt("prompt".to_owned(), text)?]),
+pub(super) fn prompts(fields: &mut Fields<'_>, name: &'static str) -> Result<Vec<Prompt>, ApiError> {
+    let items = match fields.value(name) {
+        None => return Err(ApiError::missing(name)),
+        Some(Value::String(text)) => return Ok(vec![text_prompt(name, name.to_owned(), text)?]),
         Some(Value::Array(items)) => items,
-        Some(other) => return Err(ApiError::invalid_type("prompt", "a string or an array", kind(other))),
+        Some(other) => return Err(ApiError::invalid_type(name, "a string or an array", kind(other))),
     };
     match items.first() {
-        None => Err(empty("prompt")),
-        Some(Value::Number(_)) => Ok(vec![token_prompt("prompt".to_owned(), items)?]),
-        Some(_) if items.len() > MAX_PROMPTS => Err(ApiError::array_too_long("prompt", MAX_PROMPTS, items.len())),
+        None => Err(empty(name, name)),
+        Some(Value::Number(_)) => Ok(vec![token_prompt(name, name.to_owned(), items)?]),
+        Some(_) if items.len() > MAX_PROMPTS => Err(ApiError::array_too_long(name, MAX_PROMPTS, items.len())),
         Some(first) => (items.iter().enumerate())
             .map(|(at, item)| {
-                let path = format!("prompt[{at}]");
+                let path = format!("{name}[{at}]");
                 if first.is_string() {
                     let text = item.as_str().ok_or_else(|| ApiError::invalid_type(&path, "a string", kind(item)))?;
-                    return text_prompt(path, text);
+                    return text_prompt(name, path, text);
                 }
                 let ids = item.as_array();
                 let ids = ids.ok_or_else(|| ApiError::invalid_type(&path, "an array of token ids", kind(item)))?;
-                token_prompt(path, ids)
+                token_prompt(name, path, ids)
             })
             .collect(),
     }
 }
 
-fn text_prompt(path: String, text: &str) -> Result<Prompt, ApiError> {
+fn text_prompt(name: &str, path: String, text: &str) -> Result<Prompt, ApiError> {
     if text.is_empty() {
-        return Err(empty(&path));
+        return Err(empty(name, &path));
     }
     text::without_nul(&path, text)?;
     Ok(Prompt::Text { path, text: text.to_owned() })
 }
 
-fn token_prompt(path: String, items: &[Value]) -> Result<Prompt, ApiError> {
+fn token_prompt(name: &str, path: String, items: &[Value]) -> Result<Prompt, ApiError> {
     if items.is_empty() {
-        return Err(empty(&path));
+        return Err(empty(name, &path));
     }
     let ids = (items.iter().enumerate())
         .map(|(at, item)| {
@@ -101,8 +101,8 @@ fn token_prompt(path: String, items: &[Value]) -> Result<Prompt, ApiError> {
     Ok(Prompt::Tokens { path, ids })
 }
 
-fn empty(path: &str) -> ApiError {
-    ApiError::invalid_value(path, format!("Invalid '{path}': the prompt must not be empty."))
+fn empty(name: &str, path: &str) -> ApiError {
+    ApiError::invalid_value(path, format!("Invalid '{path}': the {name} must not be empty."))
 }
 
 impl Prompt {

@@ -69,10 +69,20 @@ const NOT_OFFERED: &[(&str, Neutral)] = &[
     ("web_search_options", Neutral::Never),
 ];
 
+/// The same for embeddings, beside the others.
+const NOT_OFFERED_FOR_EMBEDDINGS: &[(&str, Neutral)] = &[
+    ("embed_dtype", Neutral::Word(&["float32"])),
+    ("endianness", Neutral::Word(&["little"])),
+    ("messages", Neutral::Never),
+    ("truncate_sequence", Neutral::Is(false)),
+    ("use_activation", Neutral::Is(true)),
+];
+
 /// The value of a field by which nothing is asked for.
 enum Neutral {
     Never,
     Is(bool),
+    Word(&'static [&'static str]),
     Zero,
     One,
     Empty,
@@ -83,6 +93,7 @@ impl Neutral {
         match self {
             Self::Never => false,
             Self::Is(neutral) => value.as_bool() == Some(*neutral),
+            Self::Word(neutral) => value.as_str().is_some_and(|word| neutral.contains(&word)),
             Self::Zero => value.as_f64() == Some(0.0),
             Self::One => value.as_f64() == Some(1.0),
             Self::Empty => value.as_array().is_some_and(Vec::is_empty),
@@ -125,9 +136,18 @@ pub(super) fn harmless(fields: &mut Fields<'_>) -> Result<(), ApiError> {
 
 /// Fields that are left when all known ones have been read.
 pub(super) fn rest(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, ApiError> {
+    rest_but(fields, limits, &[])
+}
+
+/// The same for a request for embeddings.
+pub(super) fn rest_of_embeddings(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, ApiError> {
+    rest_but(fields, limits, NOT_OFFERED_FOR_EMBEDDINGS)
+}
+
+fn rest_but(fields: &Fields<'_>, limits: &Limits, more: &[(&str, Neutral)]) -> Result<Vec<String>, ApiError> {
     let mut ignored = Vec::new();
     for (name, value) in fields.unread() {
-        match NOT_OFFERED.iter().find(|(known, _)| *known == name) {
+        match NOT_OFFERED.iter().chain(more).find(|(known, _)| *known == name) {
             Some((_, neutral)) if value.is_null() || neutral.is(value) => {}
             Some(_) => return Err(ApiError::unsupported_parameter(name)),
             None if limits.strict_params => return Err(ApiError::unknown_parameter(name)),

@@ -1,0 +1,141 @@
+//! Texts to vectors, and those to an answer.
+
+use std::sync::Arc;
+
+use tandem_core::TokenId;
+use tandem_engine::{EmbedRequest, EmbedderInfo, Priority, Vectors};
+
+use super::prepare::{check_length, check_token_ids};
+use super::read::{self, EmbeddingOptions, Encoding, Prompt, Truncation};
+use super::respond::raw;
+use super::{Answer, Completions, engine_errors, off_the_reactor, prompt};
+use crate::openai::embeddings::{EmbeddingList, EmbeddingObject, EmbeddingUsage, Vector};
+use crate::openai::error::ApiError;
+use crate::openai::{self, Endpoint};
+
+/// Tokens of one request, as at OpenAI: what waits in the engine's queue is bounded by this.
+const MAX_REQUEST_TOKENS: usize = 300_000;
+/// Of a number's digits, to judge how long writing takes.
+const NUMBER_BYTES: usize = 12;
+
+/// An answer, and what of the request was passed over.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    pub answer: Answer,
+    /// Fields of the request that nothing here knows.
+    pub ignored: Vec<String>,
+}
+
+impl Completions {
+    /// Turns the inputs of a request into vectors. Dropping the future gives the request up.
+    ///
+    /// # Errors
+    /// When the request is wrong, its model is not there or has no vectors, or computing them fails.
+    pub async fn embed(&self, body: &[u8], priority: Priority) -> Result<Embedded, ApiError> {
+        let limits = &self.shared.limits;
+        let deadline = limits.deadline(priority);
+        let object = read::body::object(body)?;
+        let request = read::embeddings(&object, limits)?;
+        let lease = self.lease(&request.model).await?.embedder();
+        let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Embeddings.what()))?;
+        let (info, options) = (Arc::clone(lease.info()), request.options.clone());
+        let size = request.inputs.iter().map(Prompt::size).sum();
+        let inputs = off_the_reactor(size, move || tokens(request.inputs, &request.options, &info)).await??;
+        let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
+        let asked = EmbedRequest { inputs, priority, normalize: options.normalize };
+        let embedding = lease.embed(asked).map_err(|error| engine_errors::of_submit(error, "input"))?;
+        let vectors = match deadline {
+            None => embedding.await,
+            Some(deadline) => tokio::time::timeout_at(deadline, embedding)
+                .await
+                .map_err(|_| ApiError::generation_timeout(limits.request_timeout.as_secs()))?,
+        };
+        let vectors = vectors.map_err(engine_errors::of_embedding)?;
+        let size = vectors.len() * lease.info().spec.dimensions as usize * NUMBER_BYTES;
+        let usage = openai::Usage { prompt_tokens, total_tokens: prompt_tokens, ..openai::Usage::default() };
+        let model = lease.name().to_owned();
+        let body = off_the_reactor(size, move || raw(&list(vectors, &model, usage, options.encoding))).await??;
+        Ok(Embedded { answer: Answer { body, usage }, ignored: request.ignored })
+    }
+}
+
+fn list(vectors: Vectors, model: &str, usage: openai::Usage, encoding: Encoding) -> EmbeddingList<'_> {
+    let object = |(index, vector): (usize, Vec<f32>)| EmbeddingObject {
+        object: "embedding",
+        index,
+        embedding: match encoding {
+            Encoding::Float => Vector::Numbers(vector),
+            Encoding::Base64 => Vector::base64(&vector),
+        },
+    };
+    EmbeddingList {
+        object: "list",
+        data: vectors.into_iter().enumerate().map(object).collect(),
+        model,
+        usage: EmbeddingUsage { prompt_tokens: usage.prompt_tokens, total_tokens: usage.total_tokens },
+    }
+}
+
+/// The tokens of each input, after what the request asks of the model was checked.
+fn tokens(inputs: Vec<Prompt>, options: &EmbeddingOptions, info: &EmbedderInfo) -> Result<Vec<Vec<TokenId>>, ApiError> {
+    let spec = &info.spec;
+    // Which models can be cut short without harm their files do not say.
+    if options.dimensions.is_some_and(|asked| asked != spec.dimensions) {
+        return Err(ApiError::dimensions_not_supported());
+    }
+    let most = options.truncation.and_then(|truncation| truncation.tokens);
+    if let Some(asked) = most.filter(|asked| *asked > spec.max_input_tokens) {
+        let max = spec.max_input_tokens.into();
+        return Err(ApiError::integer_above(read::TRUNCATE, max, &asked.to_string()));
+    }
+    let inputs: Vec<Vec<TokenId>> =
+        inputs.into_iter().map(|input| input_tokens(input, options, info)).collect::<Result<_, _>>()?;
+    let all = inputs.iter().map(Vec::len).sum();
+    if all > MAX_REQUEST_TOKENS { Err(ApiError::too_many_tokens(MAX_REQUEST_TOKENS, all)) } else { Ok(inputs) }
+}
+
+fn input_tokens(input: Prompt, options: &EmbeddingOptions, info: &EmbedderInfo) -> Result<Vec<TokenId>, ApiError> {
+    let max = info.spec.max_input_tokens;
+    let truncation = options.truncation;
+    let (path, ids) = match input {
+        Prompt::Tokens { path, mut ids } => {
+            check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
+            cut(&mut ids, truncation, max, 0)?;
+            (path, ids)
+        }
+        Prompt::Text { path, text } => {
+            // What is going to be cut may be long.
+            if truncation.is_none() {
+                check_length(&path, text.chars().count(), max)?;
+            }
+            let mut ids = info.tokenizer.encode(&text).map_err(|_| ApiError::not_encodable(&path))?;
+            if options.add_special_tokens {
+                cut(&mut ids, truncation, max, prompt::frame_tokens(&info.vocab))?;
+                ids = prompt::framed(ids, &info.vocab);
+            } else {
+                cut(&mut ids, truncation, max, 0)?;
+            }
+            (path, ids)
+        }
+    };
+    match ids.len() {
+        0 => Err(ApiError::invalid_value(&path, format!("Invalid '{path}': it has no tokens."))),
+        len if len > max as usize => Err(ApiError::context_length_exceeded(&path, max.into(), len as u64)),
+        _ => Ok(ids),
+    }
+}
+
+/// Cuts `ids` so that `more` tokens fit beside them.
+fn cut(ids: &mut Vec<TokenId>, truncation: Option<Truncation>, max: u32, more: usize) -> Result<(), ApiError> {
+    let Some(Truncation { tokens, left }) = truncation else { return Ok(()) };
+    let room = (tokens.unwrap_or(max) as usize).saturating_sub(more);
+    if room == 0 {
+        return Err(ApiError::nothing_left(read::TRUNCATE));
+    }
+    if left {
+        ids.drain(..ids.len().saturating_sub(room));
+    } else {
+        ids.truncate(room);
+    }
+    Ok(())
+}
