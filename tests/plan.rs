@@ -1,5 +1,7 @@
 //! `tandem plan`: what a model would take, and whether it fits.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::process::{Command, Output};
 
 fn plan(args: &[&str]) -> (Option<i32>, String, String) {

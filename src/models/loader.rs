@@ -61,8 +61,8 @@ pub fn backend_versions() -> Vec<(&'static str, String)> {
 }
 
 #[cfg(not(all(feature = "llama-cpp", feature = "candle")))]
-fn not_built(backend: &BackendSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
-    Err(LoadError::Unsupported(format!("this program was built without the backend {}", backend.name())))
+fn not_built(backend: &BackendSettings) -> LoadError {
+    LoadError::Unsupported(format!("this program was built without the backend {}", backend.name()))
 }
 
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]
@@ -77,32 +77,49 @@ fn path(source: Option<&ModelSource>) -> Result<std::path::PathBuf, LoadError> {
 /// When the model cannot be loaded for another reason than memory, or its backend does not know beforehand.
 pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
     match backend {
-        #[cfg(feature = "llama-cpp")]
-        BackendSettings::LlamaCpp(asked) => {
-            use tandem_llama_cpp::{MemoryPlace, Planner};
-
-            let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref())?)?;
-            let plan = planner.plan()?;
-            let room = memory.unwrap_or(plan.free);
-            Ok(Plan {
-                weights: plan.needs.weights,
-                kv: plan.needs.kv,
-                compute: plan.needs.compute,
-                room,
-                place: match (memory, plan.place) {
-                    (Some(_), _) => "of",
-                    (None, MemoryPlace::Ram) => "free memory",
-                    (None, MemoryPlace::Gpus) => "free on GPUs",
-                },
-                parallel: plan.parallel,
-                context: plan.context,
-                trained: plan.trained,
-                longest_context: planner.longest_context(room)?,
-                most_sequences: planner.most_sequences(room)?,
-            })
+        BackendSettings::LlamaCpp(asked) => plan_llama_cpp(asked, model, memory),
+        BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => {
+            Err(LoadError::Unsupported(format!("the backend {} cannot plan its memory", backend.name())))
         }
-        other => Err(LoadError::Unsupported(format!("the backend {} cannot plan its memory", other.name()))),
     }
+}
+
+#[cfg(feature = "llama-cpp")]
+fn plan_llama_cpp(
+    asked: &crate::settings::LlamaCppSettings,
+    model: &ModelSettings,
+    memory: Option<u64>,
+) -> Result<Plan, LoadError> {
+    use tandem_llama_cpp::{MemoryPlace, Planner};
+
+    let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref())?)?;
+    let plan = planner.plan()?;
+    let room = memory.unwrap_or(plan.free);
+    Ok(Plan {
+        weights: plan.needs.weights,
+        kv: plan.needs.kv,
+        compute: plan.needs.compute,
+        room,
+        place: match (memory, plan.place) {
+            (Some(_), _) => "of",
+            (None, MemoryPlace::Ram) => "free memory",
+            (None, MemoryPlace::Gpus) => "free on GPUs",
+        },
+        parallel: plan.parallel,
+        context: plan.context,
+        trained: plan.trained,
+        longest_context: planner.longest_context(room)?,
+        most_sequences: planner.most_sequences(room)?,
+    })
+}
+
+#[cfg(not(feature = "llama-cpp"))]
+fn plan_llama_cpp(
+    asked: &crate::settings::LlamaCppSettings,
+    _: &ModelSettings,
+    _: Option<u64>,
+) -> Result<Plan, LoadError> {
+    Err(not_built(&BackendSettings::LlamaCpp(asked.clone())))
 }
 
 #[cfg(feature = "llama-cpp")]
@@ -189,7 +206,7 @@ fn llama_cpp_settings(
 
 #[cfg(not(feature = "llama-cpp"))]
 fn llama_cpp(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
-    not_built(backend)
+    Err(not_built(backend))
 }
 
 #[cfg(feature = "candle")]
@@ -222,7 +239,7 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
 
 #[cfg(not(feature = "candle"))]
 fn candle(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
-    not_built(backend)
+    Err(not_built(backend))
 }
 
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]

@@ -107,7 +107,7 @@ pub(super) fn check(raw: RawBackend) -> Result<LlamaCppSettings, SettingsError> 
         threads_batch,
         flash_attention,
         kv_type,
-        kv_unified: raw.kv_unified.unwrap_or(true),
+        kv_unified: raw.kv_unified.unwrap_or(false),
         swa_full: raw.swa_full.unwrap_or(true),
         gpu_layers: check_gpu_layers(raw.gpu_layers)?,
         gpu_split,

@@ -38,8 +38,8 @@ pub struct LlamaCppSettings {
     pub flash_attention: FlashAttention,
     /// How keys and values are stored.
     pub kv_type: KvType,
-    /// One pool of KV cells for all sequences, in which a shared prefix is stored once. Otherwise each sequence has a pool of its own: its
-    /// attention then passes over nobody else's cells, and a shared prefix is copied.
+    /// One pool of KV cells for all sequences, in which a shared prefix is stored once, and every sequence's attention passes over the cells
+    /// of all. Otherwise each sequence has a pool of its own, and a shared prefix is copied.
     pub kv_unified: bool,
     /// Layers with a sliding window keep all their cells, so that a prompt's prefix can be reused. Otherwise they keep a window's worth, which
     /// takes a fraction of the memory, and a slot is continued at its end or computed anew.
@@ -158,7 +158,7 @@ impl LlamaCppSettings {
             threads_batch: None,
             flash_attention: FlashAttention::Auto,
             kv_type: KvType::F16,
-            kv_unified: true,
+            kv_unified: false,
             swa_full: true,
             gpu: GpuSettings { layers: GpuLayers::Count(0), split: GpuSplit::Layer, main: 0, devices: Vec::new() },
             mmap: true,

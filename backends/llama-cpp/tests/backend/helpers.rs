@@ -24,6 +24,8 @@ pub(crate) fn settings(parallel: u32, context: u32) -> LlamaCppSettings {
         // More of them would spin against the other tests.
         threads: Some(1),
         max_step_tokens: 512,
+        // Room that sequences compete for: what is hard is tried.
+        kv_unified: true,
         ..LlamaCppSettings::new(model())
     }
 }
