@@ -29,16 +29,15 @@ impl Scheduler {
         let preemptions = self.stats.preemptions;
         self.plan_single_tokens(&mut budget, now);
         self.stats.following = 0;
+        let mut admits = true;
         for class in [Priority::Interactive, Priority::Batch] {
             for sequence in self.running.iter_mut().filter(|one| one.urgency.priority == class && is_idle(one)) {
                 sequence.planned = sequence.missing().min(budget);
                 budget -= sequence.planned;
             }
             // Whoever had to give way waits for the next step, or it would come back at once and be thrown out again; and while somebody
-            // waits for room, nobody less urgent takes it.
-            if self.stats.preemptions == preemptions && !self.admit(class, &mut budget, now) {
-                break;
-            }
+            // waits for room, nobody less urgent takes it. Whoever has a slot goes on all the same: only so is there room again.
+            admits = admits && (self.stats.preemptions != preemptions || self.admit(class, &mut budget, now));
         }
         if !self.spec.mixes_phases {
             self.separate_phases();

@@ -264,6 +264,25 @@ fn a_sequence_that_gave_way_three_times_has_room_to_its_end() {
 }
 
 #[test]
+fn a_prompt_that_keeps_its_slot_is_computed_while_somebody_more_urgent_waits_for_room() {
+    Rig::run(SimSettings { parallel: 1, ..settings(SLOTS) }, |rig| {
+        let _batch = rig.submit(request(0..40, 2, Priority::Batch));
+        rig.steps(1);
+        let mut urgent: Vec<_> = (0..3)
+            .map(|at| {
+                let urgent = rig.submit(request(100 + at..103 + at, 1, Priority::Interactive));
+                rig.steps(3);
+                urgent
+            })
+            .collect();
+        assert_eq!((rig.scheduler.most_preemptions(), rig.scheduler.stats().finished), (3, 3), "{}", rig.scheduler);
+        urgent.push(rig.submit(request(200..203, 1, Priority::Interactive)));
+        rig.finish();
+        assert_eq!(rig.scheduler.stats().finished, 5);
+    });
+}
+
+#[test]
 fn a_reader_that_is_far_behind_pauses_its_generation_alone() {
     Rig::run(settings(SLOTS), |rig| {
         let mut unread = rig.submit(request(0..3, 40, Priority::Interactive));
