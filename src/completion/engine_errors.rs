@@ -9,6 +9,8 @@ pub(super) fn of_submit(error: SubmitError, param: &str) -> ApiError {
     match error {
         SubmitError::Overloaded => ApiError::overloaded(),
         SubmitError::TooLarge { needed, available } => ApiError::context_length_exceeded(param, available, needed),
+        // No request names one yet.
+        SubmitError::NoSuchAdapter { .. } => ApiError::internal(),
         SubmitError::Gone => ApiError::engine_gone(),
     }
 }

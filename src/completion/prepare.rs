@@ -133,6 +133,7 @@ impl Asked<'_> {
             logprobs: self.logprobs,
             cache_salt: options.cache_salt,
             grammar: self.grammar.clone(),
+            adapter: None,
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })

@@ -28,7 +28,7 @@ mod vocab;
 
 pub use backend::{BackendLoader, InferenceBackend, Loaded};
 pub use error::{BoxError, LoadError, SampleError, StepError};
-pub use ids::{BlockId, SlotId, TokenId};
+pub use ids::{AdapterId, BlockId, SlotId, TokenId};
 pub use mask::TokenMask;
 pub use model::{TokenizeError, Tokenizer};
 pub use sampling::SamplingParams;

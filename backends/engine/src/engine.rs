@@ -142,6 +142,9 @@ impl Engine {
         }
         let spec = &self.info.spec;
         debug_assert!(!request.prompt.is_empty(), "an empty prompt is refused where requests are parsed");
+        if let Some(adapter) = request.adapter.filter(|adapter| adapter.index() >= spec.adapters.len()) {
+            return Err(SubmitError::NoSuchAdapter { adapter, adapters: spec.adapters.len() });
+        }
         let needed = (request.prompt.len() as u64) + u64::from(request.stop.max_tokens);
         let available = spec.kv.capacity().min(u64::from(spec.max_context));
         // The last token of a sequence is never computed, so a context's worth of tokens is the most that anyone needs.

@@ -6,8 +6,8 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator},
 };
 use tandem_core::{
-    BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId, Step,
-    StepError, TokenId, sampling::Sampler,
+    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId,
+    Step, StepError, TokenId, sampling::Sampler,
 };
 use thiserror::Error;
 
@@ -51,6 +51,8 @@ enum Fault {
     Rows { asked: usize, computed: usize },
     #[error("a row for slot {}, where the last pass has slot {}", .asked.0, .computed.0)]
     RowOrder { asked: SlotId, computed: SlotId },
+    #[error("adapter {} of a backend that has none", .0.0)]
+    NoSuchAdapter(AdapterId),
     #[error("changing the KV cache: {0}")]
     Kv(#[from] llama_cpp_2::context::kv_cache::KvCacheConversionError),
     #[error("llama_decode: {0}")]
@@ -97,9 +99,11 @@ impl<'model> LlamaCpp<'model> {
             logprobs: None,
         };
         let mut out = Vec::new();
-        self.forward(&Step { kv_ops: &[], chunks: &[chunk] })
+        self.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None })
             .and_then(|()| self.sample(&[row], &mut out))
-            .and_then(|()| self.forward(&Step { kv_ops: &[KvOp::Truncate { slot, from: 0 }], chunks: &[] }))
+            .and_then(|()| {
+                self.forward(&Step { kv_ops: &[KvOp::Truncate { slot, from: 0 }], chunks: &[], adapter: None })
+            })
             .map_err(|error| format!("a first token cannot be computed: {error:?}"))?;
         match out.pop() {
             Some(Err(error)) => Err(error.to_string()),
@@ -126,6 +130,9 @@ impl<'model> LlamaCpp<'model> {
         }
         if step.chunks.is_empty() {
             return Ok(());
+        }
+        if let Some(adapter) = step.adapter {
+            return Err(Fault::NoSuchAdapter(adapter).into());
         }
         self.fill_batch(step.chunks)?;
         self.context.decode(&mut self.batch).map_err(|error| match error {

@@ -92,6 +92,7 @@ impl BackendLoader for LlamaCppLoader {
             mixes_phases: true,
             // llama.cpp hands a pass over to a GPU and waits when logits are asked for; on the CPU it computes at once.
             overlaps: llama.supports_gpu_offload() && self.settings.gpu.layers != GpuLayers::Count(0),
+            adapters: Vec::new(),
         };
         let (threads, threads_batch) = self.settings.thread_counts();
         tracing::info!(?spec, threads, threads_batch, model = %path.display(), "the model is loaded");

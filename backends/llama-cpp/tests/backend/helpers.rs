@@ -55,7 +55,7 @@ pub(crate) fn forward(
         .iter()
         .map(|&(slot, start, tokens, sample)| Chunk { slot: SlotId(slot), start, tokens, block_table: &[], sample })
         .collect();
-    backend.forward(&Step { kv_ops, chunks: &chunks })
+    backend.forward(&Step { kv_ops, chunks: &chunks, adapter: None })
 }
 
 /// The likeliest token of each slot.
