@@ -171,6 +171,7 @@ fn llama_cpp_settings(
             settings::Numa::Isolate => Numa::Isolate,
             settings::Numa::Numactl => Numa::Numactl,
         },
+        adapters: Vec::new(),
     })
 }
 

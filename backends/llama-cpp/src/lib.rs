@@ -6,11 +6,12 @@
 //! sample is the logits of a chunk's last token.
 //!
 //! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
-//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`) and steps before they reach it (`backend`).
+//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`, `adapter_file`) and steps before they reach it (`backend`).
 //!
 //! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
 //! [`with_backend`](tandem_core::BackendLoader::with_backend) but the vocabulary and the tokenizer, which hold no weights.
 
+mod adapter_file;
 mod backend;
 mod ggml_type;
 mod gguf;
@@ -28,4 +29,4 @@ mod vocab;
 pub use loader::LlamaCppLoader;
 pub use plan::{MemoryNeeds, MemoryPlace, MemoryPlan, Planner};
 pub use runtime::{system_info, version};
-pub use settings::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
+pub use settings::{AdapterSettings, FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};

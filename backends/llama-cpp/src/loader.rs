@@ -1,10 +1,11 @@
 use std::sync::Arc;
 
 use llama_cpp_2::model::LlamaModel;
-use tandem_core::{BackendLoader, BackendSpec, KvLayout, LoadError, Loaded};
+use tandem_core::{AdapterId, BackendLoader, BackendSpec, KvLayout, LoadError, Loaded, TokenId};
 
 use crate::{
     GpuLayers, LlamaCppSettings, MemoryNeeds, MemoryPlace, MemoryPlan, Planner,
+    adapter_file::AdapterFile,
     backend::{KvPools, LlamaCpp},
     model_file::ModelFile,
     params, runtime,
@@ -30,6 +31,16 @@ impl LlamaCppLoader {
         let keeps_a_state = model.is_recurrent() || model.is_hybrid();
         let keeps_a_window = file.has_sliding_window && !self.settings.swa_full;
         !keeps_a_state && !keeps_a_window
+    }
+
+    /// Runs the model once as it is and once with each adapter.
+    fn warm_up(&self, backend: &mut LlamaCpp<'_>, token: TokenId) -> Result<(), LoadError> {
+        let adapters = std::iter::zip(0.., &self.settings.adapters).map(|(at, one)| (Some(AdapterId(at)), &one.path));
+        for (adapter, path) in std::iter::once((None, &self.settings.model)).chain(adapters) {
+            let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
+            backend.warm_up(token, adapter).map_err(invalid)?;
+        }
+        Ok(())
     }
 }
 
@@ -59,9 +70,12 @@ impl BackendLoader for LlamaCppLoader {
         self.settings.check()?;
         let file = ModelFile::check(path)?;
         let llama = runtime::init(self.settings.numa)?;
-        check_room(&Planner::of(self.settings.clone(), &file)?.plan()?)?;
+        let adapter_files = AdapterFile::check_all(&self.settings, &file)?;
+        check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
-        let model = file.load(&params::model(&self.settings, llama)?)?;
+        let mut model = file.load(&params::model(&self.settings, llama)?)?;
+        // Before there is a context: it takes room for the largest graph that there may be.
+        let adapters = adapter_files.iter().map(|file| file.load(&mut model)).collect::<Result<_, _>>()?;
         let vocab = Arc::new(vocab::build(&model));
         let sizes = self.settings.sizes(model.n_ctx_train())?;
         if self.settings.context.is_some_and(|asked| asked > sizes.context) {
@@ -92,18 +106,16 @@ impl BackendLoader for LlamaCppLoader {
             mixes_phases: true,
             // llama.cpp hands a pass over to a GPU and waits when logits are asked for; on the CPU it computes at once.
             overlaps: llama.supports_gpu_offload() && self.settings.gpu.layers != GpuLayers::Count(0),
-            adapters: Vec::new(),
+            adapters: self.settings.adapters.iter().map(|adapter| adapter.name.clone()).collect(),
         };
         let (threads, threads_batch) = self.settings.thread_counts();
         tracing::info!(?spec, threads, threads_batch, model = %path.display(), "the model is loaded");
         let kv_pools = if self.settings.kv_unified { KvPools::One } else { KvPools::PerSlot };
-        let mut backend = LlamaCpp::new(context, spec, kv_pools).map_err(|error| LoadError::Other {
+        let mut backend = LlamaCpp::new(context, spec, kv_pools, adapters).map_err(|error| LoadError::Other {
             context: "starting threads that sample".to_owned(),
             source: error.into(),
         })?;
-        backend
-            .warm_up(vocab.bos().unwrap_or(0))
-            .map_err(|reason| LoadError::Invalid { path: path.display().to_string(), reason })?;
+        self.warm_up(&mut backend, vocab.bos().unwrap_or(0))?;
         serve(Loaded { backend: &mut backend, vocab, tokenizer, chat_template: file.chat_template });
         Ok(())
     }

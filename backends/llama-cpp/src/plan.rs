@@ -8,7 +8,10 @@ use llama_cpp_2::{
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 use tandem_core::LoadError;
 
-use crate::{GpuLayers, LlamaCppSettings, logged::logged, model_file::ModelFile, params, runtime, settings::Sizes};
+use crate::{
+    GpuLayers, LlamaCppSettings, adapter_file::AdapterFile, logged::logged, model_file::ModelFile, params, runtime,
+    settings::Sizes,
+};
 
 /// Contexts are tried in steps of this many tokens, llama.cpp's own rounding.
 const STEP: u32 = 256;
@@ -33,7 +36,7 @@ pub struct MemoryPlan {
 /// Bytes of a loaded model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeeds {
-    /// The model's own numbers.
+    /// The numbers of the model and of its adapters.
     pub weights: u64,
     /// Keys and values of all sequences, or their states.
     pub kv: u64,
@@ -75,6 +78,7 @@ pub struct Planner {
     model: LlamaModel,
     /// Bytes of weights that stay in RAM when all layers go to GPUs.
     kept_in_ram: u64,
+    adapter_bytes: u64,
 }
 
 impl Planner {
@@ -85,13 +89,19 @@ impl Planner {
     pub fn new(settings: LlamaCppSettings) -> Result<Self, LoadError> {
         settings.check()?;
         let file = ModelFile::check(&settings.model)?;
-        Self::of(settings, &file)
+        let adapters = AdapterFile::check_all(&settings, &file)?;
+        Self::of(settings, &file, &adapters)
     }
 
-    pub(crate) fn of(settings: LlamaCppSettings, file: &ModelFile) -> Result<Self, LoadError> {
+    pub(crate) fn of(
+        settings: LlamaCppSettings,
+        file: &ModelFile,
+        adapters: &[AdapterFile],
+    ) -> Result<Self, LoadError> {
         let llama = runtime::init(settings.numa)?;
         let model = file.load(&params::model(&settings, llama)?.with_no_alloc(true))?;
-        Ok(Self { settings, llama, model, kept_in_ram: file.kept_in_ram })
+        let adapter_bytes = adapters.iter().map(|adapter| adapter.bytes).sum();
+        Ok(Self { settings, llama, model, kept_in_ram: file.kept_in_ram, adapter_bytes })
     }
 
     /// What the settings ask for.
@@ -155,7 +165,7 @@ impl Planner {
             (mebibytes * f64::from(1 << 20)) as u64
         };
         let elsewhere = if self.place() == MemoryPlace::Gpus { self.kept_in_ram } else { 0 };
-        let weights = self.model.size().saturating_sub(elsewhere);
+        let weights = self.model.size().saturating_sub(elsewhere) + self.adapter_bytes;
         let needs = MemoryNeeds { weights, kv: total(kv), compute: total(compute) };
         // Every model has both; without them these lines are not what they were.
         if needs.kv == 0 || needs.compute == 0 {
