@@ -9,7 +9,7 @@ pub(super) fn of_submit(error: SubmitError, param: &str) -> ApiError {
     match error {
         SubmitError::Overloaded => ApiError::overloaded(),
         SubmitError::TooLarge { needed, available } => ApiError::context_length_exceeded(param, available, needed),
-        // No request names one yet.
+        // Names are looked up in the engine that the request is then submitted to.
         SubmitError::NoSuchAdapter { .. } => ApiError::internal(),
         SubmitError::Gone => ApiError::engine_gone(),
     }

@@ -4,16 +4,17 @@ use tandem_core::{BackendLoader, LoadError};
 use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
 
 use super::Plan;
-use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults};
+use crate::settings::{AdapterSettings, BackendSettings, ModelSettings, ModelSource, SimFaults};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
 pub(super) fn loader(
     backend: &BackendSettings,
     source: Option<&ModelSource>,
+    adapters: &[AdapterSettings],
 ) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
-        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source),
+        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source, adapters),
         BackendSettings::Candle { .. } => candle(backend, source),
         &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms, faults } => {
             let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
@@ -23,6 +24,7 @@ pub(super) fn loader(
                 max_step_tokens,
                 layout: SimLayout::Blocks { count: tokens / block_size, block_size },
                 step_delay: Duration::from_millis(step_delay_ms),
+                adapters: adapters.iter().map(|adapter| adapter.name.clone()).collect(),
                 faults: sim_faults(faults),
                 ..SimSettings::default()
             })))
@@ -68,7 +70,7 @@ pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64
         BackendSettings::LlamaCpp(asked) => {
             use tandem_llama_cpp::{MemoryPlace, Planner};
 
-            let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref())?)?;
+            let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref(), &model.adapters)?)?;
             let plan = planner.plan()?;
             let room = memory.unwrap_or(plan.free);
             Ok(Plan {
@@ -93,10 +95,14 @@ pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64
 }
 
 #[cfg(feature = "llama-cpp")]
-fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(
+    backend: &BackendSettings,
+    source: Option<&ModelSource>,
+    adapters: &[AdapterSettings],
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(asked) => {
-            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source)?)))
+            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source, adapters)?)))
         }
         BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -106,6 +112,7 @@ fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<
 fn llama_cpp_settings(
     asked: &crate::settings::LlamaCppSettings,
     source: Option<&ModelSource>,
+    adapters: &[AdapterSettings],
 ) -> Result<tandem_llama_cpp::LlamaCppSettings, LoadError> {
     use tandem_llama_cpp::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
 
@@ -171,12 +178,22 @@ fn llama_cpp_settings(
             settings::Numa::Isolate => Numa::Isolate,
             settings::Numa::Numactl => Numa::Numactl,
         },
-        adapters: Vec::new(),
+        adapters: adapters.iter().map(llama_cpp_adapter).collect::<Result<_, _>>()?,
     })
 }
 
+#[cfg(feature = "llama-cpp")]
+fn llama_cpp_adapter(adapter: &AdapterSettings) -> Result<tandem_llama_cpp::AdapterSettings, LoadError> {
+    let (name, path, scale) = (adapter.name.clone(), path(adapter.source.as_ref())?, adapter.scale);
+    Ok(tandem_llama_cpp::AdapterSettings { name, path, scale })
+}
+
 #[cfg(not(feature = "llama-cpp"))]
-fn llama_cpp(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(
+    backend: &BackendSettings,
+    _: Option<&ModelSource>,
+    _: &[AdapterSettings],
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     not_built(backend)
 }
 

@@ -25,6 +25,8 @@ pub struct ModelCard {
     pub created: i64,
     /// Tokens of one sequence; unknown until the model is loaded.
     pub max_model_len: Option<u32>,
+    /// The names of its adapters; unknown until the model is loaded.
+    pub adapters: Vec<String>,
 }
 
 impl Models {
@@ -32,9 +34,10 @@ impl Models {
     #[must_use]
     pub fn start(backend: &BackendSettings, models: &[ModelSettings], limits: EngineLimits) -> Self {
         let loaders = models.iter().map(|model| {
-            let (backend, source) = (backend.clone(), model.source.clone());
-            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref()));
-            (model.name.clone(), make)
+            let (backend, model) = (backend.clone(), model.clone());
+            let name = model.name.clone();
+            let make: MakeLoader = Box::new(move || loader::loader(&backend, model.source.as_ref(), &model.adapters));
+            (name, make)
         });
         let created = Clock::system().seconds();
         let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
@@ -98,10 +101,15 @@ impl Models {
     /// What is known of each model.
     #[must_use]
     pub fn list(&self) -> Vec<ModelCard> {
-        let card = |resident: &Arc<Resident>| ModelCard {
-            name: resident.name().to_owned(),
-            created: resident.created(),
-            max_model_len: resident.engine().map(|engine| engine.info().spec.max_context),
+        let card = |resident: &Arc<Resident>| {
+            let engine = resident.engine();
+            let spec = engine.as_ref().map(|engine| &engine.info().spec);
+            ModelCard {
+                name: resident.name().to_owned(),
+                created: resident.created(),
+                max_model_len: spec.map(|spec| spec.max_context),
+                adapters: spec.map(|spec| spec.adapters.clone()).unwrap_or_default(),
+            }
         };
         self.0.iter().map(card).collect()
     }
