@@ -9,6 +9,8 @@ pub(super) fn of_submit(error: SubmitError, param: &str) -> ApiError {
     match error {
         SubmitError::Overloaded => ApiError::overloaded(),
         SubmitError::TooLarge { needed, available } => ApiError::context_length_exceeded(param, available, needed),
+        // Names are looked up in the engine that the request is then submitted to.
+        SubmitError::NoSuchAdapter { .. } => ApiError::internal(),
         SubmitError::Gone => ApiError::engine_gone(),
         // A lease of the right kind came first.
         SubmitError::WrongKind => ApiError::internal(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_core::{TokenId, TokenMask, Vocab};
+use tandem_core::{AdapterId, TokenId, TokenMask, Vocab};
 use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
 
 use super::prompt::{self, Conversation};
@@ -24,14 +24,16 @@ pub(super) fn chat(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let ChatRequest { model: _, messages, mut options, add_generation_prompt, variables, logprobs, ignored } = request;
+    let ChatRequest { model, messages, mut options, add_generation_prompt, variables, logprobs, ignored } = request;
+    let adapter = adapter(&options, &model, info)?;
     check_tokens(&options, info)?;
     constrain(&mut options, info)?;
     check_messages(&messages, info)?;
     let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
     let ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
     let grammar = grammar(&options, info)?;
-    let asked = Asked { param: "messages", default_tokens: None, logprobs, grammar, options: &options, priority };
+    let asked =
+        Asked { param: "messages", default_tokens: None, logprobs, grammar, adapter, options: &options, priority };
     let requests = asked.choices(ids, info, limits, options.seed.unwrap_or_else(rand::random))?;
     check_answer(&options, &requests)?;
     Ok(Plan { requests, settings: settings(&options, Vec::new(), ignored) })
@@ -43,7 +45,8 @@ pub(super) fn text(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let CompletionRequest { model: _, prompts, mut options, echo, logprobs, ignored } = request;
+    let CompletionRequest { model, prompts, mut options, echo, logprobs, ignored } = request;
+    let adapter = adapter(&options, &model, info)?;
     check_tokens(&options, info)?;
     constrain(&mut options, info)?;
     let seed = options.seed.unwrap_or_else(rand::random);
@@ -57,7 +60,7 @@ pub(super) fn text(
         }
         let grammar = grammar.clone();
         let default_tokens = Some(COMPLETION_TOKENS);
-        let asked = Asked { param: "prompt", default_tokens, logprobs, grammar, options: &options, priority };
+        let asked = Asked { param: "prompt", default_tokens, logprobs, grammar, adapter, options: &options, priority };
         requests.append(&mut asked.choices(ids, info, limits, seed)?);
     }
     check_answer(&options, &requests)?;
@@ -107,6 +110,7 @@ struct Asked<'a> {
     default_tokens: Option<u32>,
     logprobs: Option<u8>,
     grammar: Option<Grammar>,
+    adapter: Option<AdapterId>,
     options: &'a Options,
     priority: Priority,
 }
@@ -137,6 +141,7 @@ impl Asked<'_> {
             logprobs: self.logprobs,
             cache_salt: options.cache_salt,
             grammar: self.grammar.clone(),
+            adapter: self.adapter,
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })
@@ -204,6 +209,13 @@ fn check_tokens(options: &Options, info: &ModelInfo) -> Result<(), ApiError> {
         check_token_ids(name, ids, info.spec.vocab_size, &info.vocab)?;
     }
     Ok(())
+}
+
+/// The adapter that the request names.
+fn adapter(options: &Options, model: &str, info: &ModelInfo) -> Result<Option<AdapterId>, ApiError> {
+    let Some(name) = &options.lora else { return Ok(None) };
+    let known = std::iter::zip(0.., &info.spec.adapters).find(|(_, known)| *known == name);
+    known.map(|(at, _)| Some(AdapterId(at))).ok_or_else(|| ApiError::adapter_not_found(name, model))
 }
 
 /// Adds to the rules for sampling what takes the model to read: its tokens that are allowed, and those of the bad words.

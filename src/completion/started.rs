@@ -3,7 +3,7 @@ use std::sync::Arc;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use sha2::{Digest, Sha256};
-use tandem_core::Vocab;
+use tandem_core::{AdapterId, Vocab};
 use tandem_engine::{Generation, Usage};
 use time::OffsetDateTime;
 
@@ -40,6 +40,8 @@ impl Started {
             Form::Chat => ("chatcmpl-", "messages"),
             Form::Text => ("cmpl-", "prompt"),
         };
+        let adapter = requests.first().and_then(|request| request.adapter);
+        let fingerprint = fingerprint(&lease, adapter);
         let generations = requests
             .into_iter()
             .map(|request| lease.submit(request).map_err(|error| engine_errors::of_submit(error, param)))
@@ -49,7 +51,7 @@ impl Started {
             id: random_id(prefix),
             created: OffsetDateTime::now_utc().unix_timestamp(),
             model: lease.name().to_owned(),
-            fingerprint: fingerprint(&lease),
+            fingerprint,
         };
         Ok(Self { generations, settings, label, lease })
     }
@@ -96,10 +98,13 @@ pub fn random_id(prefix: &str) -> String {
     prefix.chars().chain(random).collect()
 }
 
-/// Changes when answers to a seeded request may change: with the version, the backend or the model.
-fn fingerprint(lease: &Generator) -> String {
+/// Changes when answers to a seeded request may change: with the version, the backend, the model or the adapter.
+fn fingerprint(lease: &Generator, adapter: Option<AdapterId>) -> String {
     let spec = &lease.info().spec;
-    let subject = format!("{} {} {} {}", env!("CARGO_PKG_VERSION"), spec.name, lease.name(), spec.vocab_size);
+    let mut subject = format!("{} {} {} {}", env!("CARGO_PKG_VERSION"), spec.name, lease.name(), spec.vocab_size);
+    if let Some(name) = adapter.and_then(|adapter| spec.adapters.get(adapter.index())) {
+        subject = format!("{subject} with {name}");
+    }
     let digest = Sha256::digest(subject.as_bytes());
     digest.iter().take(5).fold("fp_".to_owned(), |text, byte| format!("{text}{byte:02x}"))
 }

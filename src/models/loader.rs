@@ -4,20 +4,17 @@ use tandem_core::{BackendLoader, LoadError};
 use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 use super::Plan;
-use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
+use crate::settings::{AdapterSettings, BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
-pub(super) fn loader(
-    backend: &BackendSettings,
-    source: Option<&ModelSource>,
-    task: Task,
-) -> Result<Box<dyn BackendLoader>, LoadError> {
+pub(super) fn loader(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+    let (source, adapters) = (model.source.as_ref(), &model.adapters);
     match backend {
-        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source),
+        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source, adapters),
         BackendSettings::Candle { .. } => candle(backend, source),
         &BackendSettings::Sim { parallel, context, max_step_tokens, step_delay_ms, faults, .. }
-            if task == Task::Embed =>
+            if model.task == Task::Embed =>
         {
             Ok(Box::new(SimEmbedderLoader::new(SimEmbedderSettings {
                 max_input_tokens: context,
@@ -36,6 +33,7 @@ pub(super) fn loader(
                 max_step_tokens,
                 layout: SimLayout::Blocks { count: tokens / block_size, block_size },
                 step_delay: Duration::from_millis(step_delay_ms),
+                adapters: adapters.iter().map(|adapter| adapter.name.clone()).collect(),
                 faults: sim_faults(faults),
                 ..SimSettings::default()
             })))
@@ -92,7 +90,7 @@ fn plan_llama_cpp(
 ) -> Result<Plan, LoadError> {
     use tandem_llama_cpp::{MemoryPlace, Planner};
 
-    let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref())?)?;
+    let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref(), &model.adapters)?)?;
     let plan = planner.plan()?;
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
@@ -123,10 +121,14 @@ fn plan_llama_cpp(
 }
 
 #[cfg(feature = "llama-cpp")]
-fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(
+    backend: &BackendSettings,
+    source: Option<&ModelSource>,
+    adapters: &[AdapterSettings],
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(asked) => {
-            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source)?)))
+            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source, adapters)?)))
         }
         BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -136,6 +138,7 @@ fn llama_cpp(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<
 fn llama_cpp_settings(
     asked: &crate::settings::LlamaCppSettings,
     source: Option<&ModelSource>,
+    adapters: &[AdapterSettings],
 ) -> Result<tandem_llama_cpp::LlamaCppSettings, LoadError> {
     use tandem_llama_cpp::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
 
@@ -201,11 +204,22 @@ fn llama_cpp_settings(
             settings::Numa::Isolate => Numa::Isolate,
             settings::Numa::Numactl => Numa::Numactl,
         },
+        adapters: adapters.iter().map(llama_cpp_adapter).collect::<Result<_, _>>()?,
     })
 }
 
+#[cfg(feature = "llama-cpp")]
+fn llama_cpp_adapter(adapter: &AdapterSettings) -> Result<tandem_llama_cpp::AdapterSettings, LoadError> {
+    let (name, path, scale) = (adapter.name.clone(), path(adapter.source.as_ref())?, adapter.scale);
+    Ok(tandem_llama_cpp::AdapterSettings { name, path, scale })
+}
+
 #[cfg(not(feature = "llama-cpp"))]
-fn llama_cpp(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(
+    backend: &BackendSettings,
+    _: Option<&ModelSource>,
+    _: &[AdapterSettings],
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 

@@ -25,6 +25,8 @@ pub struct ModelCard {
     pub created: i64,
     /// Tokens of one sequence, or of one input; unknown until the model is loaded.
     pub max_model_len: Option<u32>,
+    /// The names of its adapters; unknown until the model is loaded.
+    pub adapters: Vec<String>,
 }
 
 impl Models {
@@ -32,9 +34,10 @@ impl Models {
     #[must_use]
     pub fn start(backend: &BackendSettings, models: &[ModelSettings], limits: EngineLimits) -> Self {
         let loaders = models.iter().map(|model| {
-            let (backend, source, task) = (backend.clone(), model.source.clone(), model.task);
-            let make: MakeLoader = Box::new(move || loader::loader(&backend, source.as_ref(), task));
-            (model.name.clone(), make)
+            let (backend, model) = (backend.clone(), model.clone());
+            let name = model.name.clone();
+            let make: MakeLoader = Box::new(move || loader::loader(&backend, &model));
+            (name, make)
         });
         let created = Clock::system().seconds();
         let start = |(name, make): (String, MakeLoader)| Resident::start(name.as_str().into(), created, limits, make);
@@ -98,10 +101,14 @@ impl Models {
     /// What is known of each model.
     #[must_use]
     pub fn list(&self) -> Vec<ModelCard> {
-        let card = |resident: &Arc<Resident>| ModelCard {
-            name: resident.name().to_owned(),
-            created: resident.created(),
-            max_model_len: resident.engine().map(|engine| engine.kind().max_tokens()),
+        let card = |resident: &Arc<Resident>| {
+            let engine = resident.engine();
+            ModelCard {
+                name: resident.name().to_owned(),
+                created: resident.created(),
+                max_model_len: engine.as_ref().map(|engine| engine.kind().max_tokens()),
+                adapters: engine.map(|engine| engine.kind().adapters().to_vec()).unwrap_or_default(),
+            }
         };
         self.0.iter().map(card).collect()
     }

@@ -200,6 +200,13 @@ impl ApiError {
         Self::request(404, "model_not_found", Some("model".to_owned()), message)
     }
 
+    #[must_use]
+    pub fn adapter_not_found(adapter: &str, model: &str) -> Self {
+        let (adapter, model) = (shortened(adapter), shortened(model));
+        let message = format!("The model `{model}` has no adapter `{adapter}`.");
+        Self::request(404, "adapter_not_found", Some("lora".to_owned()), message)
+    }
+
     /// The model cannot do what this endpoint does.
     #[must_use]
     pub fn model_not_supported(model: &str, what: &str) -> Self {

@@ -2,8 +2,14 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     LlamaCppSettings, ModelSource, SettingsError, llama_cpp,
-    raw::{Kind, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer, RawSettings},
+    raw::{
+        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer,
+        RawSettings,
+    },
 };
+
+/// Adapters of one model: all of them are loaded with it.
+const MAX_ADAPTERS: u64 = 256;
 
 /// Settings that were checked together: nothing downstream checks them again.
 #[derive(Clone, Debug)]
@@ -84,6 +90,18 @@ pub struct ModelSettings {
     /// `None` for the simulated model.
     pub source: Option<ModelSource>,
     pub task: Task,
+    /// What requests may have the model adapted by.
+    pub adapters: Vec<AdapterSettings>,
+}
+
+/// A `LoRA` adapter under the name that requests use.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterSettings {
+    pub name: String,
+    /// `None` for the simulated model.
+    pub source: Option<ModelSource>,
+    /// How strongly it is applied; finite.
+    pub scale: f32,
 }
 
 /// What the simulated model does. Others have files that say it.
@@ -177,7 +195,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
     if name.is_empty() || name.len() > 256 || name.contains("..") || name.chars().any(char::is_control) {
         return Err(SettingsError::new(key(""), "is no name for a model"));
     }
-    let RawModel { source, gguf, task } = raw;
+    let RawModel { source, gguf, task, adapters } = raw;
     let task = match task {
         Some(_) if kind != Kind::Sim => {
             let reason = format!("does not apply to the backend {}: a model's file says what it is for", kind.name());
@@ -200,7 +218,37 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
             Some(ModelSource::parse(&spec).map_err(|reason| SettingsError::new(key(".source"), reason))?)
         }
     };
-    Ok(ModelSettings { name, source, task })
+    if kind == Kind::Candle && !adapters.is_empty() {
+        return Err(SettingsError::new(key(".adapters"), "the backend candle has no adapters"));
+    }
+    in_range(&key(".adapters"), adapters.len() as u64, 0, MAX_ADAPTERS)?;
+    let adapters = adapters
+        .into_iter()
+        .map(|(adapter, raw)| check_adapter(&key(&format!(".adapters.{adapter}")), adapter, raw, kind))
+        .collect::<Result<_, _>>()?;
+    Ok(ModelSettings { name, source, task, adapters })
+}
+
+fn check_adapter(key: &str, name: String, raw: RawAdapter, kind: Kind) -> Result<AdapterSettings, SettingsError> {
+    if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
+        return Err(SettingsError::new(key, "is no name for an adapter"));
+    }
+    let RawAdapter { path, scale } = raw;
+    let source = match (kind, path) {
+        (Kind::Sim, _) => None,
+        (Kind::LlamaCpp | Kind::Candle, None) => {
+            return Err(SettingsError::new(format!("{key}.path"), format!("is missing: {} needs a file", kind.name())));
+        }
+        (Kind::LlamaCpp | Kind::Candle, Some(spec)) => {
+            let source = ModelSource::parse(&spec);
+            Some(source.map_err(|reason| SettingsError::new(format!("{key}.path"), reason))?)
+        }
+    };
+    let scale = scale.unwrap_or(1.0) as f32;
+    if !scale.is_finite() {
+        return Err(SettingsError::new(format!("{key}.scale"), "is no number that a model can be adapted by"));
+    }
+    Ok(AdapterSettings { name, source, scale })
 }
 
 fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {

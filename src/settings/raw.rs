@@ -104,6 +104,15 @@ pub(super) struct RawModel {
     pub(super) source: Option<String>,
     pub(super) gguf: Option<String>,
     pub(super) task: Option<String>,
+    #[serde(default)]
+    pub(super) adapters: BTreeMap<String, RawAdapter>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdapter {
+    pub(super) path: Option<String>,
+    pub(super) scale: Option<f64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -76,6 +76,21 @@ fn wrong_settings_are_refused_by_name() {
             "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\ntask = \"embed\"",
             "config: models.sim.task: does not apply to the backend llama-cpp: a model's file says what it is for",
         ),
+        ("[models.sim.adapters.a]\nscale = nan", "config: models.sim.adapters.a.scale: is no number that a model can"),
+        (
+            "[models.sim.adapters.a]\nscale = 1e300",
+            "config: models.sim.adapters.a.scale: is no number that a model can",
+        ),
+        ("[models.sim.adapters.a]\nstrength = 1", "config: models.sim.adapters.a.strength: unknown field `strength`"),
+        ("[models.sim.adapters.\"\"]\nscale = 1", "config: models.sim.adapters.: is no name for an adapter"),
+        (
+            "[backend]\nkind = \"candle\"\n[models.sim]\nsource = \"x\"\n[models.sim.adapters.a]\npath = \"y\"",
+            "config: models.sim.adapters: the backend candle has no adapters",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\n[models.sim.adapters.a]\nscale = 1",
+            "config: models.sim.adapters.a.path: is missing: llama-cpp needs a file",
+        ),
     ];
     for (text, expected) in cases {
         let error = with_file(text).unwrap_err();
@@ -92,6 +107,33 @@ fn faults_and_the_time_of_a_step_are_read() {
     assert!(settings.server.debug, "the profile for developing clients can be looked into");
     let demo = load(&profile("demo")).unwrap();
     assert_eq!((demo.step_timeout, demo.server.debug), (Some(Duration::from_secs(30)), false));
+}
+
+#[test]
+fn adapters_are_read_in_the_order_of_their_names() {
+    let text = r#"
+        [backend]
+        kind = "llama-cpp"
+        [models.base]
+        source = "base.gguf"
+        adapters = { poems = { path = "poems.gguf" }, "org/legal.v2" = { path = "hf:org/legal:l.gguf", scale = -2 } }
+        [models.sim]
+        source = "sim.gguf"
+    "#;
+    let settings = with_file(text).unwrap();
+    let adapters = &settings.models[0].adapters;
+    let named: Vec<_> = adapters.iter().map(|adapter| (adapter.name.as_str(), adapter.scale)).collect();
+    assert_eq!(named, [("org/legal.v2", -2.0), ("poems", 1.0)]);
+    assert_eq!(adapters[1].source, Some(ModelSource::Path("poems.gguf".into())));
+    assert!(matches!(&adapters[0].source, Some(ModelSource::Hub { repo, .. }) if repo == "org/legal"), "{adapters:?}");
+    assert!(settings.models[1].adapters.is_empty());
+}
+
+#[test]
+fn the_simulated_model_has_adapters_without_files() {
+    let settings = with_file("[models.sim.adapters]\none = {}\ntwo = { scale = 0.5 }").unwrap();
+    let names: Vec<_> = settings.models[0].adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+    assert_eq!(names, ["one", "two"]);
 }
 
 #[test]
@@ -121,4 +163,9 @@ fn shown_settings_say_where_each_value_came_from() {
     let shown = Resolved::load(&overrides).unwrap().show();
     assert!(shown.contains("port = 9  # --port"), "{shown}");
     assert!(shown.contains("max_step_tokens = 512  # config/default.toml (built in)"), "{shown}");
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs_err::write(file.path(), "[models.sim.adapters.\"a.b\"]\npath = \"x.gguf\"\nscale = 0.5").unwrap();
+    let shown = Resolved::load(&Overrides { config: Some(file.path().to_owned()), ..overrides }).unwrap().show();
+    assert!(shown.contains("[models.sim.adapters.\"a.b\"]\npath = \"x.gguf\"  # "), "{shown}");
+    assert!(shown.contains("scale = 0.5  # "), "{shown}");
 }

@@ -15,12 +15,13 @@ class Target:
     name: str
     arguments: tuple[str, ...]
     answers: bool  # whether the model knows the answers; sim is a hash of its context
+    adapters: tuple[str, ...] = ()  # those of the model
 
 
 TARGETS = [
     Target("demo", ("--profile", "demo"), answers=True),
     Target("demo-candle", ("--profile", "demo", "--backend", "candle"), answers=True),
-    Target("sim", ("--profile", "sim"), answers=False),
+    Target("sim", ("--profile", "sim", "--config", "tests/sdk/sim.toml"), answers=False, adapters=("legal", "poems")),
 ]
 
 

@@ -54,6 +54,7 @@ pub(crate) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> GenerateRequest 
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        adapter: None,
     }
 }
 

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+#[path = "../../backends/llama-cpp/tests/backend/adapter_writer.rs"]
+#[expect(dead_code, reason = "broken files are for the tests of the backend")]
+mod adapter_writer;
+mod adapters;
 mod helpers;
 mod parity;
 mod prefix;

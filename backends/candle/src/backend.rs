@@ -42,6 +42,9 @@ impl InferenceBackend for CandleBackend {
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         debug_assert!(step.kv_ops.is_empty(), "block tables say it all");
         debug_assert!(step.tokens() <= self.spec.max_step_tokens as usize, "a step beyond the limit");
+        if let Some(adapter) = step.adapter {
+            return Err(StepError::Device(format!("adapter {} of a backend that has none", adapter.0).into()));
+        }
         self.sampled.clear();
         self.sampled.extend(step.chunks.iter().filter(|chunk| chunk.sample).map(|chunk| chunk.slot));
         self.logits.clear();

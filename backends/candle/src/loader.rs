@@ -93,6 +93,7 @@ fn spec(settings: &CandleSettings, config: &LlamaConfig) -> Result<BackendSpec, 
         kv: KvLayout::Blocks { count, block_size },
         mixes_phases: true,
         overlaps: false,
+        adapters: Vec::new(),
     })
 }
 
@@ -112,7 +113,7 @@ fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
     let tokens: Vec<TokenId> = (0..len).collect();
     let block_table: Vec<_> = (0..len.div_ceil(block_size).min(count)).map(BlockId).collect();
     let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true };
-    let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk] });
+    let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None });
     pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
     if backend.logits().iter().all(|logit| logit.is_finite()) {
         Ok(())

@@ -159,7 +159,7 @@ fn weights_are_widened_exactly_or_refused() {
 fn first_logprobs(backend: &mut dyn InferenceBackend) -> Vec<(u32, f32)> {
     use tandem_core::{BlockId, Chunk, SampleRow, SamplingParams, SlotId, Step};
     let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &[5, 6, 7], block_table: &[BlockId(2)], sample: true };
-    backend.forward(&Step { kv_ops: &[], chunks: &[chunk] }).unwrap();
+    backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
     let params = SamplingParams::greedy();
     let row = SampleRow {
         slot: SlotId(0),

@@ -103,7 +103,7 @@ fn frequency(model: &Model, pair: usize) -> f64 {
 
 /// Runs one step and compares the log-probabilities that each sampled chunk ends with, to the 255 likeliest tokens.
 fn step(backend: &mut dyn InferenceBackend, expected: &[&[Vec<f64>]], chunks: &[Chunk<'_>]) {
-    backend.forward(&Step { kv_ops: &[], chunks }).unwrap();
+    backend.forward(&Step { kv_ops: &[], chunks, adapter: None }).unwrap();
     let params = SamplingParams::greedy();
     let sampled: Vec<_> = chunks.iter().filter(|chunk| chunk.sample).collect();
     let row = |slot| SampleRow {

@@ -8,8 +8,8 @@ mod embedding;
 pub use embedding::check_embedder;
 
 use crate::{
-    BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled, SamplingParams,
-    SlotId, Step, StepError, TokenId, TokenMask,
+    AdapterId, BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled,
+    SamplingParams, SlotId, Step, StepError, TokenId, TokenMask,
 };
 
 /// Runs the whole suite on one loaded model that generates. The model must hold two sequences of 64 tokens at least.
@@ -32,6 +32,7 @@ pub fn check(loader: Box<dyn BackendLoader>, tolerance: f32) -> Result<(), LoadE
         rig.rows_come_in_order_with_their_logprobs();
         rig.a_row_with_bans_avoids_them();
         rig.a_row_with_a_mask_keeps_to_it();
+        rig.an_adapter_is_of_its_own_steps();
     })
 }
 
@@ -39,6 +40,8 @@ struct Rig<'a> {
     backend: &'a mut dyn InferenceBackend,
     tolerance: f32,
     tables: Vec<Vec<BlockId>>,
+    /// What the next steps are computed with.
+    adapter: Option<AdapterId>,
 }
 
 /// One chunk of the next step: slot, position, tokens, whether to sample.
@@ -59,7 +62,7 @@ impl<'a> Rig<'a> {
                 (0..2).map(|slot| (0..each).map(|at| BlockId((each - 1 - at) * 2 + slot)).collect()).collect()
             }
         };
-        Self { backend, tolerance, tables }
+        Self { backend, tolerance, tables, adapter: None }
     }
 
     fn prompt(&self, salt: u32, len: u32) -> Vec<TokenId> {
@@ -78,7 +81,7 @@ impl<'a> Rig<'a> {
                 sample,
             })
             .collect();
-        match self.backend.forward(&Step { kv_ops: ops, chunks: &chunks }) {
+        match self.backend.forward(&Step { kv_ops: ops, chunks: &chunks, adapter: self.adapter }) {
             Ok(()) => {}
             Err(StepError::KvFull) => panic!("a step that fits was refused as KvFull"),
             Err(StepError::Device(error)) => panic!("the device failed: {error}"),
@@ -260,6 +263,28 @@ impl<'a> Rig<'a> {
         assert_eq!(masked.token, top[2].0, "of the tokens that are allowed, the likeliest is taken");
         let expected = top[2].1;
         assert!((logprob(&masked) - expected).abs() <= self.tolerance, "log-probabilities know of no mask");
+    }
+
+    /// Of the adapters that there are, each has to change the model, and nobody else's steps.
+    fn an_adapter_is_of_its_own_steps(&mut self) {
+        let prompt = self.prompt(12, 20);
+        let plain = self.reference(&prompt);
+        let mut all = vec![plain.clone()];
+        for adapter in (0..self.backend.spec().adapters.len() as u32).map(AdapterId) {
+            self.adapter = Some(adapter);
+            let adapted = self.reference(&prompt);
+            for other in &all {
+                // In log-probabilities rather than tokens: a small change is one too.
+                let differs = other.iter().zip(&adapted).any(|(a, b)| a.logprobs != b.logprobs);
+                assert!(differs, "{adapter:?} is neither the model as it is nor another adapter");
+            }
+            let again = self.reference(&prompt);
+            self.assert_same("a step with the same adapter", &adapted, &again);
+            self.adapter = None;
+            let got = self.reference(&prompt);
+            self.assert_same("a step after one with an adapter", &plain, &got);
+            all.push(adapted);
+        }
     }
 
     fn a_row_with_bans_avoids_them(&mut self) {

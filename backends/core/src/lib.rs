@@ -33,7 +33,7 @@ mod vocab;
 pub use backend::{Backend, BackendLoader, InferenceBackend, Loaded};
 pub use embedding::{EmbeddingBackend, EmbeddingSpec, Pooling};
 pub use error::{BoxError, DeviceError, LoadError, SampleError, StepError};
-pub use ids::{BlockId, SlotId, TokenId};
+pub use ids::{AdapterId, BlockId, SlotId, TokenId};
 pub use mask::TokenMask;
 pub use model::{TokenizeError, Tokenizer};
 pub use sampling::SamplingParams;

@@ -18,6 +18,8 @@ pub struct BackendSpec {
     /// Whether [`forward`](crate::InferenceBackend::forward) returns while the device still computes, so that the engine has work to do in
     /// the meantime. Where it does not, nobody should wait for a token until the next step is computed.
     pub overlaps: bool,
+    /// The names of the adapters that were loaded with the model, in the order of their [`AdapterId`](crate::AdapterId)s.
+    pub adapters: Vec<String>,
 }
 
 /// How KV memory is divided among sequences.

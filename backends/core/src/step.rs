@@ -1,4 +1,4 @@
-use crate::{BlockId, SamplingParams, SlotId, TokenId, TokenMask};
+use crate::{AdapterId, BlockId, SamplingParams, SlotId, TokenId, TokenMask};
 
 /// One forward pass: the next tokens of several sequences, as many of each as its chunk holds.
 #[derive(Clone, Copy, Debug)]
@@ -8,6 +8,9 @@ pub struct Step<'a> {
     pub kv_ops: &'a [KvOp],
     /// At most one chunk per slot. May be empty when only `kv_ops` are to be carried out.
     pub chunks: &'a [Chunk<'a>],
+    /// The adapter that all chunks are computed with; `None` is the model as it is. KV that was computed with one adapter is never used
+    /// with another: that is the engine's to see to.
+    pub adapter: Option<AdapterId>,
 }
 
 impl Step<'_> {

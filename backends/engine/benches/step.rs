@@ -36,6 +36,7 @@ impl Parrot {
             kv,
             mixes_phases: true,
             overlaps: false,
+            adapters: Vec::new(),
         })
     }
 }
@@ -102,6 +103,7 @@ fn request(at: u32, max_tokens: u32) -> GenerateRequest {
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        adapter: None,
     }
 }
 

@@ -124,6 +124,15 @@ impl ModelKind {
             Self::Embedder(info) => info.spec.max_input_tokens,
         }
     }
+
+    /// The names of the adapters that a request may ask for, in order of their ids.
+    #[must_use]
+    pub fn adapters(&self) -> &[String] {
+        match self {
+            Self::Generator(info) => &info.spec.adapters,
+            Self::Embedder(_) => &[],
+        }
+    }
 }
 
 impl fmt::Debug for Engine {
@@ -168,6 +177,9 @@ impl Engine {
         let Some(Door::Generator(info, commands)) = self.open_door()? else { return Err(SubmitError::WrongKind) };
         let spec = &info.spec;
         debug_assert!(!request.prompt.is_empty(), "an empty prompt is refused where requests are parsed");
+        if let Some(adapter) = request.adapter.filter(|adapter| adapter.index() >= spec.adapters.len()) {
+            return Err(SubmitError::NoSuchAdapter { adapter, adapters: spec.adapters.len() });
+        }
         let needed = (request.prompt.len() as u64) + u64::from(request.stop.max_tokens);
         let available = spec.kv.capacity().min(u64::from(spec.max_context));
         // The last token of a sequence is never computed, so a context's worth of tokens is the most that anyone needs.

@@ -1,4 +1,4 @@
-use tandem_core::{SamplingParams, TokenId};
+use tandem_core::{AdapterId, SamplingParams, TokenId};
 use thiserror::Error;
 
 use crate::Grammar;
@@ -22,6 +22,8 @@ pub struct GenerateRequest {
     pub cache_salt: u64,
     /// What the output must look like; `None` leaves it free.
     pub grammar: Option<Grammar>,
+    /// One of the model's adapters; `None` is the model as it is. The prefix cache is shared with requests of the same adapter alone.
+    pub adapter: Option<AdapterId>,
 }
 
 /// When a generation ends.
@@ -73,6 +75,14 @@ pub enum SubmitError {
     /// The model does not do what is asked of it: it generates, or it has vectors.
     #[error("the model is of another kind")]
     WrongKind,
+    /// The model has no such adapter.
+    #[error("the model has {adapters} adapters, and not number {}", .adapter.0)]
+    NoSuchAdapter {
+        /// What was asked for.
+        adapter: AdapterId,
+        /// How many there are.
+        adapters: usize,
+    },
     /// The engine has ended.
     #[error("the engine has ended")]
     Gone,

@@ -1,14 +1,14 @@
 use std::time::Instant;
 
 use tandem_core::{
-    SampleError, SampleRow, Sampled, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab, sampling::uniform,
+    AdapterId, SampleError, SampleRow, Sampled, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab, sampling::uniform,
 };
 
 use crate::{
     EngineError, Event, FinishReason, GenerateRequest, Logprobs, Priority, Timing, TokenText, Usage,
     generation::EventSender,
     grammar::{DeadEnd, GrammarState},
-    kv::{Candidate, Keys},
+    kv::{Candidate, Keys, Salt},
     output::{Output, Pushed},
     places::Ticket,
     request::StopRules,
@@ -161,8 +161,13 @@ impl Sequence {
         self.stalled_since.is_some()
     }
 
-    pub(crate) fn salt(&self) -> u64 {
-        self.request.cache_salt
+    pub(crate) fn adapter(&self) -> Option<AdapterId> {
+        self.request.adapter
+    }
+
+    /// With whom it shares KV.
+    pub(crate) fn salt(&self) -> Salt {
+        Salt { cache: self.request.cache_salt, adapter: self.request.adapter }
     }
 
     /// What the sequence asks of the KV cache, where one token may hold up to `max_context`.
@@ -170,7 +175,7 @@ impl Sequence {
         let held = self.tokens.len() as u32;
         let all = (self.prompt_len as u64 + u64::from(self.request.stop.max_tokens)).min(max_context.into()) as u32;
         let reserve = if self.is_protected() { all.max(held + 1) } else { held + 1 };
-        Candidate { tokens: &self.tokens, reserve, salt: self.request.cache_salt, keys: &mut self.keys }
+        Candidate { salt: self.salt(), tokens: &self.tokens, reserve, keys: &mut self.keys }
     }
 
     /// What is computed of the tokens, for the KV cache to know.

@@ -1,17 +1,21 @@
 //! The scheduler under random load, against the model run alone.
 //!
-//! Arrivals, cancels, readers that fall behind, shared prefixes, two priorities, stop strings, grammars, a cache far too small, passes refused as
-//! [`KvFull`](tandem_core::StepError::KvFull), logits that are not numbers: whatever happens, every generation that is not cancelled has
-//! exactly the tokens and the text of [`Oracle`]. A failing seed is printed by the assertion.
+//! Arrivals, cancels, readers that fall behind, shared prefixes, two priorities, adapters, stop strings, grammars, a cache far too small, passes
+//! refused as [`KvFull`](tandem_core::StepError::KvFull), logits that are not numbers: whatever happens, every generation that is not cancelled
+//! has exactly the tokens and the text of [`Oracle`], and no adapter waits long for its turn. A failing seed is printed by the assertion.
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tandem_core::{BackendLoader, InferenceBackend, SamplingParams, TokenId, TokenMask, Vocab};
+use tandem_core::{
+    AdapterId, BackendLoader, BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, SamplingParams, Step,
+    StepError, TokenId, TokenMask, Vocab,
+};
 use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings, vocab};
 
 use crate::{
@@ -19,7 +23,7 @@ use crate::{
     StopRules,
     grammar::GrammarState,
     places::{Places, Ticket},
-    scheduler::{Options, Scheduler},
+    scheduler::{Options, Scheduler, TURN_STEPS},
     sequence::{MAX_PREEMPTIONS, Submission},
 };
 
@@ -68,6 +72,50 @@ struct World {
     /// What went on at the same time, at most.
     followed: u64,
     stalled: u64,
+    turns: Turns,
+}
+
+/// Which sequence, by its arrival, waits for how many steps while other adapters have theirs.
+#[derive(Default)]
+struct Turns {
+    waits: BTreeMap<u64, u64>,
+    longest: u64,
+}
+
+impl Turns {
+    /// `ready` could take part in the step, and those that `served` names did, if anybody.
+    fn count(&mut self, ready: &BTreeMap<u64, Option<AdapterId>>, served: Option<Option<AdapterId>>) {
+        self.waits.retain(|arrival, _| ready.contains_key(arrival));
+        let Some(served) = served else { return };
+        for (arrival, adapter) in ready {
+            let wait = self.waits.entry(*arrival).or_default();
+            *wait = if *adapter == served { 0 } else { *wait + 1 };
+            self.longest = self.longest.max(*wait);
+        }
+    }
+}
+
+/// Notes what was computed.
+struct Witness<'a> {
+    inner: &'a mut dyn InferenceBackend,
+    /// The adapter of the last step, if it had chunks and was carried out.
+    served: Option<Option<AdapterId>>,
+}
+
+impl InferenceBackend for Witness<'_> {
+    fn spec(&self) -> &BackendSpec {
+        self.inner.spec()
+    }
+
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        let result = self.inner.forward(step);
+        self.served = (result.is_ok() && !step.chunks.is_empty()).then_some(step.adapter);
+        result
+    }
+
+    fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
+        self.inner.sample(rows, out)
+    }
 }
 
 impl World {
@@ -87,6 +135,14 @@ impl World {
             steps: 0,
             followed: 0,
             stalled: 0,
+            turns: Turns::default(),
+        }
+    }
+
+    fn any_adapter(&mut self) -> Option<AdapterId> {
+        match adapters(self.seed) {
+            0 => None,
+            count => self.rng.below(count + 1).checked_sub(1).map(|at| AdapterId(at as u32)),
         }
     }
 
@@ -128,6 +184,7 @@ impl World {
             logprobs: None,
             cache_salt: self.rng.below(2),
             grammar: if self.rng.one_in(6) { Some(self.any_grammar()) } else { None },
+            adapter: self.any_adapter(),
         };
         let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
@@ -190,14 +247,18 @@ impl World {
 
     fn run(&mut self, backend: &mut dyn InferenceBackend) -> Stats {
         let began = Instant::now();
+        let mut backend = Witness { inner: backend, served: None };
         while self.clients.len() < REQUESTS || self.scheduler.has_work() {
             while self.clients.len() < REQUESTS && self.rng.one_in(3) {
                 self.arrive();
             }
             self.disturb();
             let now = Cell::new(began + Duration::from_secs(self.steps));
-            self.scheduler.step(backend, &|| now.get()).unwrap();
+            let ready = self.scheduler.ready();
+            backend.served = None;
+            self.scheduler.step(&mut backend, &|| now.get()).unwrap();
             self.steps += 1;
+            self.turns.count(&ready, backend.served);
             self.listen();
             let stats = self.scheduler.stats();
             self.followed += u64::from(stats.following);
@@ -238,6 +299,9 @@ impl World {
                 None => panic!("{who}: no end was told"),
             }
         }
+        // One turn of each of the others, and a step in which it turned out that nobody reads.
+        let bound = adapters(self.seed) * u64::from(TURN_STEPS) + 1;
+        assert!(self.turns.longest <= bound, "seed {}: {} steps without a turn", self.seed, self.turns.longest);
         let stats = self.scheduler.stats();
         assert_eq!((stats.running, stats.waiting, stats.kv_used), (0, 0, 0), "seed {}: nothing is left", self.seed);
         assert_eq!(self.places.taken(), 0, "seed {}: tickets", self.seed);
@@ -260,13 +324,18 @@ fn context(seed: u64) -> u32 {
     if seed.is_multiple_of(4) { 72 } else { 96 }
 }
 
+/// Half of the seeds do without.
+fn adapters(seed: u64) -> u64 {
+    [0, 1, 0, 2, 0, 3, 2, 0][(seed % 8) as usize]
+}
+
 /// What the model alone has to say: tokens, text, and why it ends.
 fn expected(request: &GenerateRequest, vocab: &Vocab, context: u32) -> (Vec<TokenId>, String, FinishReason) {
-    let GenerateRequest { prompt, sampling, seed, stop, grammar, .. } = request;
+    let GenerateRequest { prompt, sampling, seed, stop, grammar, adapter, .. } = request;
     let max_tokens = stop.max_tokens.min(context - prompt.len() as u32);
     let mut state = grammar.as_ref().map(GrammarState::new);
     let mut is_whole = false;
-    let mut tokens = Oracle::generate_within(prompt, sampling, *seed, max_tokens, |output| {
+    let mut tokens = Oracle::generate_within(prompt, *adapter, sampling, *seed, max_tokens, |output| {
         let Some(state) = &mut state else { return Some(None) };
         if let Some(last) = output.last() {
             state.accept(*last).unwrap();
@@ -310,7 +379,7 @@ fn expected(request: &GenerateRequest, vocab: &Vocab, context: u32) -> (Vec<Toke
 fn simulate(layout: SimLayout, seeds: Range<u64>) {
     let grammars = grammars();
     let mut total = Stats::default();
-    let (mut followed, mut stalled, mut told, mut failed) = (0, 0, 0, 0);
+    let (mut followed, mut stalled, mut told, mut failed, mut waited) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let faults = Faults {
             kv_full_every: if seed.is_multiple_of(3) { 9 } else { 0 },
@@ -325,6 +394,7 @@ fn simulate(layout: SimLayout, seeds: Range<u64>) {
             layout,
             mixes_phases: !seed.is_multiple_of(5),
             overlaps: !(seed / 2).is_multiple_of(2),
+            adapters: (0..adapters(seed)).map(|at| format!("adapter-{at}")).collect(),
             faults,
             ..SimSettings::default()
         };
@@ -342,6 +412,7 @@ fn simulate(layout: SimLayout, seeds: Range<u64>) {
                 total.finished += stats.finished;
                 followed += world.followed;
                 stalled += world.stalled;
+                waited = waited.max(world.turns.longest);
                 told += world.clients.iter().filter(|client| !client.text.is_empty()).count();
                 failed += world.clients.iter().filter(|client| matches!(client.ended, Some(Err(_)))).count();
             })
@@ -354,6 +425,7 @@ fn simulate(layout: SimLayout, seeds: Range<u64>) {
     assert!(total.cancelled > 0 && failed > 0, "submitters leave, generations fail: {all}");
     assert!(followed > 0 || !whole, "sequences wait for each other's prefixes: {all}");
     assert!(stalled > 0 && told > 0, "readers fall behind: {all}");
+    assert!(waited > u64::from(TURN_STEPS), "adapters take turns: at most {waited} steps apart");
 }
 
 const SLOTS: SimLayout = SimLayout::Slots { cells: CELLS, partial_reuse: true };

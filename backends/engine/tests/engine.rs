@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use futures_util::StreamExt;
-use tandem_core::SamplingParams;
+use tandem_core::{AdapterId, SamplingParams};
 use tandem_engine::{
     Engine, EngineError, EngineLimits, Event, FinishReason, GenerateRequest, Generation, Priority, StopRules,
     SubmitError,
@@ -24,6 +24,7 @@ fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        adapter: None,
     }
 }
 
@@ -99,6 +100,18 @@ async fn what_can_never_fit_is_refused_at_once() {
     assert_eq!(error, SubmitError::TooLarge { needed: 17, available: 16 });
     let (ids, ..) = collect(engine.submit(request("0123456789", 6)).unwrap()).await;
     assert!(!ids.is_empty());
+}
+
+#[tokio::test]
+async fn an_adapter_that_the_model_does_not_have_is_refused() {
+    let settings = SimSettings { adapters: vec!["one".to_owned()], ..SimSettings::default() };
+    let engine = engine(settings, EngineLimits::default()).await;
+    let ask = |adapter| GenerateRequest { adapter: Some(AdapterId(adapter)), ..request("hello", 20) };
+    let error = engine.submit(ask(1)).unwrap_err();
+    assert_eq!(error, SubmitError::NoSuchAdapter { adapter: AdapterId(1), adapters: 1 });
+    let (adapted, ..) = collect(engine.submit(ask(0)).unwrap()).await;
+    let (plain, ..) = collect(engine.submit(request("hello", 20)).unwrap()).await;
+    assert_ne!(adapted, plain);
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 use std::{fmt, num::NonZero, thread};
 
-use llama_cpp_2::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch, token::LlamaToken};
+use llama_cpp_2::{
+    DecodeError, LlamaLoraAdapterRemoveError, LlamaLoraAdapterSetError, context::LlamaContext, llama_batch::LlamaBatch,
+    model::LlamaLoraAdapter, token::LlamaToken,
+};
 use rayon::{
     ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder,
     iter::{IndexedParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator},
 };
 use tandem_core::{
-    BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId, Step,
-    StepError, TokenId, sampling::Sampler,
+    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId,
+    Step, StepError, TokenId, sampling::Sampler,
 };
 use thiserror::Error;
 
@@ -16,6 +19,10 @@ pub(crate) struct LlamaCpp<'model> {
     context: LlamaContext<'model>,
     spec: BackendSpec,
     batch: LlamaBatch<'static>,
+    /// With how strongly each is applied. They are the model's, which frees them, and must not outlive it.
+    adapters: Vec<(LlamaLoraAdapter, f32)>,
+    /// The adapter that the context has now. llama.cpp forgets its graphs when it is told another.
+    adapter: Option<AdapterId>,
     /// The rows of the last pass: whose they are, and at which place in the batch.
     rows: Vec<(SlotId, i32)>,
     kv_pools: KvPools,
@@ -51,6 +58,12 @@ enum Fault {
     Rows { asked: usize, computed: usize },
     #[error("a row for slot {}, where the last pass has slot {}", .asked.0, .computed.0)]
     RowOrder { asked: SlotId, computed: SlotId },
+    #[error("adapter {} of {adapters}", .adapter.0)]
+    NoSuchAdapter { adapter: AdapterId, adapters: usize },
+    #[error("setting an adapter: {0}")]
+    SetAdapter(#[from] LlamaLoraAdapterSetError),
+    #[error("removing an adapter: {0}")]
+    RemoveAdapter(#[from] LlamaLoraAdapterRemoveError),
     #[error("changing the KV cache: {0}")]
     Kv(#[from] llama_cpp_2::context::kv_cache::KvCacheConversionError),
     #[error("llama_decode: {0}")]
@@ -64,10 +77,12 @@ impl From<Fault> for StepError {
 }
 
 impl<'model> LlamaCpp<'model> {
+    /// `adapters` are those of the context's model, in the order of `spec.adapters`.
     pub(crate) fn new(
         context: LlamaContext<'model>,
         spec: BackendSpec,
         kv_pools: KvPools,
+        adapters: Vec<(LlamaLoraAdapter, f32)>,
     ) -> Result<Self, ThreadPoolBuildError> {
         let batch = LlamaBatch::new(spec.max_step_tokens as usize, 1);
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
@@ -75,15 +90,16 @@ impl<'model> LlamaCpp<'model> {
             .num_threads(cores.min(spec.max_sequences as usize))
             .thread_name(|at| format!("sample-{at}"))
             .build()?;
-        Ok(Self { context, spec, batch, rows: Vec::new(), kv_pools, samplers: Vec::new(), threads })
+        let (rows, samplers) = (Vec::new(), Vec::new());
+        Ok(Self { context, spec, batch, adapters, adapter: None, rows, kv_pools, samplers, threads })
     }
 
-    /// Runs one token and forgets it: weights are touched for the first time here rather than under the first request, and a model that
-    /// computes nonsense is found out.
+    /// Runs one token and forgets it: weights are touched for the first time here rather than under the first request, and a model or an
+    /// adapter that computes nonsense is found out.
     ///
     /// # Errors
-    /// With what is wrong about the model.
-    pub(crate) fn warm_up(&mut self, token: TokenId) -> Result<(), String> {
+    /// With what is wrong about it.
+    pub(crate) fn warm_up(&mut self, token: TokenId, adapter: Option<AdapterId>) -> Result<(), String> {
         let slot = SlotId(0);
         let chunk = Chunk { slot, start: 0, tokens: &[token], block_table: &[], sample: true };
         let row = SampleRow {
@@ -97,9 +113,9 @@ impl<'model> LlamaCpp<'model> {
             logprobs: None,
         };
         let mut out = Vec::new();
-        self.forward(&Step { kv_ops: &[], chunks: &[chunk] })
+        self.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter })
             .and_then(|()| self.sample(&[row], &mut out))
-            .and_then(|()| self.forward(&Step { kv_ops: &[KvOp::Truncate { slot, from: 0 }], chunks: &[] }))
+            .and_then(|()| self.forward(&Step { kv_ops: &[KvOp::Truncate { slot, from: 0 }], chunks: &[], adapter }))
             .map_err(|error| format!("a first token cannot be computed: {error:?}"))?;
         match out.pop() {
             Some(Err(error)) => Err(error.to_string()),
@@ -120,6 +136,28 @@ impl<'model> LlamaCpp<'model> {
         }
     }
 
+    fn set_adapter(&mut self, adapter: Option<AdapterId>) -> Result<(), Fault> {
+        if adapter == self.adapter {
+            return Ok(());
+        }
+        let adapters = self.adapters.len();
+        match adapter {
+            Some(adapter) => {
+                let of_model = self.adapters.get_mut(adapter.index());
+                let (of_model, scale) = of_model.ok_or(Fault::NoSuchAdapter { adapter, adapters })?;
+                self.context.lora_adapter_set(of_model, *scale)?;
+            }
+            None => {
+                // Whichever is named, all are removed.
+                if let Some((any, _)) = self.adapters.first_mut() {
+                    self.context.lora_adapter_remove(any)?;
+                }
+            }
+        }
+        self.adapter = adapter;
+        Ok(())
+    }
+
     fn run(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         for &op in step.kv_ops {
             self.change_kv(op)?;
@@ -128,6 +166,7 @@ impl<'model> LlamaCpp<'model> {
             return Ok(());
         }
         self.fill_batch(step.chunks)?;
+        self.set_adapter(step.adapter)?;
         self.context.decode(&mut self.batch).map_err(|error| match error {
             // llama.cpp looks for room for the whole batch before it computes, and puts its cells back as they were when there is none.
             DecodeError::NoKvCacheSlot => StepError::KvFull,

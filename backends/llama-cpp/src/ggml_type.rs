@@ -1,5 +1,10 @@
 //! How ggml packs numbers, as far as sizes go.
 
+/// A type whose feed-forward layers llama.cpp scales in a way that leaves no place for an adapter.
+pub(crate) const NVFP4: u32 = 40;
+/// What adapters are stored in: F32, F16, `Q8_0`, BF16. Others exist that nothing can be multiplied with.
+pub(crate) const ADAPTER_TYPES: [u32; 4] = [0, 1, 8, 30];
+
 /// The unit in which a type is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Block {

@@ -45,7 +45,9 @@ pub(crate) struct Header {
 pub(crate) enum Value {
     Unsigned(u64),
     Signed(i64),
-    Float(f64),
+    /// Of 32 bits. llama.cpp tells the two apart, and aborts when it asks for the one and finds the other.
+    Float(f32),
+    Double(f64),
     Bool(bool),
     String(Box<[u8]>),
     /// A string too long to be kept.
@@ -59,10 +61,17 @@ pub(crate) enum Value {
 pub(crate) struct Tensor {
     pub(crate) name: String,
     pub(crate) dims: Vec<u64>,
-    /// The id of its type.
+    /// ggml's number for the type.
     pub(crate) kind: u32,
     pub(crate) bytes: u64,
     offset: u64,
+}
+
+impl Tensor {
+    /// All four dimensions, as ggml counts them.
+    pub(crate) fn shape(&self) -> [u64; MAX_DIMS as usize] {
+        std::array::from_fn(|at| self.dims.get(at).copied().unwrap_or(1))
+    }
 }
 
 /// Why a header was refused.
@@ -105,6 +114,7 @@ impl Header {
             Value::Unsigned(_)
             | Value::Signed(_)
             | Value::Float(_)
+            | Value::Double(_)
             | Value::Bool(_)
             | Value::LongString(_)
             | Value::Array(_) => None,
@@ -116,7 +126,12 @@ impl Header {
         match *self.get(key)? {
             Value::Unsigned(value) => Some(value),
             Value::Signed(value) => u64::try_from(value).ok(),
-            Value::Float(_) | Value::Bool(_) | Value::String(_) | Value::LongString(_) | Value::Array(_) => None,
+            Value::Float(_)
+            | Value::Double(_)
+            | Value::Bool(_)
+            | Value::String(_)
+            | Value::LongString(_)
+            | Value::Array(_) => None,
         }
     }
 
@@ -127,6 +142,7 @@ impl Header {
             Value::Unsigned(_)
             | Value::Signed(_)
             | Value::Float(_)
+            | Value::Double(_)
             | Value::Bool(_)
             | Value::String(_)
             | Value::LongString(_) => None,
@@ -193,7 +209,7 @@ fn read_value<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
         3 => Value::Signed(i16::from_le_bytes(cursor.bytes(key)?).into()),
         4 => Value::Unsigned(u32::from_le_bytes(cursor.bytes(key)?).into()),
         5 => Value::Signed(i32::from_le_bytes(cursor.bytes(key)?).into()),
-        6 => Value::Float(f32::from_le_bytes(cursor.bytes(key)?).into()),
+        6 => Value::Float(f32::from_le_bytes(cursor.bytes(key)?)),
         7 => Value::Bool(u8::from_le_bytes(cursor.bytes(key)?) != 0),
         STRING => match cursor.string_len(key, MAX_STRING_BYTES)? {
             len if len <= MAX_KEPT_BYTES => Value::String(cursor.vec(len, key)?.into_boxed_slice()),
@@ -205,7 +221,7 @@ fn read_value<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
         9 => read_array(cursor, key)?,
         10 => Value::Unsigned(u64::from_le_bytes(cursor.bytes(key)?)),
         11 => Value::Signed(i64::from_le_bytes(cursor.bytes(key)?)),
-        12 => Value::Float(f64::from_le_bytes(cursor.bytes(key)?)),
+        12 => Value::Double(f64::from_le_bytes(cursor.bytes(key)?)),
         _ => return Err(malformed(format!("unsupported value type {kind} of `{key}`"))),
     })
 }

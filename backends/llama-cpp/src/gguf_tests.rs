@@ -120,7 +120,7 @@ fn a_good_file_is_read() {
             assert_eq!(header.unsigned(key), None, "{key}");
         }
         assert_eq!(header.get("f32"), Some(&Value::Float(0.5)));
-        assert_eq!(header.get("f64"), Some(&Value::Float(0.25)));
+        assert_eq!(header.get("f64"), Some(&Value::Double(0.25)));
         assert_eq!(header.get("bool"), Some(&Value::Bool(true)));
         assert_eq!(header.text("string"), Some("llama"));
         assert_eq!((header.array_len("words"), header.array_len("numbers")), (Some(2), Some(3)));

@@ -111,6 +111,7 @@ impl Numbers<'_> {
     fn check_positive(&self, name: &str) -> Result<(), String> {
         match self.header.get(&self.key(name)) {
             Some(&Value::Float(value)) if !(value.is_finite() && value > 0.0) => self.invalid(name, value),
+            Some(&Value::Double(value)) if !(value.is_finite() && value > 0.0) => self.invalid(name, value),
             Some(_) | None => Ok(()),
         }
     }

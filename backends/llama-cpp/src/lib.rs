@@ -9,11 +9,13 @@
 //! computed in one call.
 //!
 //! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
-//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`) and steps before they reach it (`backend`, `embedder`).
+//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`, `adapter_file`) and steps before they
+//! reach it (`backend`, `embedder`).
 //!
 //! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
 //! [`with_backend`](tandem_core::BackendLoader::with_backend) but the vocabulary and the tokenizer, which hold no weights.
 
+mod adapter_file;
 mod backend;
 mod embedder;
 mod ggml_type;
@@ -32,4 +34,4 @@ mod vocab;
 pub use loader::LlamaCppLoader;
 pub use plan::{MemoryNeeds, MemoryPlace, MemoryPlan, Planner};
 pub use runtime::{system_info, version};
-pub use settings::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
+pub use settings::{AdapterSettings, FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};

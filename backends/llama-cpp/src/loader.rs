@@ -5,10 +5,13 @@ use llama_cpp_2::{
     llama_backend::LlamaBackend,
     model::LlamaModel,
 };
-use tandem_core::{Backend, BackendLoader, BackendSpec, EmbeddingSpec, KvLayout, LoadError, Loaded, Pooling, Vocab};
+use tandem_core::{
+    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, KvLayout, LoadError, Loaded, Pooling, TokenId, Vocab,
+};
 
 use crate::{
     GpuLayers, LlamaCppSettings, MemoryNeeds, MemoryPlace, MemoryPlan, Planner,
+    adapter_file::AdapterFile,
     backend::{KvPools, LlamaCpp},
     embedder::LlamaEmbedder,
     model_file::{ModelFile, Purpose},
@@ -86,6 +89,16 @@ impl LlamaCppLoader {
         serve(Loaded { backend: Backend::Embedder(&mut backend), vocab, tokenizer, chat_template: None });
         Ok(())
     }
+
+    /// Runs the model once as it is and once with each adapter.
+    fn warm_up(&self, backend: &mut LlamaCpp<'_>, token: TokenId) -> Result<(), LoadError> {
+        let adapters = std::iter::zip(0.., &self.settings.adapters).map(|(at, one)| (Some(AdapterId(at)), &one.path));
+        for (adapter, path) in std::iter::once((None, &self.settings.model)).chain(adapters) {
+            let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
+            backend.warm_up(token, adapter).map_err(invalid)?;
+        }
+        Ok(())
+    }
 }
 
 /// Refused before it is tried: what comes of trying is an out-of-memory killer, or a machine that swaps.
@@ -114,13 +127,21 @@ impl BackendLoader for LlamaCppLoader {
         self.settings.check()?;
         let file = ModelFile::check(path)?;
         let llama = runtime::init(self.settings.numa)?;
-        check_room(&Planner::of(self.settings.clone(), &file)?.plan()?)?;
+        let adapter_files = AdapterFile::check_all(&self.settings, &file)?;
+        check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
-        let model = file.load(&params::model(&self.settings, llama)?)?;
+        let mut model = file.load(&params::model(&self.settings, llama)?)?;
         let vocab = Arc::new(vocab::build(&model, file.has_word_pieces));
         if let Purpose::Embed(pooling) = file.purpose {
+            if !adapter_files.is_empty() {
+                return Err(LoadError::Unsupported(
+                    "adapters are for models that generate, and this one embeds".into(),
+                ));
+            }
             return self.with_embedder(llama, &model, pooling, vocab, tokenizer, serve);
         }
+        // Before there is a context: it takes room for the largest graph that there may be.
+        let adapters = adapter_files.iter().map(|file| file.load(&mut model)).collect::<Result<_, _>>()?;
         let sizes = self.settings.sizes(model.n_ctx_train())?;
         if self.settings.context.is_some_and(|asked| asked > sizes.context) {
             tracing::warn!(context = sizes.context, "the model was trained on fewer tokens than the context asked for");
@@ -141,17 +162,16 @@ impl BackendLoader for LlamaCppLoader {
             mixes_phases: true,
             // llama.cpp hands a pass over to a GPU and waits when logits are asked for; on the CPU it computes at once.
             overlaps: llama.supports_gpu_offload() && self.settings.gpu.layers != GpuLayers::Count(0),
+            adapters: self.settings.adapters.iter().map(|adapter| adapter.name.clone()).collect(),
         };
         let (threads, threads_batch) = self.settings.thread_counts();
         tracing::info!(?spec, threads, threads_batch, model = %path.display(), "the model is loaded");
         let kv_pools = if self.settings.kv_unified { KvPools::One } else { KvPools::PerSlot };
-        let mut backend = LlamaCpp::new(context, spec, kv_pools).map_err(|error| LoadError::Other {
+        let mut backend = LlamaCpp::new(context, spec, kv_pools, adapters).map_err(|error| LoadError::Other {
             context: "starting threads that sample".to_owned(),
             source: error.into(),
         })?;
-        backend
-            .warm_up(vocab.bos().unwrap_or(0))
-            .map_err(|reason| LoadError::Invalid { path: path.display().to_string(), reason })?;
+        self.warm_up(&mut backend, vocab.bos().unwrap_or(0))?;
         let backend = Backend::Generator(&mut backend);
         serve(Loaded { backend, vocab, tokenizer, chat_template: file.chat_template });
         Ok(())

@@ -14,7 +14,7 @@ use tandem_core::{LoadError, Pooling};
 
 use crate::{
     Numa, ggml_type,
-    gguf::{self, Header, HeaderError, Value},
+    gguf::{self, Header, HeaderError, Tensor, Value},
     hyper_parameters, runtime,
 };
 
@@ -60,6 +60,8 @@ pub(crate) struct ModelFile {
     pub(crate) purpose: Purpose,
     /// Its vocabulary is one of word pieces, as BERT's is.
     pub(crate) has_word_pieces: bool,
+    /// Of all its files.
+    tensors: Vec<Tensor>,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
     /// Some layers attend to the last tokens only.
@@ -68,9 +70,10 @@ pub(crate) struct ModelFile {
     pub(crate) kept_in_ram: u64,
 }
 
+/// A file as it was when it was checked.
 #[derive(Debug)]
-struct Shard {
-    path: PathBuf,
+pub(crate) struct Shard {
+    pub(crate) path: PathBuf,
     /// Length, device, inode, and the time of the last change to the nanosecond.
     identity: (u64, u64, u64, i64, i64),
 }
@@ -81,7 +84,7 @@ impl Shard {
         Self { path: path.to_owned(), identity }
     }
 
-    fn has_changed(&self) -> bool {
+    pub(crate) fn has_changed(&self) -> bool {
         fs_err::metadata(&self.path).map_or(true, |now| Self::new(&self.path, &now).identity != self.identity)
     }
 }
@@ -95,7 +98,8 @@ impl ModelFile {
         let (header, first) = read_header(path)?;
         let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
         let mut shards = vec![first];
-        check_shards(path, &header, &mut shards)?;
+        let mut tensors = check_shards(path, &header, &mut shards)?;
+        tensors.extend_from_slice(header.tensors());
         if header.tensors().is_empty() {
             return Err(invalid("holds no tensors, only metadata".into()));
         }
@@ -119,10 +123,21 @@ impl ModelFile {
             architecture,
             purpose,
             has_word_pieces,
+            tensors,
             chat_template,
             has_sliding_window,
             kept_in_ram,
         })
+    }
+
+    /// As `general.architecture` names it.
+    pub(crate) fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// The tensor of that name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
     }
 
     /// Has llama.cpp load it, or a part of it.
@@ -151,7 +166,11 @@ impl ModelFile {
     }
 }
 
-fn read_header(path: &Path) -> Result<(Header, Shard), LoadError> {
+/// Reads a file's header, which says what is in it.
+///
+/// # Errors
+/// When there is no such file, or it is none that llama.cpp may see.
+pub(crate) fn read_header(path: &Path) -> Result<(Header, Shard), LoadError> {
     let unreadable = |error: std::io::Error| LoadError::Unreadable {
         path: path.display().to_string(),
         // The path is named beside it, so the bare cause is enough.
@@ -181,12 +200,13 @@ fn is_pickled(path: &Path) -> bool {
 }
 
 /// A large model may come in several files, `NAME-00001-of-00003.gguf` and so on. llama.cpp finds the others by the name of the first. They
-/// are appended to `shards`.
-fn check_shards(path: &Path, header: &Header, shards: &mut Vec<Shard>) -> Result<(), LoadError> {
+/// are appended to `shards`, and their tensors are returned.
+fn check_shards(path: &Path, header: &Header, shards: &mut Vec<Shard>) -> Result<Vec<Tensor>, LoadError> {
     let invalid = |path: &Path, reason: String| LoadError::Invalid { path: path.display().to_string(), reason };
     let count = header.unsigned("split.count").unwrap_or(0);
+    let mut tensors = Vec::new();
     if count <= 1 {
-        return Ok(());
+        return Ok(tensors);
     }
     if count > 99_999 {
         return Err(invalid(path, format!("implausible shard count {count}")));
@@ -212,8 +232,9 @@ fn check_shards(path: &Path, header: &Header, shards: &mut Vec<Shard>) -> Result
         if header.unsigned("split.count") != Some(count) || header.unsigned("split.no") != Some(number - 1) {
             return Err(invalid(&shard, format!("not shard {number} of {count}, which its name claims")));
         }
+        tensors.extend_from_slice(header.tensors());
     }
-    Ok(())
+    Ok(tensors)
 }
 
 /// A model that looks back only may be either: a file that says how to pool the vectors of its tokens is an embedder's.
@@ -284,9 +305,14 @@ fn chat_template(header: &Header) -> Result<Option<String>, String> {
         None => return Ok(None),
         Some(Value::String(bytes)) => bytes.len() as u64,
         Some(&Value::LongString(len)) => len,
-        Some(Value::Unsigned(_) | Value::Signed(_) | Value::Float(_) | Value::Bool(_) | Value::Array(_)) => {
-            return Err(format!("`{key}` is no string"));
-        }
+        Some(
+            Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Double(_)
+            | Value::Bool(_)
+            | Value::Array(_),
+        ) => return Err(format!("`{key}` is no string")),
     };
     if len > MAX_CHAT_TEMPLATE_BYTES {
         return Err(format!("a chat template of {len} bytes, {MAX_CHAT_TEMPLATE_BYTES} at most"));

@@ -10,6 +10,7 @@ use tandem_core::{LoadError, Pooling};
 
 use crate::{
     GpuLayers, LlamaCppSettings,
+    adapter_file::AdapterFile,
     embedder::EmbedderSizes,
     logged::logged,
     model_file::{ModelFile, Purpose},
@@ -40,7 +41,7 @@ pub struct MemoryPlan {
 /// Bytes of a loaded model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeeds {
-    /// The model's own numbers.
+    /// The numbers of the model and of its adapters.
     pub weights: u64,
     /// Keys and values of all sequences, or their states.
     pub kv: u64,
@@ -83,6 +84,7 @@ pub struct Planner {
     purpose: Purpose,
     /// Bytes of weights that stay in RAM when all layers go to GPUs.
     kept_in_ram: u64,
+    adapter_bytes: u64,
 }
 
 impl Planner {
@@ -93,13 +95,19 @@ impl Planner {
     pub fn new(settings: LlamaCppSettings) -> Result<Self, LoadError> {
         settings.check()?;
         let file = ModelFile::check(&settings.model)?;
-        Self::of(settings, &file)
+        let adapters = AdapterFile::check_all(&settings, &file)?;
+        Self::of(settings, &file, &adapters)
     }
 
-    pub(crate) fn of(settings: LlamaCppSettings, file: &ModelFile) -> Result<Self, LoadError> {
+    pub(crate) fn of(
+        settings: LlamaCppSettings,
+        file: &ModelFile,
+        adapters: &[AdapterFile],
+    ) -> Result<Self, LoadError> {
         let llama = runtime::init(settings.numa)?;
         let model = file.load(&params::model(&settings, llama)?.with_no_alloc(true))?;
-        Ok(Self { settings, llama, model, purpose: file.purpose, kept_in_ram: file.kept_in_ram })
+        let adapter_bytes = adapters.iter().map(|adapter| adapter.bytes).sum();
+        Ok(Self { settings, llama, model, purpose: file.purpose, kept_in_ram: file.kept_in_ram, adapter_bytes })
     }
 
     /// What the settings ask for.
@@ -183,7 +191,7 @@ impl Planner {
             (mebibytes * f64::from(1 << 20)) as u64
         };
         let elsewhere = if self.place() == MemoryPlace::Gpus { self.kept_in_ram } else { 0 };
-        let weights = self.model.size().saturating_sub(elsewhere);
+        let weights = self.model.size().saturating_sub(elsewhere) + self.adapter_bytes;
         let needs = MemoryNeeds { weights, kv: total(kv), compute: total(compute) + self.later(sizes) };
         // Every model has both, but for embedding models that look ahead; without them these lines are not what they were.
         let needs_kv = self.purpose == Purpose::Generate;
@@ -302,7 +310,10 @@ mod tests {
         let planner = planner(|_| ());
         let needs = planner.plan().expect("a plan").needs;
         // Half as much again as for 512 tokens of each sequence, and a little for more room to compute in.
-        let context = planner.longest_context(needs.total() + needs.kv / 2 + needs.compute / 8).expect("contexts").expect("one fits");
+        let context = planner
+            .longest_context(needs.total() + needs.kv / 2 + needs.compute / 8)
+            .expect("contexts")
+            .expect("one fits");
         assert_eq!(context, 768);
         let all = planner.longest_context(u64::MAX).expect("contexts");
         assert_eq!(all, Some(1024), "no more than the model was trained on");

@@ -13,7 +13,7 @@ const MICRO_BATCH: u32 = 512;
 const MAX_THREADS: u32 = 512;
 
 /// Which model to load, and how to run it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LlamaCppSettings {
     /// A GGUF file; of a model in several files the first.
     pub model: PathBuf,
@@ -52,6 +52,19 @@ pub struct LlamaCppSettings {
     pub mlock: bool,
     /// How threads and memory are laid over the nodes of a NUMA machine. The first model that a process loads decides it.
     pub numa: Numa,
+    /// `LoRA` adapters that steps may be computed with, loaded with the model and kept as long.
+    pub adapters: Vec<AdapterSettings>,
+}
+
+/// A `LoRA` adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterSettings {
+    /// What it is called.
+    pub name: String,
+    /// A GGUF file, made for the model.
+    pub path: PathBuf,
+    /// How strongly it is applied: 1 is as it was trained, 0 not at all.
+    pub scale: f32,
 }
 
 /// Which part of the model runs on which GPU.
@@ -164,6 +177,7 @@ impl LlamaCppSettings {
             mmap: true,
             mlock: false,
             numa: Numa::Off,
+            adapters: Vec::new(),
         }
     }
 
@@ -191,6 +205,9 @@ impl LlamaCppSettings {
         }
         if kv_type != KvType::F16 && self.flash_attention == FlashAttention::Off {
             return refuse("quantized KV needs flash attention".into());
+        }
+        if let Some(adapter) = self.adapters.iter().find(|adapter| !adapter.scale.is_finite()) {
+            return refuse(format!("the adapter `{}` cannot be scaled by {}", adapter.name, adapter.scale));
         }
         Ok(())
     }
@@ -297,6 +314,10 @@ mod tests {
             LlamaCppSettings { micro_batch_tokens: Some(0), ..settings() },
             LlamaCppSettings { micro_batch_tokens: Some(2049), ..settings() },
             LlamaCppSettings { kv_type: KvType::Q8_0, flash_attention: FlashAttention::Off, ..settings() },
+            LlamaCppSettings {
+                adapters: vec![AdapterSettings { name: "a".into(), path: "a.gguf".into(), scale: f32::NAN }],
+                ..settings()
+            },
         ] {
             assert!(matches!(wrong.check(), Err(LoadError::Unsupported(_))), "{wrong:?}");
         }

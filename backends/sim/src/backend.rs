@@ -32,6 +32,8 @@ pub struct SimSettings {
     pub step_jitter: Duration,
     /// What the parts of `step_jitter` are drawn from.
     pub jitter_seed: u64,
+    /// The names of the adapters, each of which makes another model of it.
+    pub adapters: Vec<String>,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -97,6 +99,7 @@ impl Default for SimSettings {
             step_delay: Duration::ZERO,
             step_jitter: Duration::ZERO,
             jitter_seed: 0,
+            adapters: Vec::new(),
             faults: Faults::default(),
         }
     }
@@ -162,6 +165,7 @@ impl SimBackend {
             kv,
             mixes_phases,
             overlaps,
+            adapters: settings.adapters.clone(),
         };
         Self {
             spec,
@@ -208,9 +212,11 @@ impl InferenceBackend for SimBackend {
         let chunks = step.chunks.iter().filter(|chunk| chunk.tokens.len() > 1).count();
         let apart = chunks == 0 || chunks == step.chunks.len();
         assert!(apart || self.spec.mixes_phases, "chunks and single tokens share a step");
+        let known = step.adapter.is_none_or(|adapter| adapter.index() < self.spec.adapters.len());
+        assert!(known, "a step names only adapters that there are");
         self.rows.clear();
         for chunk in step.chunks {
-            self.memory.write(chunk);
+            self.memory.write(chunk, step.adapter);
         }
         for chunk in step.chunks.iter().filter(|chunk| chunk.sample) {
             let start = self.rows.len();

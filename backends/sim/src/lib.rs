@@ -1,8 +1,8 @@
 //! A backend whose model is a hash of its context: for tests of everything above it, and for client development with `--profile sim`.
 //!
-//! Each KV cell is a hash of its token, its position and the cell before it; the next token is a hash of every cell that the sequence can
-//! see. A stale, shared or misplaced cell therefore changes the answer, and [`Oracle`] knows what the answer must be. KV memory is kept as a
-//! real backend keeps it, by slot or by block; reading a cell that was never written panics.
+//! Each KV cell is a hash of its token, its position, the adapter that computed it and the cell before it; the next token is a hash of every
+//! cell that the sequence can see. A stale, shared or misplaced cell therefore changes the answer, and [`Oracle`] knows what the answer must
+//! be. KV memory is kept as a real backend keeps it, by slot or by block; reading a cell that was never written panics.
 //!
 //! Beside it there is an embedding model, whose vectors are hashes of their inputs.
 

@@ -1,4 +1,4 @@
-use tandem_core::{BlockId, Chunk, KvOp, SlotId, StepError};
+use tandem_core::{AdapterId, BlockId, Chunk, KvOp, SlotId, StepError};
 
 use crate::model::cell;
 
@@ -42,15 +42,15 @@ impl Memory {
         if held + wanted <= *cells { Ok(()) } else { Err(StepError::KvFull) }
     }
 
-    /// Writes the cells of a chunk, each of which depends on the one before.
-    pub(crate) fn write(&mut self, chunk: &Chunk<'_>) {
+    /// Writes the cells of a chunk, each of which depends on the one before and on the adapter that computes it.
+    pub(crate) fn write(&mut self, chunk: &Chunk<'_>, adapter: Option<AdapterId>) {
         assert!(!chunk.tokens.is_empty(), "a chunk is never empty");
         let mut before = match chunk.start {
             0 => 0,
             start => self.read(chunk.slot, chunk.block_table, start - 1),
         };
         for (position, &token) in std::iter::zip(chunk.start.., chunk.tokens) {
-            before = cell(before, token, position);
+            before = cell(before, token, position, adapter);
             match self {
                 Self::Slots { slots, .. } => {
                     let slot = &mut slots[chunk.slot.index()];

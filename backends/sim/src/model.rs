@@ -1,5 +1,6 @@
 use tandem_core::{
-    SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab, VocabParts,
+    AdapterId, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab,
+    VocabParts,
     sampling::{Sampler, uniform},
 };
 
@@ -49,9 +50,11 @@ impl Tokenizer for ByteTokenizer {
     }
 }
 
-/// The KV cell of a token: it depends on the cells before it, so that a prefix in the wrong place is noticed.
-pub(crate) fn cell(before: u64, token: TokenId, position: u32) -> u64 {
-    mix(before ^ mix((u64::from(token) << 32) | u64::from(position)))
+/// The KV cell of a token: it depends on the cells before it, so that a prefix in the wrong place is noticed, and on the adapter that
+/// computed it, so that one that is shared with another adapter is.
+pub(crate) fn cell(before: u64, token: TokenId, position: u32, adapter: Option<AdapterId>) -> u64 {
+    let own = adapter.map_or(0, |adapter| mix(!u64::from(adapter.0)));
+    mix(before ^ mix((u64::from(token) << 32) | u64::from(position)) ^ own)
 }
 
 /// What the next token is drawn from, given a digest of all visible cells.
@@ -74,7 +77,7 @@ pub(crate) fn logits(digest: u64, logits: &mut [f32]) {
 /// The vector of an input: numbers from -4 to 4 that depend on every token and its place.
 pub fn vector(input: &[TokenId], dimensions: u32) -> impl Iterator<Item = f32> + use<> {
     let cells = std::iter::zip(0.., input).scan(0, |before, (position, &token)| {
-        *before = cell(*before, token, position);
+        *before = cell(*before, token, position, None);
         Some(*before)
     });
     let digest = digest(cells);
@@ -107,37 +110,40 @@ fn mix(value: u64) -> u64 {
 /// The model run alone, without any cache: what an engine over [`SimLoader`](crate::SimLoader) must answer.
 #[derive(Debug)]
 pub struct Oracle {
+    adapter: Option<AdapterId>,
     cells: Vec<u64>,
     sampler: Sampler,
     row: Vec<f32>,
 }
 
 impl Oracle {
-    /// A run that has seen `prompt`.
+    /// A run with this adapter that has seen `prompt`.
     #[must_use]
-    pub fn new(prompt: &[TokenId]) -> Self {
-        let mut oracle = Self { cells: Vec::new(), sampler: Sampler::default(), row: vec![0.0; VOCAB_SIZE as usize] };
+    pub fn new(prompt: &[TokenId], adapter: Option<AdapterId>) -> Self {
+        let row = vec![0.0; VOCAB_SIZE as usize];
+        let mut oracle = Self { adapter, cells: Vec::new(), sampler: Sampler::default(), row };
         prompt.iter().for_each(|&token| oracle.see(token));
         oracle
     }
 
-    /// Up to `max_tokens` tokens after `prompt`, ending with a token that ends generation if one comes.
+    /// Up to `max_tokens` tokens after `prompt` without an adapter, ending with a token that ends generation if one comes.
     #[must_use]
     pub fn generate(prompt: &[TokenId], params: &SamplingParams, seed: u64, max_tokens: u32) -> Vec<TokenId> {
-        Self::generate_within(prompt, params, seed, max_tokens, |_| Some(None))
+        Self::generate_within(prompt, None, params, seed, max_tokens, |_| Some(None))
     }
 
-    /// The same, choosing only from what `allowed` gives for the output so far; `Some(None)` is everything, and `None` the end.
+    /// The same with an adapter, choosing only from what `allowed` gives for the output so far; `Some(None)` is everything, and `None` the end.
     #[must_use]
     pub fn generate_within(
         prompt: &[TokenId],
+        adapter: Option<AdapterId>,
         params: &SamplingParams,
         seed: u64,
         max_tokens: u32,
         mut allowed: impl FnMut(&[TokenId]) -> Option<Option<TokenMask>>,
     ) -> Vec<TokenId> {
         let vocab = vocab();
-        let mut oracle = Self::new(prompt);
+        let mut oracle = Self::new(prompt, adapter);
         let mut output = Vec::new();
         for position in 0..max_tokens {
             let Some(mask) = allowed(&output) else { break };
@@ -153,7 +159,7 @@ impl Oracle {
 
     fn see(&mut self, token: TokenId) {
         let before = self.cells.last().copied().unwrap_or(0);
-        self.cells.push(cell(before, token, self.cells.len() as u32));
+        self.cells.push(cell(before, token, self.cells.len() as u32, self.adapter));
     }
 
     fn next(

@@ -6,7 +6,8 @@ use tandem_core::conformance;
 use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 fn check(layout: SimLayout, mixes_phases: bool) {
-    let settings = SimSettings { layout, mixes_phases, ..SimSettings::default() };
+    let adapters = vec!["one".to_owned(), "two".to_owned()];
+    let settings = SimSettings { layout, mixes_phases, adapters, ..SimSettings::default() };
     conformance::check(Box::new(SimLoader::new(settings)), 0.0).unwrap();
 }
 

@@ -9,6 +9,7 @@ use crate::completion::Limits;
 use crate::openai::error::ApiError;
 
 const MAX_SALT_BYTES: usize = 128;
+const MAX_ADAPTER_BYTES: usize = 256;
 const MAX_STOP_STRINGS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 const MAX_STOP_TOKENS: usize = 128;
@@ -36,6 +37,8 @@ pub(in crate::completion) struct Options {
     pub(in crate::completion) seed: Option<u64>,
     /// The prefix cache is shared with requests of the same salt alone; 0 when the request names none.
     pub(in crate::completion) cache_salt: u64,
+    /// The name of an adapter. Whether the model has it is checked where the model is known.
+    pub(in crate::completion) lora: Option<String>,
     pub(in crate::completion) stream: bool,
     /// Of a stream: end with a chunk that tells the tokens counted.
     pub(in crate::completion) include_usage: bool,
@@ -65,6 +68,7 @@ impl Options {
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             seed: seed(fields)?,
             cache_salt: cache_salt(fields)?,
+            lora: lora(fields)?,
             stream,
             include_usage: include_usage(fields, stream)?,
             structure: structure(fields)?,
@@ -232,6 +236,19 @@ fn cache_salt(fields: &mut Fields<'_>) -> Result<u64, ApiError> {
     }
     let digest = Sha256::digest(text.as_bytes());
     Ok(digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte)))
+}
+
+/// A name. Clients of llama-server may send an empty list, which asks for none.
+fn lora(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
+    match fields.value("lora") {
+        None => Ok(None),
+        Some(Value::Array(items)) if items.is_empty() => Ok(None),
+        Some(Value::String(name)) => {
+            short_text("lora", name, MAX_ADAPTER_BYTES)?;
+            Ok(Some(name.clone()))
+        }
+        Some(other) => Err(ApiError::invalid_type("lora", "a string", kind(other))),
+    }
 }
 
 fn include_usage(fields: &mut Fields<'_>, stream: bool) -> Result<bool, ApiError> {

@@ -45,7 +45,6 @@ const NOT_OFFERED: &[(&str, Neutral)] = &[
     ("kv_transfer_params", Neutral::Never),
     ("length_penalty", Neutral::One),
     ("logprob_token_ids", Neutral::Empty),
-    ("lora", Neutral::Empty),
     ("lora_path", Neutral::Never),
     ("mm_processor_kwargs", Neutral::Never),
     ("moderation", Neutral::Never),

@@ -6,7 +6,7 @@ use std::{
 use tandem_core::{BlockId, KvOp, SlotId, TokenId};
 
 use super::{
-    Admitted, Candidate, Keys, KvCache,
+    Admitted, Candidate, Keys, KvCache, Salt,
     keys::{self, Key},
 };
 
@@ -37,7 +37,7 @@ struct Table {
     blocks: Vec<BlockId>,
     /// Blocks that are full and computed.
     full: usize,
-    salt: u64,
+    salt: Salt,
 }
 
 impl BlockKv {

@@ -1,6 +1,8 @@
 use tandem_core::TokenId;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
+use super::Salt;
+
 /// Hash of a block's tokens and of the key before it. 128 bits, and begun with a seed that clients do not know: a collision would answer
 /// with somebody else's context.
 pub(super) type Key = u128;
@@ -22,8 +24,13 @@ impl Keys {
 }
 
 /// What stands before the first block of sequences with this salt.
-pub(super) fn root(seed: u64, salt: u64) -> Key {
-    xxh3_128_with_seed(&salt.to_le_bytes(), seed)
+pub(super) fn root(seed: u64, salt: Salt) -> Key {
+    let Salt { cache, adapter } = salt;
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&cache.to_le_bytes());
+    // Adapters count from 1 here, so that the first is not none.
+    bytes[8..].copy_from_slice(&adapter.map_or(0, |adapter| u64::from(adapter.0) + 1).to_le_bytes());
+    xxh3_128_with_seed(&bytes, seed)
 }
 
 fn key_after(before: Key, tokens: &[TokenId]) -> Key {

@@ -4,7 +4,7 @@ mod blocks;
 mod keys;
 mod slots;
 
-use tandem_core::{BackendSpec, BlockId, KvLayout, KvOp, SlotId, TokenId};
+use tandem_core::{AdapterId, BackendSpec, BlockId, KvLayout, KvOp, SlotId, TokenId};
 
 pub(crate) use keys::Keys;
 
@@ -41,9 +41,16 @@ pub(crate) struct Candidate<'a> {
     /// Tokens to make room for, more than it has.
     pub(crate) reserve: u32,
     /// Sequences share KV only with those of the same salt.
-    pub(crate) salt: u64,
+    pub(crate) salt: Salt,
     /// What was hashed of the tokens before.
     pub(crate) keys: &'a mut Keys,
+}
+
+/// Sequences share KV only with those of the same salt: what the request says of it, and what its KV is computed with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Salt {
+    pub(crate) cache: u64,
+    pub(crate) adapter: Option<AdapterId>,
 }
 
 /// A slot for a sequence.

@@ -2,7 +2,7 @@ use std::cmp::Reverse;
 
 use tandem_core::{BlockId, KvOp, SlotId, TokenId};
 
-use super::{Admitted, Candidate, Keys, KvCache, common_prefix};
+use super::{Admitted, Candidate, Keys, KvCache, Salt, common_prefix};
 
 /// KV by slot, all slots drawing on one pool of cells. A slot that nobody uses keeps its content until the room is needed.
 ///
@@ -23,7 +23,7 @@ struct Slot {
     /// Tokens whose KV is in the slot.
     content: Vec<TokenId>,
     /// Whose content it is.
-    salt: u64,
+    salt: Salt,
     /// Tokens that the running sequence may come to have; `None` when none runs.
     reserved: Option<u32>,
     used_at: u64,
@@ -55,7 +55,7 @@ impl SlotKv {
 
     /// The best slot for `tokens`: the idle one that is already a prefix of them, or else the least valuable idle one, with a copied
     /// prefix where some slot has one.
-    fn place(&self, tokens: &[TokenId], salt: u64) -> Option<Place> {
+    fn place(&self, tokens: &[TokenId], salt: Salt) -> Option<Place> {
         let common = |slot: &Slot| self.common(slot, tokens, salt);
         let idle = || self.slots.iter().enumerate().filter(|(_, slot)| slot.is_idle());
         let (victim, _) = idle().min_by_key(|(_, slot)| (!slot.content.is_empty(), slot.used_at))?;
@@ -76,7 +76,7 @@ impl SlotKv {
     }
 
     /// How many of the tokens a slot can give.
-    fn common(&self, slot: &Slot, tokens: &[TokenId], salt: u64) -> usize {
+    fn common(&self, slot: &Slot, tokens: &[TokenId], salt: Salt) -> usize {
         if slot.salt != salt || !self.prefix_cache {
             return 0;
         }

@@ -2,6 +2,12 @@
 
 use std::fmt::{self, Write};
 
+#[cfg(test)]
+use std::collections::BTreeMap;
+
+#[cfg(test)]
+use tandem_core::AdapterId;
+
 use super::Scheduler;
 use crate::{Priority, sequence::Sequence};
 
@@ -14,6 +20,12 @@ impl Scheduler {
     pub(crate) fn most_preemptions(&self) -> u32 {
         let all = self.running.iter().chain(self.waiting.values());
         all.map(|sequence| sequence.preemptions).max().unwrap_or(0)
+    }
+
+    /// The sequences that could take part in a step if it were their turn: when they arrived, and with which adapter.
+    pub(crate) fn ready(&self) -> BTreeMap<u64, Option<AdapterId>> {
+        let ready = self.running.iter().filter(|sequence| sequence.stalled_since.is_none());
+        ready.map(|sequence| (sequence.urgency.arrival, sequence.adapter())).collect()
     }
 }
 
@@ -29,10 +41,10 @@ impl fmt::Display for Scheduler {
             writeln!(f, "  {op:?}")?;
         }
         for sequence in &self.running {
-            writeln!(f, "  {}", running(sequence)?)?;
+            writeln!(f, "  {}", running(sequence, &self.spec.adapters)?)?;
         }
         for sequence in self.waiting.values().take(MAX_LISTED) {
-            writeln!(f, "  {}", waiting(sequence)?)?;
+            writeln!(f, "  {}", waiting(sequence, &self.spec.adapters)?)?;
         }
         if self.waiting.len() > MAX_LISTED {
             writeln!(f, "  and {} more", self.waiting.len() - MAX_LISTED)?;
@@ -41,8 +53,8 @@ impl fmt::Display for Scheduler {
     }
 }
 
-fn running(sequence: &Sequence) -> Result<String, fmt::Error> {
-    let mut line = name(sequence);
+fn running(sequence: &Sequence, adapters: &[String]) -> Result<String, fmt::Error> {
+    let mut line = name(sequence, adapters);
     let slot = sequence.slot.map_or(u32::MAX, |slot| slot.0);
     write!(line, " in slot {slot}: {} of {} tokens computed", sequence.computed, sequence.tokens.len())?;
     match sequence.planned {
@@ -54,19 +66,21 @@ fn running(sequence: &Sequence) -> Result<String, fmt::Error> {
     Ok(line)
 }
 
-fn waiting(sequence: &Sequence) -> Result<String, fmt::Error> {
-    let mut line = name(sequence);
+fn waiting(sequence: &Sequence, adapters: &[String]) -> Result<String, fmt::Error> {
+    let mut line = name(sequence, adapters);
     write!(line, " waits with {} tokens", sequence.tokens.len())?;
     history(&mut line, sequence)?;
     Ok(line)
 }
 
-fn name(sequence: &Sequence) -> String {
+fn name(sequence: &Sequence, adapters: &[String]) -> String {
     let class = match sequence.urgency.priority {
         Priority::Interactive => "interactive",
         Priority::Batch => "batch",
     };
-    format!("#{} ({class})", sequence.urgency.arrival)
+    let adapter = sequence.adapter().and_then(|adapter| adapters.get(adapter.index()));
+    let with = adapter.map_or_else(String::new, |name| format!(", adapter {name}"));
+    format!("#{} ({class}{with})", sequence.urgency.arrival)
 }
 
 fn history(line: &mut String, sequence: &Sequence) -> fmt::Result {

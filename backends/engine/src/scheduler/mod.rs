@@ -4,6 +4,7 @@ mod describe;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,10 @@ use crate::{
     places::Places,
     sequence::{Progress, Sequence, Submission, Urgency},
 };
+use turns::Turns;
+
+#[cfg(test)]
+pub(crate) use turns::TURN_STEPS;
 
 /// Turns waiting and running sequences into steps. Synchronous and deterministic: no clock of its own, no randomness, no I/O.
 #[expect(clippy::vec_box, reason = "sequences are large and go from list to list")]
@@ -40,7 +45,7 @@ pub(crate) struct Scheduler {
     /// Tokens that the next step may have: less than the backend's limit after it refused a step.
     step_limit: u32,
     refusals: u32,
-    last_step_was_prefill: bool,
+    turns: Turns,
     /// A sequence lost its slot while it paused: whether it may go on is to be found out among those that wait.
     some_pause_without_a_slot: bool,
     departures: usize,
@@ -79,6 +84,7 @@ impl Scheduler {
         let stats = Stats { kv_capacity: spec.kv.capacity(), ..Stats::default() };
         Self {
             step_limit: spec.max_step_tokens,
+            turns: Turns::new(spec.adapters.len(), spec.max_step_tokens),
             spec,
             vocab,
             options,
@@ -89,7 +95,6 @@ impl Scheduler {
             arrivals: 0,
             kv_ops: Vec::new(),
             refusals: 0,
-            last_step_was_prefill: false,
             some_pause_without_a_slot: false,
             departures: 0,
             stats,
@@ -192,7 +197,7 @@ impl Scheduler {
         if chunks.is_empty() && self.kv_ops.is_empty() {
             return Ok(0);
         }
-        let step = Step { kv_ops: &self.kv_ops, chunks: &chunks };
+        let step = Step { kv_ops: &self.kv_ops, chunks: &chunks, adapter: self.turns.adapter() };
         let tokens = step.tokens() as u64;
         let result = backend.forward(&step);
         self.chunks = reuse(chunks);
@@ -205,6 +210,7 @@ impl Scheduler {
         }
         self.stats.steps += 1;
         self.stats.computed_tokens += tokens;
+        self.turns.count(tokens);
         Ok(tokens)
     }
 

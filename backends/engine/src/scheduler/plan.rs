@@ -25,20 +25,22 @@ impl Scheduler {
     pub(super) fn plan(&mut self, now: Instant) {
         self.reap();
         self.mark_stalled(now);
+        self.turns.choose(&self.running);
         let mut budget = self.step_limit;
         let preemptions = self.stats.preemptions;
         self.plan_single_tokens(&mut budget, now);
         self.stats.following = 0;
+        let mut admits = true;
         for class in [Priority::Interactive, Priority::Batch] {
-            for sequence in self.running.iter_mut().filter(|one| one.urgency.priority == class && is_idle(one)) {
+            let Self { running, turns, .. } = self;
+            let takes_part = |one: &Sequence| one.urgency.priority == class && is_idle(one) && turns.includes(one);
+            for sequence in running.iter_mut().filter(|one| takes_part(one)) {
                 sequence.planned = sequence.missing().min(budget);
                 budget -= sequence.planned;
             }
             // Whoever had to give way waits for the next step, or it would come back at once and be thrown out again; and while somebody
-            // waits for room, nobody less urgent takes it.
-            if self.stats.preemptions == preemptions && !self.admit(class, &mut budget, now) {
-                break;
-            }
+            // waits for room, nobody less urgent takes it. Whoever has a slot goes on all the same: only so is there room again.
+            admits = admits && (self.stats.preemptions != preemptions || self.admit(class, &mut budget, now));
         }
         if !self.spec.mixes_phases {
             self.separate_phases();
@@ -90,7 +92,8 @@ impl Scheduler {
     fn plan_single_tokens(&mut self, budget: &mut u32, now: Instant) {
         let mut at = 0;
         while at < self.running.len() && *budget > 0 {
-            if !is_idle(&self.running[at]) || self.running[at].missing() > 1 {
+            let sequence = &self.running[at];
+            if !is_idle(sequence) || sequence.missing() > 1 || !self.turns.includes(sequence) {
                 at += 1;
             } else if self.make_room(&mut at, now) {
                 self.running[at].planned = 1;
@@ -163,8 +166,17 @@ impl Scheduler {
                 self.stats.cached_tokens += u64::from(admitted.cached);
             }
             sequence.admit(admitted.slot, admitted.cached, now);
-            sequence.planned = sequence.missing().min(*budget);
-            *budget -= sequence.planned;
+            if !self.turns.includes(&sequence)
+                && *budget == self.step_limit
+                && !self.running.iter().any(|running| is_idle(running))
+            {
+                // Nobody else could take part in the step.
+                self.turns.begin(sequence.adapter());
+            }
+            if self.turns.includes(&sequence) {
+                sequence.planned = sequence.missing().min(*budget);
+                *budget -= sequence.planned;
+            }
             let place = self.running.partition_point(|other| other.urgency < sequence.urgency);
             self.running.insert(place, sequence);
         }
@@ -208,11 +220,12 @@ impl Scheduler {
         let is_chunk = |sequence: &Sequence| sequence.planned > 1;
         let chunks = self.running.iter().any(|sequence| is_chunk(sequence));
         let singles = self.running.iter().any(|sequence| sequence.planned == 1);
-        let prefill = chunks && !(singles && self.last_step_was_prefill);
+        let was_prefill = self.turns.was_prefill();
+        let prefill = chunks && !(singles && *was_prefill);
+        *was_prefill = prefill;
         for sequence in self.running.iter_mut().filter(|sequence| is_chunk(sequence) != prefill) {
             sequence.planned = 0;
         }
-        self.last_step_was_prefill = prefill;
     }
 
     /// The backend could not hold a step of `tokens` that was thought to fit: forget what is only cached, and come back with half of them;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use tandem_core::{
-    BackendLoader as _, BackendSpec, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, Step,
-    StepError, TokenId,
+    AdapterId, BackendLoader as _, BackendSpec, InferenceBackend, KvOp, SampleError, SampleRow, Sampled,
+    SamplingParams, Step, StepError, TokenId,
 };
 use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
 
@@ -36,7 +36,8 @@ impl InferenceBackend for Recorder<'_> {
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         let result = self.inner.forward(step);
         let refused = if result.is_err() { ", refused" } else { "" };
-        writeln!(self.log, "step of {} tokens{refused}", step.tokens()).unwrap();
+        let with = step.adapter.map_or_else(String::new, |adapter| format!(" with adapter {}", adapter.0));
+        writeln!(self.log, "step of {} tokens{with}{refused}", step.tokens()).unwrap();
         for op in step.kv_ops {
             match op {
                 KvOp::Truncate { slot, from } => writeln!(self.log, "  slot {}: forget from {from}", slot.0),
@@ -106,6 +107,14 @@ impl Rig<'_> {
         }
     }
 
+    /// Steps whose tokens are all read, so that nobody pauses.
+    fn steps_read(&mut self, steps: usize, readers: &mut [Generation]) {
+        for _ in 0..steps {
+            self.step();
+            readers.iter_mut().for_each(|reader| drop(events(reader)));
+        }
+    }
+
     fn step(&mut self) -> Outcome {
         let now = self.now;
         self.scheduler.step(&mut self.backend, &|| now).unwrap()
@@ -139,7 +148,16 @@ fn request(prompt: impl IntoIterator<Item = TokenId>, max_tokens: u32, priority:
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        adapter: None,
     }
+}
+
+fn settings_with_adapters(layout: SimLayout) -> SimSettings {
+    SimSettings { adapters: vec!["one".to_owned(), "two".to_owned()], ..settings(layout) }
+}
+
+fn with(adapter: Option<u32>, request: GenerateRequest) -> GenerateRequest {
+    GenerateRequest { adapter: adapter.map(AdapterId), ..request }
 }
 
 fn events(generation: &mut Generation) -> Vec<Event> {
@@ -218,6 +236,91 @@ fn other_salts_share_nothing() {
 }
 
 #[test]
+fn other_adapters_share_nothing() {
+    for layout in [SLOTS, BLOCKS] {
+        Rig::run(SimSettings { max_step_tokens: 64, ..settings_with_adapters(layout) }, |rig| {
+            let ask = |adapter| with(adapter, request(0..40, 2, Priority::Batch));
+            // All at once: nobody waits for what another adapter computes.
+            let _all = [None, Some(0), Some(1)].map(|adapter| rig.submit(ask(adapter)));
+            rig.steps(1);
+            assert_eq!((rig.scheduler.stats().running, rig.scheduler.stats().following), (3, 0), "{layout:?}");
+            rig.finish();
+            assert_eq!(rig.scheduler.stats().cached_tokens, 0, "{layout:?}");
+            let _again = rig.submit(ask(Some(1)));
+            rig.finish();
+            assert!(rig.scheduler.stats().cached_tokens >= 36, "{layout:?}");
+        });
+    }
+}
+
+#[test]
+fn adapters_take_turns() {
+    Rig::run(settings_with_adapters(SLOTS), |rig| {
+        let _all = [None, Some(0), Some(0), Some(1)].map(|adapter| {
+            let at = adapter.unwrap_or(9) * 10;
+            rig.submit(with(adapter, request(at..at + 3, 5, Priority::Batch)))
+        });
+        rig.steps(1);
+        rig.state();
+        rig.finish();
+        insta::assert_snapshot!(rig.backend.log);
+    });
+}
+
+#[test]
+fn whoever_comes_to_an_idle_engine_has_the_turn_at_once() {
+    Rig::run(settings_with_adapters(SLOTS), |rig| {
+        for (adapter, computed) in [(Some(1), 3), (None, 6), (Some(0), 9)] {
+            let _one = rig.submit(with(adapter, request(0..3, 1, Priority::Batch)));
+            rig.steps(1);
+            assert_eq!(rig.scheduler.stats().computed_tokens, computed, "{adapter:?}");
+        }
+    });
+}
+
+#[test]
+fn a_turn_of_long_steps_is_short() {
+    Rig::run(settings_with_adapters(SLOTS), |rig| {
+        let mut readers = vec![rig.submit(request(0..3, 30, Priority::Interactive))];
+        rig.steps_read(5, &mut readers);
+        readers.push(rig.submit(with(Some(0), request(100..140, 4, Priority::Interactive))));
+        rig.backend.log.clear();
+        rig.steps_read(18, &mut readers);
+        insta::assert_snapshot!(rig.backend.log);
+    });
+}
+
+#[test]
+fn batch_work_leaves_its_turn_to_whoever_is_more_urgent() {
+    Rig::run(settings_with_adapters(SLOTS), |rig| {
+        let mut readers = vec![rig.submit(request(0..3, 40, Priority::Batch))];
+        rig.steps_read(10, &mut readers);
+        readers.push(rig.submit(with(Some(0), request(100..103, 10, Priority::Interactive))));
+        rig.backend.log.clear();
+        rig.steps_read(14, &mut readers);
+        insta::assert_snapshot!(rig.backend.log);
+    });
+}
+
+#[test]
+fn each_adapter_has_prompts_and_single_tokens_in_turn_where_they_cannot_share_a_step() {
+    let layout = SimLayout::Slots { cells: 1_600, partial_reuse: true };
+    Rig::run(SimSettings { mixes_phases: false, context: 400, ..settings_with_adapters(layout) }, |rig| {
+        let mut all = vec![rig.submit(request([9], 200, Priority::Batch))];
+        rig.steps(2);
+        all.push(rig.submit(request(0..250, 2, Priority::Batch)));
+        all.push(rig.submit(with(Some(0), request(0..250, 2, Priority::Interactive))));
+        rig.steps(1);
+        rig.backend.log.clear();
+        rig.steps_read(24, &mut all);
+        // Turns are of one step here. If the two remembered together which came last, batch work would have only single tokens.
+        for (step, what) in [("step of 15 tokens\n", "chunks"), ("step of 1 tokens\n", "single tokens")] {
+            assert!(rig.backend.log.matches(step).count() >= 3, "{what} of batch work\n{}", rig.backend.log);
+        }
+    });
+}
+
+#[test]
 fn batch_work_gives_way_at_the_next_step() {
     let layout = SimLayout::Blocks { count: 8, block_size: 4 };
     Rig::run(settings(layout), |rig| {
@@ -261,6 +364,25 @@ fn a_sequence_that_gave_way_three_times_has_room_to_its_end() {
         }
         assert_eq!(counts, [13; 6]);
         assert!(rig.scheduler.stats().preemptions > 0);
+    });
+}
+
+#[test]
+fn a_prompt_that_keeps_its_slot_is_computed_while_somebody_more_urgent_waits_for_room() {
+    Rig::run(SimSettings { parallel: 1, ..settings(SLOTS) }, |rig| {
+        let _batch = rig.submit(request(0..40, 2, Priority::Batch));
+        rig.steps(1);
+        let mut urgent: Vec<_> = (0..3)
+            .map(|at| {
+                let urgent = rig.submit(request(100 + at..103 + at, 1, Priority::Interactive));
+                rig.steps(3);
+                urgent
+            })
+            .collect();
+        assert_eq!((rig.scheduler.most_preemptions(), rig.scheduler.stats().finished), (3, 3), "{}", rig.scheduler);
+        urgent.push(rig.submit(request(200..203, 1, Priority::Interactive)));
+        rig.finish();
+        assert_eq!(rig.scheduler.stats().finished, 5);
     });
 }
 

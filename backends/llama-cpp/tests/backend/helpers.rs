@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use tandem_core::{
-    BackendLoader, Chunk, InferenceBackend, KvOp, Loaded, SampleRow, Sampled, SamplingParams, SlotId, Step, StepError,
-    TokenId,
+    AdapterId, BackendLoader, Chunk, InferenceBackend, KvOp, Loaded, SampleRow, Sampled, SamplingParams, SlotId, Step,
+    StepError, TokenId,
 };
 use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings};
 
@@ -57,11 +57,20 @@ pub(crate) fn forward(
     kv_ops: &[KvOp],
     pieces: &[Piece<'_>],
 ) -> Result<(), StepError> {
+    forward_with(backend, None, kv_ops, pieces)
+}
+
+pub(crate) fn forward_with(
+    backend: &mut dyn InferenceBackend,
+    adapter: Option<AdapterId>,
+    kv_ops: &[KvOp],
+    pieces: &[Piece<'_>],
+) -> Result<(), StepError> {
     let chunks: Vec<_> = pieces
         .iter()
         .map(|&(slot, start, tokens, sample)| Chunk { slot: SlotId(slot), start, tokens, block_table: &[], sample })
         .collect();
-    backend.forward(&Step { kv_ops, chunks: &chunks })
+    backend.forward(&Step { kv_ops, chunks: &chunks, adapter })
 }
 
 /// The likeliest token of each slot.

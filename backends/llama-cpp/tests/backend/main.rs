@@ -1,5 +1,7 @@
 //! The backend on a real, tiny model.
 
+mod adapter_writer;
+mod adapters;
 mod architectures;
 mod bad_files;
 mod batches;
