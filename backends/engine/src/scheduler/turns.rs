@@ -42,7 +42,8 @@ impl Turns {
 
     /// Whether it is the sequence's turn.
     pub(super) fn includes(&self, sequence: &Sequence) -> bool {
-        sequence.adapter() == self.adapter
+        // Where there are no adapters the sequences need not be looked at.
+        self.groups.len() == 1 || sequence.adapter() == self.adapter
     }
 
     /// Decides whose turn the next step is. When a turn is over, it is that of whoever waits longest, so nobody waits for more than one turn
