@@ -4,12 +4,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde_json::Value;
 use tandem_core::LoadError;
 
-use crate::directory::{ModelDirectory, NO_PICKLES, invalid, unreadable};
+use crate::{
+    directory::{ModelDirectory, NO_PICKLES, invalid, unreadable},
+    layers::{Embedding, Linear},
+};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -80,15 +84,41 @@ impl Weights {
         Ok(weights)
     }
 
-    /// A tensor, widened to F32.
-    pub(crate) fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
+    /// Whether there is a tensor of this name that was not yet taken.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor of one dimension, widened to F32.
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
         let mut values = Vec::new();
-        self.append(name, shape, &mut values)?;
+        self.append(name, &[len], &mut values)?;
         Ok(values)
     }
 
-    /// As [`take`](Self::take), behind `values`: tensors whose products are computed as one are kept as one.
-    pub(crate) fn append(&mut self, name: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<(), LoadError> {
+    /// The layer whose outputs are those of `parts`, one after the other: each is the name of a layer in the file, without `.weight` or
+    /// `.bias`, and the number of its outputs. Products of the same input are computed as one.
+    pub(crate) fn linear(&mut self, parts: &[(&str, usize)], inputs: usize, has_bias: bool) -> Result<Linear, LoadError> {
+        let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for &(part, outputs) in parts {
+            self.append(&format!("{part}.weight"), &[outputs, inputs], &mut weight)?;
+            if has_bias {
+                self.append(&format!("{part}.bias"), &[outputs], &mut bias)?;
+            }
+        }
+        Linear::new(tensor(weight, outputs, inputs)?, has_bias.then_some(bias)).map_err(refused)
+    }
+
+    /// The vectors of `tokens` tokens, `width` wide.
+    pub(crate) fn embedding(&mut self, name: &str, tokens: usize, width: usize) -> Result<Embedding, LoadError> {
+        let mut values = Vec::new();
+        self.append(name, &[tokens, width], &mut values)?;
+        Ok(Embedding::new(tensor(values, tokens, width)?))
+    }
+
+    /// Appends a tensor's values to `values`: tensors whose products are computed as one are kept as one.
+    fn append(&mut self, name: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<(), LoadError> {
         let Some(at) = self.tensors.remove(name) else {
             let known: BTreeSet<_> = self.shards.iter().map(|shard| shard.path.display().to_string()).collect();
             let path = known.first().cloned().unwrap_or_default();
@@ -163,6 +193,14 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+fn tensor(values: Vec<f32>, rows: usize, columns: usize) -> Result<Tensor, LoadError> {
+    Tensor::from_vec(values, (rows, columns), &Device::Cpu).map_err(refused)
+}
+
+fn refused(error: candle_core::Error) -> LoadError {
+    LoadError::Other { context: "candle refused a weight".to_owned(), source: error.into() }
 }
 
 fn rejected(path: &Path, error: &SafeTensorError) -> LoadError {

@@ -53,7 +53,7 @@ impl Linear {
 }
 
 /// Lends the values of a contiguous F32 tensor in host memory.
-pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+pub(super) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { bail!("the tensor is not in host memory") };
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("the tensor is not contiguous") };

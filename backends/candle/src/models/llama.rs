@@ -1,10 +1,9 @@
-use candle_core::{Device, Tensor};
 use tandem_core::LoadError;
 
 use crate::{
     attention::Attention,
     config::LlamaConfig,
-    layers::{Linear, RmsNorm, RotaryEmbedding, swiglu, with_values},
+    layers::{Embedding, Linear, RmsNorm, RotaryEmbedding, swiglu},
     paged::{KvCache, LayerKv, Ragged},
     weights::Weights,
 };
@@ -13,7 +12,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Llama {
     config: LlamaConfig,
-    embedding: Tensor,
+    embedding: Embedding,
     rope: RotaryEmbedding,
     attention: Attention,
     layers: Vec<Layer>,
@@ -50,13 +49,13 @@ struct Buffers {
 impl Llama {
     pub(crate) fn load(config: LlamaConfig, mut weights: Weights) -> Result<Self, LoadError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = tensor(weights.take("model.embed_tokens.weight", &[vocab, hidden])?, vocab, hidden)?;
+        let embedding = weights.embedding("model.embed_tokens.weight", vocab, hidden)?;
         let layers =
             (0..config.layers).map(|layer| Layer::load(&config, layer, &mut weights)).collect::<Result<_, _>>()?;
-        let norm = RmsNorm::new(weights.take("model.norm.weight", &[hidden])?, config.rms_norm_eps);
+        let norm = RmsNorm::new(weights.vector("model.norm.weight", hidden)?, config.rms_norm_eps);
         let lm_head = match config.tied {
-            true => embedding.clone(),
-            false => tensor(weights.take("lm_head.weight", &[vocab, hidden])?, vocab, hidden)?,
+            true => embedding.head().map_err(refused)?,
+            false => weights.linear(&[("lm_head", vocab)], hidden, false)?,
         };
         // Old files carry the rotary frequencies, which follow from the configuration, and some a copy of the tied embedding.
         weights.finish(|name| name.ends_with(".rotary_emb.inv_freq") || (config.tied && name == "lm_head.weight"))?;
@@ -66,7 +65,7 @@ impl Llama {
             attention: Attention { group: config.group(), head_dim: config.head_dim },
             layers,
             norm,
-            lm_head: Linear::new(lm_head, None).map_err(refused)?,
+            lm_head,
             buffers: Buffers::default(),
             config,
         })
@@ -81,11 +80,7 @@ impl Llama {
     ) -> candle_core::Result<()> {
         let Self { config, embedding, rope, attention, layers, norm, lm_head, buffers } = self;
         let width = config.hidden_size;
-        buffers.hidden.clear();
-        with_values(embedding, |rows| {
-            let row = |token: u32| &rows[token as usize * width..][..width];
-            ragged.tokens.iter().for_each(|&token| buffers.hidden.extend_from_slice(row(token)));
-        })?;
+        embedding.forward(&ragged.tokens, &mut buffers.hidden)?;
         let rotation = rope.rotation(&ragged.positions);
         for (layer, cache) in layers.iter().zip(cache.layers_mut()) {
             layer.attention_norm.forward(&buffers.hidden, &mut buffers.normed);
@@ -111,18 +106,12 @@ impl Layer {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.q_width(), config.kv_width());
         let name = |part: &str| format!("model.layers.{layer}.{part}");
-        let mut norm = |part: &str| Ok(RmsNorm::new(weights.take(&name(part), &[hidden])?, config.rms_norm_eps));
+        let mut norm = |part: &str| Ok(RmsNorm::new(weights.vector(&name(part), hidden)?, config.rms_norm_eps));
         let (attention_norm, mlp_norm) = (norm("input_layernorm.weight")?, norm("post_attention_layernorm.weight")?);
         let mut linear = |parts: &[(&str, usize)], inputs: usize, has_bias: bool| {
-            let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
-            let (mut weight, mut bias) = (Vec::new(), Vec::new());
-            for (part, outputs) in parts {
-                weights.append(&name(&format!("{part}.weight")), &[*outputs, inputs], &mut weight)?;
-                if has_bias {
-                    weights.append(&name(&format!("{part}.bias")), &[*outputs], &mut bias)?;
-                }
-            }
-            Linear::new(tensor(weight, outputs, inputs)?, has_bias.then_some(bias)).map_err(refused)
+            let names: Vec<_> = parts.iter().map(|(part, _)| name(part)).collect();
+            let parts: Vec<_> = names.iter().zip(parts).map(|(name, (_, outputs))| (name.as_str(), *outputs)).collect();
+            weights.linear(&parts, inputs, has_bias)
         };
         let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
         let gate_up = [("mlp.gate_proj", intermediate), ("mlp.up_proj", intermediate)];
@@ -162,10 +151,6 @@ impl Layer {
 
 fn add(hidden: &mut [f32], delta: &[f32]) {
     hidden.iter_mut().zip(delta).for_each(|(hidden, delta)| *hidden += delta);
-}
-
-fn tensor(values: Vec<f32>, rows: usize, columns: usize) -> Result<Tensor, LoadError> {
-    Tensor::from_vec(values, (rows, columns), &Device::Cpu).map_err(refused)
 }
 
 fn refused(error: candle_core::Error) -> LoadError {
