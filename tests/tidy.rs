@@ -97,8 +97,8 @@ fn every_crate_has_the_workspace_lints() {
         let path = string(package, "manifest_path");
         let manifest: toml::Table = read(Path::new(path)).parse().expect("cargo has read it already");
         let inherited = manifest["lints"].get("workspace").is_some_and(|value| value.as_bool() == Some(true));
-        // The kernels of candle may need `unsafe`, so that crate carries a table of its own.
-        if !inherited && string(package, "name") != "tandem-candle" {
+        // Kernels may need `unsafe`, so their crate carries a table of its own.
+        if !inherited && string(package, "name") != "tandem-kernels" {
             offences.add(format_args!("{path}: wants `[lints] workspace = true`"));
         }
     }
@@ -156,12 +156,12 @@ fn only_the_command_line_prints() {
 fn unsafe_is_for_kernels_only() {
     let mut offences = Offences::default();
     for file in sources(&["src", "backends", "migrations", "tests"]) {
-        if file.path.starts_with("backends/candle") || file.path == Path::new("tests/tidy.rs") {
+        if file.path.starts_with("backends/kernels") || file.path == Path::new("tests/tidy.rs") {
             continue;
         }
         for (number, line) in file.lines() {
             if has_word(line, "unsafe") {
-                offences.at(&file, number, format_args!("`unsafe` is allowed in backends/candle only"));
+                offences.at(&file, number, format_args!("`unsafe` is allowed in backends/kernels only"));
             }
         }
     }

@@ -53,7 +53,8 @@ impl InferenceBackend for CandleBackend {
         }
         let Self { model, cache, threads, logits, .. } = self;
         let ragged = Ragged::new(step, cache.shape().block_size);
-        threads.install(|| model.forward(&ragged, cache, logits)).map_err(|error| StepError::Device(error.into()))
+        threads.install(|| model.forward(&ragged, cache, logits));
+        Ok(())
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {

@@ -2,13 +2,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde_json::Value;
 use tandem_core::LoadError;
+use tandem_kernels::{Format, Matrix, Packed};
 
 use crate::{
     directory::{ModelDirectory, NO_PICKLES, invalid, unreadable},
@@ -98,7 +99,12 @@ impl Weights {
 
     /// The layer whose outputs are those of `parts`, one after the other: each is the name of a layer in the file, without `.weight` or
     /// `.bias`, and the number of its outputs. Products of the same input are computed as one.
-    pub(crate) fn linear(&mut self, parts: &[(&str, usize)], inputs: usize, has_bias: bool) -> Result<Linear, LoadError> {
+    pub(crate) fn linear(
+        &mut self,
+        parts: &[(&str, usize)],
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<Linear, LoadError> {
         let outputs = parts.iter().map(|(_, outputs)| outputs).sum::<usize>();
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for &(part, outputs) in parts {
@@ -107,14 +113,15 @@ impl Weights {
                 self.append(&format!("{part}.bias"), &[outputs], &mut bias)?;
             }
         }
-        Linear::new(tensor(weight, outputs, inputs)?, has_bias.then_some(bias)).map_err(refused)
+        let packed = packed(&weight, outputs, inputs, has_bias.then_some(&bias))?;
+        Ok(Linear::new(Arc::new(packed)))
     }
 
     /// The vectors of `tokens` tokens, `width` wide.
     pub(crate) fn embedding(&mut self, name: &str, tokens: usize, width: usize) -> Result<Embedding, LoadError> {
         let mut values = Vec::new();
         self.append(name, &[tokens, width], &mut values)?;
-        Ok(Embedding::new(tensor(values, tokens, width)?))
+        Ok(Embedding::new(packed(&values, tokens, width, None)?))
     }
 
     /// Appends a tensor's values to `values`: tensors whose products are computed as one are kept as one.
@@ -195,12 +202,11 @@ impl Shard {
     }
 }
 
-fn tensor(values: Vec<f32>, rows: usize, columns: usize) -> Result<Tensor, LoadError> {
-    Tensor::from_vec(values, (rows, columns), &Device::Cpu).map_err(refused)
-}
-
-fn refused(error: candle_core::Error) -> LoadError {
-    LoadError::Other { context: "candle refused a weight".to_owned(), source: error.into() }
+fn packed(values: &[f32], outputs: usize, inputs: usize, bias: Option<&Vec<f32>>) -> Result<Packed, LoadError> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let matrix = Matrix { format: Format::F32, outputs, inputs, bytes: &bytes };
+    Packed::new(&[matrix], bias.map(Vec::as_slice))
+        .map_err(|error| LoadError::Other { context: "cannot pack a weight".to_owned(), source: error.into() })
 }
 
 fn rejected(path: &Path, error: &SafeTensorError) -> LoadError {

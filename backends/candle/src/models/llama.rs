@@ -54,7 +54,7 @@ impl Llama {
             (0..config.layers).map(|layer| Layer::load(&config, layer, &mut weights)).collect::<Result<_, _>>()?;
         let norm = RmsNorm::new(weights.vector("model.norm.weight", hidden)?, config.rms_norm_eps);
         let lm_head = match config.tied {
-            true => embedding.head().map_err(refused)?,
+            true => embedding.head(),
             false => weights.linear(&[("lm_head", vocab)], hidden, false)?,
         };
         // Old files carry the rotary frequencies, which follow from the configuration, and some a copy of the tied embedding.
@@ -72,24 +72,19 @@ impl Llama {
     }
 
     /// One pass: fills the cache with the K and V of all tokens, and replaces `logits` by one row for each sampled one.
-    pub(crate) fn forward(
-        &mut self,
-        ragged: &Ragged<'_>,
-        cache: &mut KvCache,
-        logits: &mut Vec<f32>,
-    ) -> candle_core::Result<()> {
+    pub(crate) fn forward(&mut self, ragged: &Ragged<'_>, cache: &mut KvCache, logits: &mut Vec<f32>) {
         let Self { config, embedding, rope, attention, layers, norm, lm_head, buffers } = self;
         let width = config.hidden_size;
-        embedding.forward(&ragged.tokens, &mut buffers.hidden)?;
+        embedding.forward(&ragged.tokens, &mut buffers.hidden);
         let rotation = rope.rotation(&ragged.positions);
         for (layer, cache) in layers.iter().zip(cache.layers_mut()) {
             layer.attention_norm.forward(&buffers.hidden, &mut buffers.normed);
-            layer.qkv.forward(&buffers.normed, &mut buffers.qkv)?;
+            layer.qkv.forward(&buffers.normed, &mut buffers.qkv);
             let (q, kv) = (config.q_width(), config.kv_width());
             rotation.apply(&mut buffers.qkv, q + 2 * kv, q + kv);
-            layer.attend(ragged, cache, attention, buffers, q)?;
+            layer.attend(ragged, cache, attention, buffers, q);
             layer.mlp_norm.forward(&buffers.hidden, &mut buffers.normed);
-            layer.mlp(buffers, config.intermediate_size)?;
+            layer.mlp(buffers, config.intermediate_size);
         }
         // Only these rows are worth the product with the whole vocabulary.
         buffers.delta.clear();
@@ -97,7 +92,7 @@ impl Llama {
             buffers.delta.extend_from_slice(&buffers.hidden[row * width..][..width]);
         }
         norm.forward(&buffers.delta, &mut buffers.normed);
-        lm_head.forward(&buffers.normed, logits)
+        lm_head.forward(&buffers.normed, logits);
     }
 }
 
@@ -132,27 +127,21 @@ impl Layer {
         attention: &Attention,
         buffers: &mut Buffers,
         q_width: usize,
-    ) -> candle_core::Result<()> {
+    ) {
         cache.store(&ragged.slots, &buffers.qkv, q_width);
         attention.forward(&buffers.qkv, &ragged.spans, cache, &mut buffers.attended);
-        self.output.forward(&buffers.attended, &mut buffers.delta)?;
+        self.output.forward(&buffers.attended, &mut buffers.delta);
         add(&mut buffers.hidden, &buffers.delta);
-        Ok(())
     }
 
-    fn mlp(&self, buffers: &mut Buffers, width: usize) -> candle_core::Result<()> {
-        self.gate_up.forward(&buffers.normed, &mut buffers.gate_up)?;
+    fn mlp(&self, buffers: &mut Buffers, width: usize) {
+        self.gate_up.forward(&buffers.normed, &mut buffers.gate_up);
         swiglu(&buffers.gate_up, width, &mut buffers.gated);
-        self.down.forward(&buffers.gated, &mut buffers.delta)?;
+        self.down.forward(&buffers.gated, &mut buffers.delta);
         add(&mut buffers.hidden, &buffers.delta);
-        Ok(())
     }
 }
 
 fn add(hidden: &mut [f32], delta: &[f32]) {
     hidden.iter_mut().zip(delta).for_each(|(hidden, delta)| *hidden += delta);
-}
-
-fn refused(error: candle_core::Error) -> LoadError {
-    LoadError::Other { context: "candle refused a weight".to_owned(), source: error.into() }
 }

@@ -1,0 +1,33 @@
+//! Products of few or many rows with weights that are packed for it, on the CPU.
+//!
+//! Decoding lives in *skinny* products, `y = x Wᵀ` with 1 to 64 rows of `x`: each weight is read from memory once for all of them, so one
+//! row should run at the speed of memory and many at the speed of the multipliers. For that a weight is stored in *panels* of
+//! [`PANEL`] outputs: what one vector instruction wants lies side by side, whatever the order in the file was.
+//!
+//! - [`Matrix`] is a weight as it lies in a file: dense, or quantised in one of GGUF's block formats.
+//! - [`Packed`] is one or several of them in panels, ready to be multiplied with; nothing is rounded on the way there.
+//! - Quantised weights meet activations that are quantised too, to 8 bits with a scale for each 32 of them, so that integer
+//!   instructions do the work. Dense weights meet activations in F32.
+//!
+//! The loops are written once, over the trait `Isa`, and compiled for AVX-512 (with VNNI), for AVX2, and without any particular
+//! instructions for everything else; which of them runs is decided when the program starts.
+
+mod activations;
+mod dense;
+mod format;
+mod integer;
+mod isa;
+mod line;
+mod matrix;
+mod pack;
+mod packed;
+mod rows;
+
+pub use isa::name as instructions;
+pub use matrix::{Format, Matrix, PackError};
+pub use packed::Packed;
+
+/// Outputs that are computed side by side.
+pub const PANEL: usize = 16;
+/// Activations that share a scale, and inputs of a block of integer weights.
+const BLOCK: usize = 32;

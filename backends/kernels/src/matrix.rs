@@ -1,0 +1,73 @@
+use thiserror::Error;
+
+/// How the values of a [`Matrix`] are written. The quantised ones are GGUF's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    F32,
+    F16,
+    Bf16,
+    /// 32 values of 4 bits, less 8, times a scale.
+    Q4_0,
+    /// 32 values of 5 bits, less 16, times a scale.
+    Q5_0,
+    /// 32 values of 8 bits, times a scale.
+    Q8_0,
+    /// 256 values of 4 bits; each 32 have a scale and a minimum of 6 bits.
+    Q4K,
+    /// 256 values of 5 bits; each 32 have a scale and a minimum of 6 bits.
+    Q5K,
+    /// 256 values of 6 bits, less 32; each 16 have a scale of 8 bits.
+    Q6K,
+}
+
+impl Format {
+    /// Values in one block, and bytes that it takes.
+    #[must_use]
+    pub const fn block(self) -> (usize, usize) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Q4_0 => (32, 18),
+            Self::Q5_0 => (32, 22),
+            Self::Q8_0 => (32, 34),
+            Self::Q4K => (256, 144),
+            Self::Q5K => (256, 176),
+            Self::Q6K => (256, 210),
+        }
+    }
+}
+
+/// A weight as it lies in a file: `outputs` rows of `inputs` values, little-endian.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    pub format: Format,
+    pub outputs: usize,
+    pub inputs: usize,
+    pub bytes: &'a [u8],
+}
+
+/// Why a weight cannot be packed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PackError {
+    #[error("rows of {inputs} values are no whole blocks of {block}")]
+    Row { inputs: usize, block: usize },
+    #[error("{got} bytes instead of {expected}")]
+    Bytes { expected: usize, got: usize },
+    #[error("{got} inputs beside {expected}")]
+    Inputs { expected: usize, got: usize },
+}
+
+impl Matrix<'_> {
+    /// Bytes of one row, once all sizes are known to fit.
+    pub(crate) fn row_bytes(&self) -> Result<usize, PackError> {
+        let (values, bytes) = self.format.block();
+        if self.inputs == 0 || !self.inputs.is_multiple_of(values) {
+            return Err(PackError::Row { inputs: self.inputs, block: values });
+        }
+        let row = self.inputs / values * bytes;
+        match row * self.outputs {
+            expected if expected == self.bytes.len() => Ok(row),
+            expected => Err(PackError::Bytes { expected, got: self.bytes.len() }),
+        }
+    }
+}
