@@ -1,4 +1,4 @@
-use crate::{PANEL, isa::Isa, line::Line};
+use crate::{isa::Isa, line::Line};
 
 /// How floats are laid out in a panel: by input, and for each input by output.
 pub(crate) trait Dense {
@@ -42,56 +42,42 @@ impl Dense for Half {
     }
 }
 
-/// The products of `PANELS` panels with the rows of one tile, added to `bias`; `x` is `[input][row]`, and what it gives is by row and panel.
+/// By row and panel, sums by output.
+pub(crate) type Sums<F, const ROWS: usize, const PANELS: usize> = [[F; PANELS]; ROWS];
+
+/// Adds the products of `PANELS` panels with the rows of one tile to `sums`; `x` is `[input][row]`.
 #[inline(always)]
-pub(crate) fn products<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
+pub(crate) fn add_products<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
     isa: I,
     panels: [&[Line]; PANELS],
     x: &[f32],
-    bias: [&[f32; PANEL]; PANELS],
-) -> [[[f32; PANEL]; PANELS]; ROWS] {
+    sums: &mut Sums<I::Floats, ROWS, PANELS>,
+) {
     let (x, _) = x.as_chunks::<ROWS>();
-    let lines = x.len().div_ceil(D::PER_LINE);
-    let panels = panels.map(|panel| &panel[..lines]);
-    // One chain of additions for each input of a line: a single one would wait for itself.
-    let mut sums = [[[isa.splat(0.0); PANELS]; ROWS]; 2];
-    sums[0] = [bias.map(|bias| isa.load(bias)); ROWS];
-    let whole = x.chunks_exact(2);
-    let rest = whole.remainder();
-    for (pair, x) in whole.enumerate() {
-        for (input, x) in x.iter().enumerate() {
-            let line = match D::PER_LINE {
-                1 => 2 * pair + input,
-                _ => pair,
-            };
-            step::<I, D, ROWS, PANELS>(isa, panels, line, input, x, chain(&mut sums, input));
-        }
+    let panels = panels.map(|panel| &panel[..x.len().div_ceil(D::PER_LINE)]);
+    let (pairs, rest) = x.as_chunks::<2>();
+    // Few sums would wait for themselves: they are added up in two chains.
+    let mut others = [[isa.splat(0.0); PANELS]; ROWS];
+    for (pair, [first, second]) in pairs.iter().enumerate() {
+        let line = |input: usize| if D::PER_LINE == 1 { 2 * pair + input } else { pair };
+        step::<I, D, ROWS, PANELS>(isa, panels, line(0), 0, first, sums);
+        let chain = if ROWS * PANELS <= FEW_SUMS { &mut others } else { &mut *sums };
+        step::<I, D, ROWS, PANELS>(isa, panels, line(1), 1, second, chain);
     }
     if let [x] = rest {
-        step::<I, D, ROWS, PANELS>(isa, panels, lines - 1, 0, x, &mut sums[0]);
+        step::<I, D, ROWS, PANELS>(isa, panels, panels[0].len() - 1, 0, x, sums);
     }
-    let [first, second] = sums;
-    std::array::from_fn(|row| {
-        std::array::from_fn(|panel| {
-            let (first, second) = (isa.store(first[row][panel]), isa.store(second[row][panel]));
-            match ROWS * PANELS {
-                ..=FEW_SUMS => std::array::from_fn(|at| first[at] + second[at]),
-                _ => first,
+    if ROWS * PANELS <= FEW_SUMS {
+        for (sums, others) in sums.iter_mut().zip(others) {
+            for (sum, other) in sums.iter_mut().zip(others) {
+                *sum = isa.add(*sum, other);
             }
-        })
-    })
+        }
+    }
 }
 
 /// More sums than this hide each other's latency, and need the registers.
 const FEW_SUMS: usize = 4;
-
-#[inline(always)]
-fn chain<T, const ROWS: usize, const PANELS: usize>(
-    sums: &mut [[[T; PANELS]; ROWS]; 2],
-    input: usize,
-) -> &mut [[T; PANELS]; ROWS] {
-    &mut sums[if ROWS * PANELS <= FEW_SUMS { input } else { 0 }]
-}
 
 #[inline(always)]
 fn step<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
@@ -100,7 +86,7 @@ fn step<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
     line: usize,
     input: usize,
     x: &[f32; ROWS],
-    sums: &mut [[I::Floats; PANELS]; ROWS],
+    sums: &mut Sums<I::Floats, ROWS, PANELS>,
 ) {
     let weights = panels.map(|panel| D::read(isa, &panel[line], input));
     for (sums, x) in sums.iter_mut().zip(x) {

@@ -9,11 +9,15 @@
 //! - Quantised weights meet activations that are quantised too, to 8 bits with a scale for each 32 of them, so that integer
 //!   instructions do the work. Dense weights meet activations in F32.
 //!
+//! [`Attention`] is made of the same products: in [`Pages`], keys lie in panels of 16 tokens, values in panels of 16 dimensions.
+//!
 //! The loops are written once, over the trait `Isa`, and compiled for AVX-512 (with VNNI), for AVX2, and without any particular
 //! instructions for everything else; which of them runs is decided when the program starts.
 
 mod activations;
+mod attention;
 mod dense;
+mod exponential;
 mod format;
 mod integer;
 mod isa;
@@ -21,11 +25,14 @@ mod line;
 mod matrix;
 mod pack;
 mod packed;
+mod pages;
 mod rows;
 
+pub use attention::{Attention, Span};
 pub use isa::name as instructions;
 pub use matrix::{Format, Matrix, PackError};
 pub use packed::Packed;
+pub use pages::{KvFormat, KvShape, Pages};
 
 /// Outputs that are computed side by side.
 pub const PANEL: usize = 16;

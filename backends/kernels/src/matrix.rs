@@ -53,6 +53,8 @@ pub enum PackError {
     Row { inputs: usize, block: usize },
     #[error("{got} bytes instead of {expected}")]
     Bytes { expected: usize, got: usize },
+    #[error("no memory for {bytes} bytes of weights")]
+    Memory { bytes: usize },
     #[error("{got} inputs beside {expected}")]
     Inputs { expected: usize, got: usize },
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::{
     BLOCK, PANEL,
     activations::{Activations, Block},
-    dense::{self, Brain, Dense, Half, Single},
+    dense::{Brain, Dense, Half, Single, add_products},
     format::{Eight, Five, Four, Halved, Plain, Quants, Scales, Six, WithMinimums},
     integer::{self, Panel},
     isa::{Isa, Work, dispatch},
@@ -146,7 +146,8 @@ impl Part {
         let row_bytes = matrix.row_bytes()?;
         let (scale_lines, quant_lines) = lines(format, inputs);
         let panel_lines = scale_lines + quant_lines;
-        let mut packed = vec![Line::ZERO; outputs.div_ceil(PANEL) * panel_lines];
+        let packed = outputs.div_ceil(PANEL).checked_mul(panel_lines).and_then(Line::zeros);
+        let mut packed = packed.ok_or(PackError::Memory { bytes: bytes.len() })?;
         let panels = packed.par_chunks_exact_mut(panel_lines).zip(bytes.par_chunks(PANEL * row_bytes));
         panels.for_each(|(panel, rows)| {
             let (scales, quants) = panel.split_at_mut(scale_lines);
@@ -271,11 +272,11 @@ impl Products<'_> {
         tile: usize,
     ) {
         let weights = panels.map(|panel| self.part.panel(panel).quants);
-        let bias = panels.map(|panel| &self.part.bias[panel]);
-        let products = dense::products::<I, D, ROWS, PANELS>(isa, weights, self.x.floats(tile), bias);
-        for (row, products) in products.iter().enumerate() {
-            for (panel, products) in panels.iter().zip(products) {
-                self.put(tile * self.x.tile + row, *panel, products);
+        let mut sums = [panels.map(|panel| isa.load(&self.part.bias[panel])); ROWS];
+        add_products::<I, D, ROWS, PANELS>(isa, weights, self.x.floats(tile), &mut sums);
+        for (row, sums) in sums.into_iter().enumerate() {
+            for (panel, sum) in panels.into_iter().zip(sums) {
+                self.put(tile * self.x.tile + row, panel, &isa.store(sum));
             }
         }
     }

@@ -74,6 +74,24 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn scale(self, x: Self::Floats, n: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { [scale_half(x[0], n[0]), scale_half(x[1], n[1])] }
+    }
+
+    #[inline(always)]
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats {
         let [low, high] = halves::<_, 8>(values);
         // SAFETY: as above; the pointers are to as many bytes as are read.
@@ -192,6 +210,16 @@ impl Isa for Avx2 {
 fn halves<const N: usize, const HALF: usize>(values: &[u8; N]) -> [&[u8; HALF]; 2] {
     let (halves, _) = values.as_chunks();
     [&halves[0], &halves[1]]
+}
+
+/// Puts the power of two together as the exponent of a float.
+#[inline(always)]
+unsafe fn scale_half(x: __m256, n: __m256) -> __m256 {
+    // SAFETY: called where the processor has the instructions.
+    unsafe {
+        let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+    }
 }
 
 /// Two products of weights below 64 have room in 16 bits: 2 * 63 * 128 < 2^15.

@@ -75,6 +75,24 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn scale(self, x: Self::Floats, n: Self::Floats) -> Self::Floats {
+        // SAFETY: as above.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+
+    #[inline(always)]
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats {
         // SAFETY: as above; the pointer is to as many bytes as are read.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(values.as_ptr().cast()))) }

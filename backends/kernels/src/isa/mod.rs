@@ -30,6 +30,11 @@ pub(crate) trait Isa: Copy + Send + Sync {
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`.
     fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `b` where either is NaN.
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `x` times two to the power of `n`, which is whole and from -126 to 127.
+    fn scale(self, x: Self::Floats, n: Self::Floats) -> Self::Floats;
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats;
     fn of_i8(self, values: &[u8; PANEL]) -> Self::Floats;
     fn of_f16(self, values: &[u8; 2 * PANEL]) -> Self::Floats;

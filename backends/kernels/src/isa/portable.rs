@@ -46,6 +46,21 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|at| a[at] + b[at])
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|at| if a[at] > b[at] { a[at] } else { b[at] })
+    }
+
+    #[inline(always)]
+    fn scale(self, x: Self::Floats, n: Self::Floats) -> Self::Floats {
+        std::array::from_fn(|at| x[at] * f32::from_bits(((n[at] as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats {
         values.map(f32::from)
     }
