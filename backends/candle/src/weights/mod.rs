@@ -1,5 +1,6 @@
 //! The tensors of a model, whatever file they lie in.
 
+mod gguf;
 mod matrix;
 mod safetensors;
 
@@ -10,8 +11,9 @@ use tandem_core::LoadError;
 
 use crate::{
     directory::ModelDirectory,
+    gguf::GgufModel,
     layers::{Embedding, Linear},
-    weights::{matrix::Matrix, safetensors::SafeTensors},
+    weights::{gguf::GgufWeights, matrix::Matrix, safetensors::SafeTensors},
 };
 
 /// The tensors of a model by their Hugging Face names, each to be taken once.
@@ -36,6 +38,11 @@ impl Weights {
     /// Those of a model directory.
     pub(crate) fn open(directory: &ModelDirectory) -> Result<Self, LoadError> {
         Ok(Self { source: Box::new(SafeTensors::open(directory)?) })
+    }
+
+    /// Those of a GGUF model.
+    pub(crate) fn open_gguf(model: GgufModel) -> Result<Self, LoadError> {
+        Ok(Self { source: Box::new(GgufWeights::open(model)?) })
     }
 
     /// Whether there is a tensor of this name that was not yet taken.
