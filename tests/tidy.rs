@@ -17,8 +17,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tandem-core", &[]),
     ("tandem-engine", &["tandem-core"]),
     ("tandem-sim", &["tandem-core"]),
-    ("tandem-llama-cpp", &["tandem-core"]),
-    ("tandem-candle", &["tandem-core"]),
+    ("tandem-gguf", &["tandem-core"]),
+    ("tandem-llama-cpp", &["tandem-core", "tandem-gguf"]),
+    ("tandem-candle", &["tandem-core", "tandem-gguf"]),
     ("tandem-migrations", &[]),
     (
         "tandem",
@@ -36,6 +37,7 @@ const BANNED_DEPENDENCIES: &[(&str, &[&str], &str)] = &[
         "the loop knows no wire format and no source of randomness",
     ),
     ("tandem-sim", &["tokio", "serde", "rand"], "a backend is synchronous and draws nothing"),
+    ("tandem-gguf", &["tokio", "serde", "rand"], "a reader of files needs no more than the files"),
     ("tandem-llama-cpp", &["tokio", "rand"], "a backend is synchronous and draws nothing"),
     ("tandem-candle", &["tokio", "rand"], "a backend is synchronous and draws nothing"),
 ];

@@ -39,8 +39,17 @@ pub(crate) struct Rope {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RopeScaling {
     None,
-    Linear { factor: f64 },
-    Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_context: f64 },
+    Linear {
+        factor: f64,
+    },
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_context: f64,
+    },
+    /// A factor for each pair of a head, as GGUF files have it.
+    Factors(Vec<f64>),
 }
 
 impl LlamaConfig {
@@ -50,11 +59,15 @@ impl LlamaConfig {
         let Some(file) = directory.read_json(FILE, MAX_BYTES)? else {
             return Err(unreadable(path, &std::io::ErrorKind::NotFound.into()));
         };
-        let parsed = match file.as_object() {
+        Self::from_json(&file).map(|config| (config, file)).map_err(|reason| invalid(path, reason))
+    }
+
+    /// Checks what `config.json` says, wherever it was read.
+    pub(crate) fn from_json(file: &Value) -> Result<Self, String> {
+        match file.as_object() {
             Some(fields) => Self::parse(&Fields(fields)),
             None => Err("invalid config: not an object".to_owned()),
-        };
-        parsed.map(|config| (config, file)).map_err(|reason| invalid(path, reason))
+        }
     }
 
     fn parse(fields: &Fields<'_>) -> Result<Self, String> {
@@ -76,6 +89,13 @@ impl LlamaConfig {
         if !head_dim.is_multiple_of(2) {
             return Err(format!("invalid config: head_dim: {head_dim} is odd, rotary positions need pairs"));
         }
+        let rope = Rope::parse(fields)?;
+        if let RopeScaling::Factors(factors) = &rope.scaling
+            && factors.len() != head_dim / 2
+        {
+            let (got, pairs) = (factors.len(), head_dim / 2);
+            return Err(format!("invalid config: factors: {got} of them, a head has {pairs} pairs"));
+        }
         Ok(Self {
             vocab_size: fields.size("vocab_size", 1 << 24)?,
             hidden_size,
@@ -86,7 +106,7 @@ impl LlamaConfig {
             head_dim,
             rms_norm_eps: fields.optional_positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
             max_position_embeddings: fields.size("max_position_embeddings", 1 << 30)? as u32,
-            rope: Rope::parse(fields)?,
+            rope,
             tied: fields.flag("tie_word_embeddings")?,
             attention_bias: fields.flag("attention_bias")?,
             mlp_bias: fields.flag("mlp_bias")?,
@@ -169,6 +189,13 @@ impl RopeScaling {
                     high_freq_factor: high,
                     original_context: fields.positive("original_max_position_embeddings")?,
                 })
+            }
+            Some("factors") => {
+                let factors = fields.required::<Vec<f64>>("factors")?;
+                match factors.iter().find(|factor| !(factor.is_finite() && **factor > 0.0)) {
+                    Some(factor) => Err(format!("invalid config: factors: {factor} is not positive")),
+                    None => Ok(Self::Factors(factors)),
+                }
             }
             Some(other) => {
                 Err(format!("invalid config: rope_type: {other} is not supported; known: default, linear, llama3"))

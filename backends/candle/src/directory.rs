@@ -24,7 +24,7 @@ impl ModelDirectory {
         let reason = if is_pickle(path) {
             NO_PICKLES
         } else {
-            "the candle backend loads a model directory with safetensors files"
+            "the candle backend loads a model directory with safetensors files, or a .gguf file"
         };
         Err(invalid(path, reason))
     }
@@ -92,7 +92,7 @@ impl ModelDirectory {
 }
 
 /// What is said of a pickle.
-pub(crate) const NO_PICKLES: &str = "pickle-based weights are not supported, only safetensors";
+pub(crate) const NO_PICKLES: &str = "pickle-based weights are not supported, only safetensors and GGUF";
 
 pub(crate) fn unreadable(path: impl AsRef<Path>, error: &io::Error) -> LoadError {
     // fs_err puts the path into its message; the cause below it does not.

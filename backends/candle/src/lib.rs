@@ -1,12 +1,13 @@
-//! safetensors models on candle, with a paged KV cache and continuous batching.
+//! safetensors and GGUF models on candle, with a paged KV cache and continuous batching.
 //!
-//! [`CandleLoader`] reads a Hugging Face model directory and lends the engine a backend that runs ragged steps: the new tokens of all
+//! [`CandleLoader`] reads a Hugging Face model directory or a GGUF file and lends the engine a backend that runs ragged steps: the new tokens of all
 //! sequences, prompts and single tokens alike, are one matrix, so that each weight is read once per step whatever the number of
 //! sequences. K and V lie in pages that the engine hands out through block tables, and attention reads them where they lie.
 //!
 //! This version computes in F32 on the CPU. In reading order:
 //!
-//! - `loader`, `settings`, `directory`, `config`, `weights`: from a path to a checked model;
+//! - `loader`, `settings`, `model_files`, `directory`, `config`, `weights`: from a path to a checked model;
+//! - `gguf`: what a GGUF file says, in the words of a model directory;
 //! - `tokenizer`, `vocab`: from text to ids and from ids to bytes;
 //! - `backend`, `models/llama`, `layers`: one step;
 //! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
@@ -15,9 +16,11 @@ mod attention;
 mod backend;
 mod config;
 mod directory;
+mod gguf;
 mod kernels;
 mod layers;
 mod loader;
+mod model_files;
 mod models;
 mod paged;
 mod settings;

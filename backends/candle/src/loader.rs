@@ -6,20 +6,14 @@ use tandem_core::{
 };
 
 use crate::{
-    backend::CandleBackend,
-    config::LlamaConfig,
-    directory::{ModelDirectory, invalid},
-    models::Llama,
-    paged::KvCache,
-    settings::CandleSettings,
-    tokenizer::Text,
-    weights::Weights,
+    backend::CandleBackend, config::LlamaConfig, directory::invalid, model_files::ModelFiles, models::Llama,
+    paged::KvCache, settings::CandleSettings, tokenizer::Text,
 };
 
 /// Tokens of the pass that a model must survive before it is lent out.
 const WARM_UP_TOKENS: u32 = 8;
 
-/// Loads a Hugging Face model directory.
+/// Loads a Hugging Face model directory or a GGUF file.
 #[derive(Clone, Debug)]
 pub struct CandleLoader {
     settings: CandleSettings,
@@ -37,14 +31,14 @@ impl BackendLoader for CandleLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
         let settings = &self.settings;
         settings.check()?;
-        let directory = ModelDirectory::open(&settings.model)?;
-        let (config, config_file) = LlamaConfig::load(&directory)?;
+        let files = ModelFiles::open(&settings.model)?;
+        let (config, config_file) = files.config()?;
         let spec = spec(settings, &config)?;
-        let Text { tokenizer, vocab, chat_template } = Text::load(&directory, &config_file, spec.vocab_size)?;
+        let Text { tokenizer, vocab, chat_template } = files.text(&config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
         let cache = KvCache::new(&config, count, block_size)?;
-        let model = Llama::load(config, Weights::open(&directory)?)?;
+        let model = Llama::load(config, files.weights()?)?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),

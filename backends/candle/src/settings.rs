@@ -5,7 +5,7 @@ use tandem_core::LoadError;
 /// What to load and within which limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CandleSettings {
-    /// A Hugging Face model directory: `config.json`, `tokenizer.json` and safetensors files.
+    /// A Hugging Face model directory (`config.json`, `tokenizer.json` and safetensors files) or a GGUF file.
     pub model: PathBuf,
     /// Tokens of one sequence, at most; `None` is as many as the model was made for.
     pub context: Option<u32>,

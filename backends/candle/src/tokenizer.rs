@@ -6,11 +6,11 @@ use std::{
 };
 
 use serde_json::Value;
-use tandem_core::{LoadError, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab};
+use tandem_core::{LoadError, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab, VocabParts};
 
 use crate::{
     directory::{ModelDirectory, invalid, unreadable},
-    vocab,
+    vocab::{self, rejected},
 };
 
 const FILE: &str = "tokenizer.json";
@@ -20,14 +20,14 @@ const PROBE_BYTES: usize = 64 << 10;
 /// Each takes a fraction of a second, unless something is quadratic; the rest is for a busy machine.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everything between text and token ids that a model directory holds.
+/// Everything between text and token ids that comes with a model.
 pub(crate) struct Text {
     pub(crate) tokenizer: HfTokenizer,
     pub(crate) vocab: Vocab,
     pub(crate) chat_template: Option<String>,
 }
 
-/// A `tokenizer.json` of Hugging Face.
+/// A tokenizer of Hugging Face's library.
 #[derive(Clone)]
 pub(crate) struct HfTokenizer {
     inner: Arc<tokenizers::Tokenizer>,
@@ -42,13 +42,24 @@ impl Text {
         let Some(file) = directory.read(FILE, MAX_BYTES)? else {
             return Err(unreadable(path, &std::io::ErrorKind::NotFound.into()));
         };
-        let inner = parse(&file).map_err(|reason| invalid(&path, format!("tokenizer rejected: {reason}")))?;
+        let inner = parse(&file).map_err(|reason| invalid(&path, rejected(&reason)))?;
         let files = vocab::Files::load(directory, config)?;
         let parts = vocab::parts(&inner, &file, &files, logits).map_err(|reason| invalid(&path, reason))?;
+        Self::new(inner, parts, files.chat_template).map_err(|reason| invalid(&path, rejected(&reason)))
+    }
+
+    /// Puts a tokenizer and its vocabulary together, once it has shown that it comes to an end.
+    pub(crate) fn new(
+        mut inner: tokenizers::Tokenizer,
+        parts: VocabParts,
+        chat_template: Option<String>,
+    ) -> Result<Self, String> {
+        // Control tokens that are spelled out in a text stay text.
+        inner.set_encode_special_tokens(true);
         let is_control = |(_, kind): &(Box<[u8]>, Option<TokenKind>)| *kind == Some(TokenKind::Control);
         let tokenizer = HfTokenizer { inner: Arc::new(inner), controls: parts.tokens.iter().map(is_control).collect() };
-        probe(&tokenizer).map_err(|reason| invalid(&path, format!("tokenizer rejected: {reason}")))?;
-        Ok(Self { tokenizer, vocab: Vocab::new(parts), chat_template: files.chat_template })
+        probe(&tokenizer)?;
+        Ok(Self { tokenizer, vocab: Vocab::new(parts), chat_template })
     }
 }
 
@@ -71,8 +82,6 @@ fn parse(file: &[u8]) -> Result<tokenizers::Tokenizer, String> {
     let parsed =
         catch_unwind(|| tokenizers::Tokenizer::from_bytes(file)).map_err(|_| "it makes the parser panic".to_owned())?;
     let mut tokenizer = parsed.map_err(|error| error.to_string())?;
-    // Control tokens that are spelled out in a text stay text.
-    tokenizer.set_encode_special_tokens(true);
     // Settings for training, which would cut or lengthen prompts.
     tokenizer.with_truncation(None).map_err(|error| error.to_string())?;
     tokenizer.with_padding(None);

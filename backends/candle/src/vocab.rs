@@ -134,16 +134,21 @@ impl FileParts {
     }
 }
 
+/// What is said of a tokenizer that cannot be used.
+pub(crate) fn rejected(reason: &str) -> String {
+    format!("tokenizer rejected: {reason}")
+}
+
 /// How the vocabulary writes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spelling {
+pub(crate) enum Spelling {
     /// Each byte is a character of an alphabet of 256 (GPT-2).
     ByteLevel,
     /// Text, with a mark for spaces; single bytes are spelled `<0x0A>` (`SentencePiece`).
     SentencePiece { byte_fallback: bool },
 }
 
-const SPACE_MARK: &str = "▁";
+pub(crate) const SPACE_MARK: &str = "▁";
 
 impl Spelling {
     /// As the decoder in `tokenizer.json` reads it, or where there is none as the pre-tokenizer writes it.
@@ -170,7 +175,7 @@ impl Spelling {
         }
     }
 
-    fn bytes(self, token: &str) -> Box<[u8]> {
+    pub(crate) fn bytes(self, token: &str) -> Box<[u8]> {
         match self {
             // A token with a character outside the alphabet stands for itself, as in the decoder.
             Self::ByteLevel => {
@@ -192,7 +197,7 @@ fn flatten(part: &Value) -> Vec<&Value> {
 
 /// The byte that a character of the byte-level alphabet stands for: printable ones of Latin-1 for themselves, the 68 others in order from
 /// U+0100 on.
-fn byte_of(character: char) -> Option<u8> {
+pub(crate) fn byte_of(character: char) -> Option<u8> {
     match character {
         '!'..='~' | '¡'..='¬' | '®'..='ÿ' => u8::try_from(character).ok(),
         'Ā'..='Ġ' => Some((u32::from(character) - 0x100) as u8),
@@ -202,7 +207,7 @@ fn byte_of(character: char) -> Option<u8> {
     }
 }
 
-fn fallback_byte(token: &str) -> Option<u8> {
+pub(crate) fn fallback_byte(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     let digits = hex.len() == 2 && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
     digits.then(|| u8::from_str_radix(hex, 16).ok())?

@@ -11,12 +11,14 @@ use llama_cpp_2::{
     model::{LlamaLoraAdapter, LlamaModel},
 };
 use tandem_core::LoadError;
+use tandem_gguf::{
+    Header, Shard, Tensor, Value,
+    ggml_type::{self, NVFP4},
+};
 
 use crate::{
     LlamaCppSettings,
-    ggml_type::{self, NVFP4},
-    gguf::{Header, Tensor, Value},
-    model_file::{ModelFile, Shard, read_header},
+    model_file::{ModelFile, read_header},
 };
 
 const EMBEDDING: &str = "token_embd.weight";

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::gguf::{Header, Value};
+use tandem_gguf::{Header, Value};
 
 /// llama.cpp's bounds, which it asserts.
 const MAX_LAYERS: u64 = 512;

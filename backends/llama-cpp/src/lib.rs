@@ -9,7 +9,7 @@
 //! computed in one call.
 //!
 //! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
-//! panic or worse. So files are checked before it sees them (`gguf`, `model_file`, `hyper_parameters`, `adapter_file`) and steps before they
+//! panic or worse. So files are checked before it sees them (`tandem_gguf`, `model_file`, `hyper_parameters`, `adapter_file`) and steps before they
 //! reach it (`backend`, `embedder`).
 //!
 //! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
@@ -18,8 +18,6 @@
 mod adapter_file;
 mod backend;
 mod embedder;
-mod ggml_type;
-mod gguf;
 mod hyper_parameters;
 mod loader;
 mod logged;

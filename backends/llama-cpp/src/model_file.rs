@@ -1,28 +1,15 @@
 //! A model's file or files, checked before llama.cpp opens them.
 
-use std::{
-    io::BufReader,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use llama_cpp_2::{
     LlamaModelLoadError,
     model::{LlamaModel, params::LlamaModelParams},
 };
 use tandem_core::{LoadError, Pooling};
+use tandem_gguf::{GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, ggml_type};
 
-use crate::{
-    Numa, ggml_type,
-    gguf::{self, Header, HeaderError, Tensor, Value},
-    hyper_parameters, runtime,
-};
-
-/// How the names of pickled weights end.
-const PICKLED: &[&str] = &["bin", "pt", "pth", "pkl", "ckpt", "h5"];
-
-/// Templates beyond this are no templates.
-const MAX_CHAT_TEMPLATE_BYTES: u64 = 256 << 10;
+use crate::{Numa, hyper_parameters, runtime};
 
 /// Architectures whose tokens see those behind them too: they turn a text into a vector and cannot continue it.
 const EMBEDDERS: &[&str] = &[
@@ -70,36 +57,16 @@ pub(crate) struct ModelFile {
     pub(crate) kept_in_ram: u64,
 }
 
-/// A file as it was when it was checked.
-#[derive(Debug)]
-pub(crate) struct Shard {
-    pub(crate) path: PathBuf,
-    /// Length, device, inode, and the time of the last change to the nanosecond.
-    identity: (u64, u64, u64, i64, i64),
-}
-
-impl Shard {
-    fn new(path: &Path, metadata: &std::fs::Metadata) -> Self {
-        let identity = (metadata.len(), metadata.dev(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec());
-        Self { path: path.to_owned(), identity }
-    }
-
-    pub(crate) fn has_changed(&self) -> bool {
-        fs_err::metadata(&self.path).map_or(true, |now| Self::new(&self.path, &now).identity != self.identity)
-    }
-}
-
 impl ModelFile {
     /// Checks the file, and its further shards when it is the first of several.
     ///
     /// # Errors
     /// With the first rule that a file breaks, and which file it is.
     pub(crate) fn check(path: &Path) -> Result<Self, LoadError> {
-        let (header, first) = read_header(path)?;
+        refuse_directory(path)?;
+        let files = GgufFile::open_model(path)?;
         let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
-        let mut shards = vec![first];
-        let mut tensors = check_shards(path, &header, &mut shards)?;
-        tensors.extend_from_slice(header.tensors());
+        let header = files[0].header();
         if header.tensors().is_empty() {
             return Err(invalid("holds no tensors, only metadata".into()));
         }
@@ -107,23 +74,23 @@ impl ModelFile {
             .text("general.architecture")
             .ok_or_else(|| invalid("names no architecture (`general.architecture`)".into()))?
             .to_owned();
-        let purpose = purpose(&header, &architecture).map_err(invalid)?;
-        hyper_parameters::check(&header, &architecture).map_err(invalid)?;
-        check_tensor_types(&header).map_err(invalid)?;
-        check_tokenizer(&header).map_err(invalid)?;
+        let purpose = purpose(header, &architecture).map_err(invalid)?;
+        hyper_parameters::check(header, &architecture).map_err(invalid)?;
+        check_tensor_types(header).map_err(invalid)?;
+        check_tokenizer(header).map_err(invalid)?;
         let has_word_pieces = header.text("tokenizer.ggml.model") == Some("bert");
-        let chat_template = chat_template(&header).map_err(invalid)?;
+        let chat_template = chat_template(header).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
         let bytes = |name: &str| header.tensors().iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
         let kept_in_ram = bytes("output.weight").and_then(|_| bytes("token_embd.weight")).unwrap_or(0);
         Ok(Self {
             path: path.to_owned(),
-            shards,
             architecture,
             purpose,
             has_word_pieces,
-            tensors,
+            tensors: files.iter().flat_map(|file| file.header().tensors()).cloned().collect(),
+            shards: files.iter().map(|file| file.shard().clone()).collect(),
             chat_template,
             has_sliding_window,
             kept_in_ram,
@@ -171,70 +138,16 @@ impl ModelFile {
 /// # Errors
 /// When there is no such file, or it is none that llama.cpp may see.
 pub(crate) fn read_header(path: &Path) -> Result<(Header, Shard), LoadError> {
-    let unreadable = |error: std::io::Error| LoadError::Unreadable {
-        path: path.display().to_string(),
-        // The path is named beside it, so the bare cause is enough.
-        reason: error.kind().to_string(),
-    };
-    let invalid = |reason: &str| LoadError::Invalid { path: path.display().to_string(), reason: reason.to_owned() };
-    let metadata = fs_err::metadata(path).map_err(unreadable)?;
-    if metadata.is_dir() {
-        return Err(invalid("a directory; llama.cpp loads a .gguf file"));
-    }
-    if !metadata.is_file() {
-        return Err(invalid("not a regular file"));
-    }
-    let file = fs_err::File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    let header = Header::read(BufReader::new(file), metadata.len()).map_err(|error| match error {
-        HeaderError::Io(error) => unreadable(error),
-        HeaderError::NotGguf(_) if is_pickled(path) => invalid(gguf::PICKLE),
-        HeaderError::NotGguf(reason) => invalid(&format!("not a GGUF v2/v3 file: {reason}")),
-        HeaderError::Malformed(reason) => invalid(&reason),
-    })?;
-    Ok((header, Shard::new(path, &metadata)))
+    refuse_directory(path)?;
+    GgufFile::open(path).map(GgufFile::into_parts)
 }
 
-fn is_pickled(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| PICKLED.iter().any(|known| extension.eq_ignore_ascii_case(known)))
-}
-
-/// A large model may come in several files, `NAME-00001-of-00003.gguf` and so on. llama.cpp finds the others by the name of the first. They
-/// are appended to `shards`, and their tensors are returned.
-fn check_shards(path: &Path, header: &Header, shards: &mut Vec<Shard>) -> Result<Vec<Tensor>, LoadError> {
-    let invalid = |path: &Path, reason: String| LoadError::Invalid { path: path.display().to_string(), reason };
-    let count = header.unsigned("split.count").unwrap_or(0);
-    let mut tensors = Vec::new();
-    if count <= 1 {
-        return Ok(tensors);
+fn refuse_directory(path: &Path) -> Result<(), LoadError> {
+    if path.is_dir() {
+        let reason = "a directory; llama.cpp loads a .gguf file".to_owned();
+        return Err(LoadError::Invalid { path: path.display().to_string(), reason });
     }
-    if count > 99_999 {
-        return Err(invalid(path, format!("implausible shard count {count}")));
-    }
-    let number = header.unsigned("split.no").unwrap_or(0);
-    if number != 0 {
-        return Err(invalid(path, format!("shard {} of {count}: name the first shard", number + 1)));
-    }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some(stem) = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", 1)) else {
-        return Err(invalid(
-            path,
-            format!("the first of {count} shards must be called `NAME-00001-of-{count:05}.gguf`"),
-        ));
-    };
-    for number in 2..=count {
-        let shard = path.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf"));
-        if !shard.exists() {
-            return Err(invalid(path, format!("missing shard {number} of {count}")));
-        }
-        let (header, checked) = read_header(&shard)?;
-        shards.push(checked);
-        if header.unsigned("split.count") != Some(count) || header.unsigned("split.no") != Some(number - 1) {
-            return Err(invalid(&shard, format!("not shard {number} of {count}, which its name claims")));
-        }
-        tensors.extend_from_slice(header.tensors());
-    }
-    Ok(tensors)
+    Ok(())
 }
 
 /// A model that looks back only may be either: a file that says how to pool the vectors of its tokens is an embedder's.
@@ -266,60 +179,6 @@ fn check_tensor_types(header: &Header) -> Result<(), String> {
     match header.tensors().iter().find(|tensor| is_added(&tensor.name) && tensor.kind != ggml_type::F32) {
         Some(tensor) => Err(format!("tensor `{}`: type {}, F32 expected", tensor.name, tensor.kind)),
         None => Ok(()),
-    }
-}
-
-fn check_tokenizer(header: &Header) -> Result<(), String> {
-    let Some(tokens) = header.array_len("tokenizer.ggml.tokens").filter(|&len| len > 0) else {
-        return Err("holds no tokenizer (`tokenizer.ggml.tokens`)".into());
-    };
-    for key in ["tokenizer.ggml.scores", "tokenizer.ggml.token_type"] {
-        if let Some(len) = header.array_len(key)
-            && len != tokens
-        {
-            return Err(format!("tokenizer size mismatch: {tokens} tokens, `{key}` has {len}"));
-        }
-    }
-    if let Some(embedding) = header.tensors().iter().find(|tensor| tensor.name == "token_embd.weight")
-        && embedding.dims.get(1) != Some(&tokens)
-    {
-        return Err(format!("tokenizer size mismatch: {tokens} tokens, the embedding has {:?}", embedding.dims));
-    }
-    // As llama.cpp spells them.
-    for name in ["bos", "eos", "cls", "seperator", "unknown"] {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        // All bits set is how some converters write "none".
-        if let Some(id) = header.unsigned(&key)
-            && id >= tokens
-            && id != u64::from(u32::MAX)
-        {
-            return Err(format!("special token id out of range: `{key}` is {id} of {tokens} tokens"));
-        }
-    }
-    Ok(())
-}
-
-fn chat_template(header: &Header) -> Result<Option<String>, String> {
-    let key = "tokenizer.chat_template";
-    let len = match header.get(key) {
-        None => return Ok(None),
-        Some(Value::String(bytes)) => bytes.len() as u64,
-        Some(&Value::LongString(len)) => len,
-        Some(
-            Value::Unsigned(_)
-            | Value::Signed(_)
-            | Value::Float(_)
-            | Value::Double(_)
-            | Value::Bool(_)
-            | Value::Array(_),
-        ) => return Err(format!("`{key}` is no string")),
-    };
-    if len > MAX_CHAT_TEMPLATE_BYTES {
-        return Err(format!("a chat template of {len} bytes, {MAX_CHAT_TEMPLATE_BYTES} at most"));
-    }
-    match header.text(key) {
-        Some(template) => Ok(Some(template.to_owned())),
-        None => Err("the chat template is not UTF-8".into()),
     }
 }
 

@@ -13,7 +13,9 @@ pub(crate) struct RotaryEmbedding {
 impl RotaryEmbedding {
     pub(crate) fn new(rope: &Rope, head_dim: usize) -> Self {
         let plain = (0..head_dim / 2).map(|pair| rope.theta.powf(-2.0 * pair as f64 / head_dim as f64));
-        Self { frequencies: plain.map(|frequency| scaled(&rope.scaling, frequency)).collect() }
+        Self {
+            frequencies: plain.enumerate().map(|(pair, frequency)| scaled(&rope.scaling, pair, frequency)).collect(),
+        }
     }
 
     /// The angles of one step's tokens, shared by all layers and heads. In F64: at a far position an F32 angle is off visibly.
@@ -50,7 +52,7 @@ impl Rotation {
     }
 }
 
-fn scaled(scaling: &RopeScaling, frequency: f64) -> f64 {
+fn scaled(scaling: &RopeScaling, pair: usize, frequency: f64) -> f64 {
     match *scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
@@ -60,6 +62,7 @@ fn scaled(scaling: &RopeScaling, frequency: f64) -> f64 {
             let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
             kept * frequency + (1.0 - kept) * frequency / factor
         }
+        RopeScaling::Factors(ref factors) => frequency / factors[pair],
     }
 }
 
@@ -85,10 +88,10 @@ mod tests {
         let frequency_of = |turns: f64| turns * std::f64::consts::TAU / 8192.0;
         for (turns, factor) in [(100.0, 1.0), (4.0, 1.0), (1.0, 8.0), (0.01, 8.0)] {
             let frequency = frequency_of(turns);
-            assert!((scaled(&scaling, frequency) - frequency / factor).abs() < 1e-12, "{turns} turns");
+            assert!((scaled(&scaling, 0, frequency) - frequency / factor).abs() < 1e-12, "{turns} turns");
         }
         // Half way up the ramp: the mean of both.
         let frequency = frequency_of(2.5);
-        assert!((scaled(&scaling, frequency) - frequency * (1.0 + 1.0 / 8.0) / 2.0).abs() < 1e-12);
+        assert!((scaled(&scaling, 0, frequency) - frequency * (1.0 + 1.0 / 8.0) / 2.0).abs() < 1e-12);
     }
 }

@@ -58,6 +58,29 @@ impl Gguf {
         self.values.push((key.to_owned(), value));
     }
 
+    pub(crate) fn get(&self, key: &str) -> Option<Value> {
+        self.values.iter().find(|(known, _)| known == key).map(|(_, value)| value.clone())
+    }
+
+    /// Another value for a key, in place of the one that may be there.
+    pub(crate) fn set(&mut self, key: &str, value: Value) {
+        self.unset(key);
+        self.value(key, value);
+    }
+
+    pub(crate) fn unset(&mut self, key: &str) {
+        self.values.retain(|(known, _)| known != key);
+    }
+
+    /// Has keys that begin with `from` begin with `to`.
+    pub(crate) fn rename_keys(&mut self, from: &str, to: &str) {
+        for (key, _) in &mut self.values {
+            if let Some(rest) = key.strip_prefix(from) {
+                *key = format!("{to}{rest}");
+            }
+        }
+    }
+
     /// A number of the architecture.
     pub(crate) fn number(&mut self, key: &str, number: u32) {
         self.value(&format!("{}.{key}", self.architecture), Value::U32(number));
@@ -71,14 +94,23 @@ impl Gguf {
     pub(crate) fn matrix(&mut self, name: &str, dims: &[u64]) {
         let noise = &mut self.noise;
         let data = (0..dims.iter().product()).map(|_| 0.3 * noise.next()).collect();
+        self.tensor(name, dims, data);
+    }
+
+    /// The same number everywhere.
+    pub(crate) fn constant(&mut self, name: &str, dims: &[u64], value: f32) {
+        self.tensor(name, dims, vec![value; dims.iter().product::<u64>() as usize]);
+    }
+
+    /// These numbers, in place of what may be there of that name.
+    pub(crate) fn tensor(&mut self, name: &str, dims: &[u64], data: Vec<f32>) {
+        self.tensors.retain(|tensor| tensor.name != name);
         self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
     }
 
-    /// The same number everywhere, in place of what may be there of that name.
-    pub(crate) fn constant(&mut self, name: &str, dims: &[u64], value: f32) {
-        let data = vec![value; dims.iter().product::<u64>() as usize];
+    /// Takes a tensor out.
+    pub(crate) fn remove(&mut self, name: &str) {
         self.tensors.retain(|tensor| tensor.name != name);
-        self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
     }
 
     /// How much of the file is no weights.

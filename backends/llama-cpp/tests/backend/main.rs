@@ -7,6 +7,7 @@ mod bad_files;
 mod batches;
 mod embedder;
 mod forged_files;
+#[path = "../../../gguf/tests/forger/mod.rs"]
 mod forger;
 mod gguf;
 mod helpers;

@@ -1,31 +1,24 @@
-//! A reader of GGUF headers that trusts nothing.
-//!
-//! It runs before llama.cpp sees the file, so that a file that is cut short, forged or simply something else is refused with one exact
-//! sentence instead of whatever the C++ parser makes of it. It is total: no input makes it panic, loop for long, or allocate more than what
-//! the file really holds.
-
 use std::{
     collections::{HashMap, HashSet},
-    io::{self, Read, Seek, SeekFrom},
+    io::{Read, Seek},
 };
 
-use thiserror::Error;
-
-use crate::ggml_type;
+use crate::{
+    cursor::{Cursor, HeaderError, MAX_KEPT_BYTES, Result, malformed},
+    ggml_type,
+};
 
 /// More metadata keys or tensors than any model has.
 const MAX_COUNT: u64 = 1 << 16;
 /// A key is a short dotted name.
 const MAX_KEY_BYTES: u64 = (1 << 16) - 1;
 /// The longest string that is let through; the largest real ones are chat templates of some ten kilobytes.
-const MAX_STRING_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_STRING_BYTES: u64 = 16 << 20;
 /// The longest array that is let through; the largest real ones are vocabularies and their merges.
 const MAX_ARRAY_LEN: u64 = 64 << 20;
 /// The longest token that is let through; the largest real ones are runs of a few hundred spaces.
 const MAX_TOKEN_BYTES: u64 = 1 << 16;
 const TOKENS: &str = "tokenizer.ggml.tokens";
-/// Longer strings are walked over, not kept.
-const MAX_KEPT_BYTES: u64 = 1 << 20;
 /// ggml stores a tensor's name in 64 bytes with a closing zero.
 const MAX_TENSOR_NAME_BYTES: usize = 63;
 const MAX_DIMS: u32 = 4;
@@ -35,80 +28,92 @@ pub(crate) const PICKLE: &str = "pickle-based weights are not supported";
 
 /// What a header says.
 #[derive(Debug, Default)]
-pub(crate) struct Header {
+pub struct Header {
     values: HashMap<String, Value>,
     tensors: Vec<Tensor>,
+    /// Where the data of tensors begins.
+    data: u64,
 }
 
-/// A metadata value, as far as anybody here asks for it.
+/// A metadata value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Of any width.
     Unsigned(u64),
+    /// Of any width.
     Signed(i64),
     /// Of 32 bits. llama.cpp tells the two apart, and aborts when it asks for the one and finds the other.
     Float(f32),
+    /// Of 64 bits.
     Double(f64),
+    /// Any byte but zero is true.
     Bool(bool),
+    /// UTF-8 or not.
     String(Box<[u8]>),
-    /// A string too long to be kept.
+    /// The length of a string too long to be kept.
     LongString(u64),
-    /// An array's length; its elements are walked over.
-    Array(u64),
+    /// Its elements are walked over: they are read when somebody asks for them.
+    Array(Array),
+}
+
+/// Where an array lies in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Array {
+    /// Elements.
+    pub len: u64,
+    /// GGUF's number for the type of the elements.
+    pub(crate) kind: u32,
+    /// The place of the first element.
+    pub(crate) at: u64,
 }
 
 /// One entry of the tensor table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tensor {
-    pub(crate) name: String,
-    pub(crate) dims: Vec<u64>,
+pub struct Tensor {
+    /// Unique in its file.
+    pub name: String,
+    /// One to four, the row first.
+    pub dims: Vec<u64>,
     /// ggml's number for the type.
-    pub(crate) kind: u32,
-    pub(crate) bytes: u64,
+    pub kind: u32,
+    /// Of its data.
+    pub bytes: u64,
     offset: u64,
 }
 
 impl Tensor {
     /// All four dimensions, as ggml counts them.
-    pub(crate) fn shape(&self) -> [u64; MAX_DIMS as usize] {
+    #[must_use]
+    pub fn shape(&self) -> [u64; MAX_DIMS as usize] {
         std::array::from_fn(|at| self.dims.get(at).copied().unwrap_or(1))
     }
 }
-
-/// Why a header was refused.
-#[derive(Debug, Error)]
-pub(crate) enum HeaderError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error("not a GGUF v2/v3 file: {0}")]
-    NotGguf(String),
-    #[error("{0}")]
-    Malformed(String),
-}
-
-type Result<T> = std::result::Result<T, HeaderError>;
 
 impl Header {
     /// Reads the header of a file of `len` bytes, from its start to its tensor table, and checks that all tensor data lies in the file.
     ///
     /// # Errors
     /// With the first rule that the file breaks.
-    pub(crate) fn read(source: impl Read + Seek, len: u64) -> Result<Self> {
+    pub fn read(source: impl Read + Seek, len: u64) -> Result<Self> {
         let mut cursor = Cursor { source, at: 0, len };
         let (tensor_count, value_count) = read_preamble(&mut cursor)?;
         let values = read_values(&mut cursor, value_count)?;
         let alignment = alignment(&values)?;
         let tensors = read_tensors(&mut cursor, tensor_count)?;
-        check_layout(&tensors, cursor.at, alignment, len)?;
-        Ok(Self { values, tensors })
+        let data = cursor.at.next_multiple_of(alignment);
+        check_layout(&tensors, data, alignment, len)?;
+        Ok(Self { values, tensors, data })
     }
 
     /// The value of a key.
-    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key)
     }
 
     /// A text; `None` when it is absent, no string, not UTF-8, or longer than a mebibyte.
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
             Value::String(bytes) => std::str::from_utf8(bytes).ok(),
             Value::Unsigned(_)
@@ -122,7 +127,8 @@ impl Header {
     }
 
     /// A number that is not negative.
-    pub(crate) fn unsigned(&self, key: &str) -> Option<u64> {
+    #[must_use]
+    pub fn unsigned(&self, key: &str) -> Option<u64> {
         match *self.get(key)? {
             Value::Unsigned(value) => Some(value),
             Value::Signed(value) => u64::try_from(value).ok(),
@@ -136,9 +142,16 @@ impl Header {
     }
 
     /// The length of an array.
-    pub(crate) fn array_len(&self, key: &str) -> Option<u64> {
-        match *self.get(key)? {
-            Value::Array(len) => Some(len),
+    #[must_use]
+    pub fn array_len(&self, key: &str) -> Option<u64> {
+        self.array(key).map(|array| array.len)
+    }
+
+    /// An array.
+    #[must_use]
+    pub fn array(&self, key: &str) -> Option<&Array> {
+        match self.get(key)? {
+            Value::Array(array) => Some(array),
             Value::Unsigned(_)
             | Value::Signed(_)
             | Value::Float(_)
@@ -149,9 +162,42 @@ impl Header {
         }
     }
 
+    /// A number, whatever it is written as.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<f64> {
+        match *self.get(key)? {
+            Value::Unsigned(value) => Some(value as f64),
+            Value::Signed(value) => Some(value as f64),
+            Value::Float(value) => Some(value.into()),
+            Value::Double(value) => Some(value),
+            Value::Bool(_) | Value::String(_) | Value::LongString(_) | Value::Array(_) => None,
+        }
+    }
+
+    /// Yes or no.
+    #[must_use]
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match *self.get(key)? {
+            Value::Bool(value) => Some(value),
+            Value::Unsigned(_)
+            | Value::Signed(_)
+            | Value::Float(_)
+            | Value::Double(_)
+            | Value::String(_)
+            | Value::LongString(_)
+            | Value::Array(_) => None,
+        }
+    }
+
     /// The tensor table.
-    pub(crate) fn tensors(&self) -> &[Tensor] {
+    #[must_use]
+    pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// Where the data of one of this header's tensors begins in the file.
+    pub(crate) fn place(&self, tensor: &Tensor) -> u64 {
+        self.data + tensor.offset
     }
 }
 
@@ -226,7 +272,7 @@ fn read_value<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
     })
 }
 
-const STRING: u32 = 8;
+pub(crate) const STRING: u32 = 8;
 
 fn read_array<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value> {
     let kind = u32::from_le_bytes(cursor.bytes(key)?);
@@ -242,6 +288,7 @@ fn read_array<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
     if len > MAX_ARRAY_LEN || len * width > cursor.remaining() {
         return Err(malformed(format!("array `{key}`: length {len} exceeds file")));
     }
+    let at = cursor.at;
     if kind == STRING && key == TOKENS {
         check_tokens(cursor, len)?;
     } else if kind == STRING {
@@ -252,7 +299,7 @@ fn read_array<S: Read + Seek>(cursor: &mut Cursor<S>, key: &str) -> Result<Value
     } else {
         cursor.skip(len * width)?;
     }
-    Ok(Value::Array(len))
+    Ok(Value::Array(Array { len, kind, at }))
 }
 
 /// Walks over the vocabulary. llama.cpp asserts that no token stands in it twice, as it reads them: up to a zero byte, and empty ones by
@@ -328,8 +375,7 @@ fn read_tensor<S: Read + Seek>(cursor: &mut Cursor<S>) -> Result<Tensor> {
 }
 
 /// Tensor data follows the table, each tensor at the next aligned place: neither gaps nor overlaps, and nothing beyond the file's end.
-fn check_layout(tensors: &[Tensor], table_end: u64, alignment: u64, len: u64) -> Result<()> {
-    let data = table_end.next_multiple_of(alignment);
+fn check_layout(tensors: &[Tensor], data: u64, alignment: u64, len: u64) -> Result<()> {
     let mut expected = 0u64;
     for Tensor { name, bytes, offset, .. } in tensors {
         if *offset != expected {
@@ -345,79 +391,6 @@ fn check_layout(tensors: &[Tensor], table_end: u64, alignment: u64, len: u64) ->
     Ok(())
 }
 
-fn malformed(reason: impl Into<String>) -> HeaderError {
-    HeaderError::Malformed(reason.into())
-}
-
-/// A place in the file that knows how much is left.
-struct Cursor<S> {
-    source: S,
-    at: u64,
-    len: u64,
-}
-
-impl<S: Read + Seek> Cursor<S> {
-    fn remaining(&self) -> u64 {
-        self.len.saturating_sub(self.at)
-    }
-
-    fn bytes<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let mut buffer = [0; N];
-        self.fill(&mut buffer, what)?;
-        Ok(buffer)
-    }
-
-    /// The next `len` bytes. Callers bound `len`.
-    fn vec(&mut self, len: u64, what: &str) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; usize::try_from(len).map_err(|_| truncated(what))?];
-        self.fill(&mut buffer, what)?;
-        Ok(buffer)
-    }
-
-    fn fill(&mut self, buffer: &mut [u8], what: &str) -> Result<()> {
-        let len = buffer.len() as u64;
-        if len > self.remaining() {
-            return Err(truncated(what));
-        }
-        self.source.read_exact(buffer)?;
-        self.at += len;
-        Ok(())
-    }
-
-    /// The length in front of a string, which lies within the file.
-    fn string_len(&mut self, what: &str, max: u64) -> Result<u64> {
-        let len = u64::from_le_bytes(self.bytes(what)?);
-        if len > max || len > self.remaining() {
-            return Err(malformed(format!("string in {what}: length {len} exceeds file")));
-        }
-        Ok(len)
-    }
-
-    /// A string that must be short and UTF-8.
-    fn name(&mut self, what: &str, max: u64) -> Result<String> {
-        let len = self.string_len(what, max.min(MAX_KEPT_BYTES))?;
-        String::from_utf8(self.vec(len, what)?).map_err(|_| malformed(format!("{what} is not UTF-8")))
-    }
-
-    /// Walks over bytes that are known to be there.
-    fn skip(&mut self, len: u64) -> Result<()> {
-        // Reading over a few bytes is cheaper than a seek, which empties a buffered reader.
-        let mut scratch = [0; 256];
-        match scratch.get_mut(..usize::try_from(len).unwrap_or(usize::MAX)) {
-            Some(short) => self.source.read_exact(short)?,
-            None => {
-                self.source.seek(SeekFrom::Start(self.at + len))?;
-            }
-        }
-        self.at += len;
-        Ok(())
-    }
-}
-
-fn truncated(what: &str) -> HeaderError {
-    malformed(format!("truncated in {what}"))
-}
-
 #[cfg(test)]
-#[path = "gguf_tests.rs"]
+#[path = "header_tests.rs"]
 mod tests;

@@ -262,7 +262,7 @@ fn the_alignment_is_the_files_own() {
     read(&file.bytes()).expect("aligned to 64");
 }
 
-#[path = "../tests/backend/forger.rs"]
+#[path = "../tests/forger/mod.rs"]
 mod forger;
 
 /// Forged headers for a minute: no panic, and nothing read that the file does not hold.

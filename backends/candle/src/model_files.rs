@@ -1,0 +1,57 @@
+use std::path::Path;
+
+use serde_json::Value;
+use tandem_core::LoadError;
+
+use crate::{
+    config::LlamaConfig,
+    directory::{ModelDirectory, invalid},
+    gguf::GgufModel,
+    tokenizer::Text,
+    weights::Weights,
+};
+
+/// What a path leads to, either of which says the same of a model.
+#[derive(Debug)]
+pub(crate) enum ModelFiles {
+    Directory(ModelDirectory),
+    Gguf(GgufModel),
+}
+
+impl ModelFiles {
+    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
+        if GgufModel::is_at(path) {
+            return GgufModel::open(path).map(Self::Gguf);
+        }
+        ModelDirectory::open(path).map(Self::Directory)
+    }
+
+    /// The configuration, and where it comes from, which names the end-of-generation tokens.
+    pub(crate) fn config(&self) -> Result<(LlamaConfig, Value), LoadError> {
+        match self {
+            Self::Directory(directory) => LlamaConfig::load(directory),
+            Self::Gguf(model) => {
+                let json = model.config()?;
+                let parsed = LlamaConfig::from_json(&json).map_err(|reason| invalid(model.path(), reason))?;
+                Ok((parsed, json))
+            }
+        }
+    }
+
+    /// Tokenizer, vocabulary and chat template of a model with this configuration and `logits` logits.
+    pub(crate) fn text(&self, config: &Value, logits: u32) -> Result<Text, LoadError> {
+        match self {
+            Self::Directory(directory) => Text::load(directory, config, logits),
+            // Which has one logit for each token: that is how many it says it has.
+            Self::Gguf(model) => model.text(),
+        }
+    }
+
+    /// The tensors.
+    pub(crate) fn weights(self) -> Result<Weights, LoadError> {
+        match self {
+            Self::Directory(directory) => Weights::open(&directory),
+            Self::Gguf(model) => Weights::open_gguf(model),
+        }
+    }
+}

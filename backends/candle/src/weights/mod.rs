@@ -1,0 +1,101 @@
+//! The tensors of a model, whatever file they lie in.
+
+mod gguf;
+mod matrix;
+mod safetensors;
+
+use std::{fmt::Debug, sync::Arc};
+
+use tandem_core::LoadError;
+use tandem_kernels::Packed;
+
+use crate::{
+    directory::ModelDirectory,
+    gguf::GgufModel,
+    layers::{Embedding, Linear},
+    weights::{gguf::GgufWeights, matrix::Matrix, safetensors::SafeTensors},
+};
+
+/// The tensors of a model by their Hugging Face names, each to be taken once.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    source: Box<dyn Source>,
+}
+
+/// Where tensors lie.
+trait Source: Debug {
+    /// Whether there is a tensor of this name that was not yet taken.
+    fn has(&self, name: &str) -> bool;
+
+    /// Takes a tensor of one dimension, as a matrix of one column, or of two.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError>;
+
+    /// Refuses what was not taken.
+    fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError>;
+}
+
+impl Weights {
+    /// Those of a model directory.
+    pub(crate) fn open(directory: &ModelDirectory) -> Result<Self, LoadError> {
+        Ok(Self { source: Box::new(SafeTensors::open(directory)?) })
+    }
+
+    /// Those of a GGUF model.
+    pub(crate) fn open_gguf(model: GgufModel) -> Result<Self, LoadError> {
+        Ok(Self { source: Box::new(GgufWeights::open(model)?) })
+    }
+
+    /// Whether there is a tensor of this name that was not yet taken.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.source.has(name)
+    }
+
+    /// A tensor of one dimension, widened to F32.
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let mut values = Vec::new();
+        self.source.take(name, &[len])?.widen(&mut values).map_err(refused)?;
+        Ok(values)
+    }
+
+    /// The layer whose outputs are those of `parts`, one after the other: each is the name of a layer in the file, without `.weight` or
+    /// `.bias`, and the number of its outputs. Products of the same input are computed as one.
+    pub(crate) fn linear(
+        &mut self,
+        parts: &[(&str, usize)],
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<Linear, LoadError> {
+        let (mut weights, mut bias) = (Vec::new(), Vec::new());
+        for &(part, outputs) in parts {
+            weights.push(self.source.take(&format!("{part}.weight"), &[outputs, inputs])?);
+            if has_bias {
+                bias.extend(self.vector(&format!("{part}.bias"), outputs)?);
+            }
+        }
+        let packed = pack(weights, has_bias.then_some(&bias))?;
+        Ok(Linear::new(Arc::new(packed)))
+    }
+
+    /// The vectors of `tokens` tokens, `width` wide.
+    pub(crate) fn embedding(&mut self, name: &str, tokens: usize, width: usize) -> Result<Embedding, LoadError> {
+        let weight = self.source.take(name, &[tokens, width])?;
+        Ok(Embedding::new(pack(vec![weight], None)?))
+    }
+
+    /// Refuses tensors that were not taken: a bias that the configuration does not mention would change every answer.
+    pub(crate) fn finish(self, may_remain: impl Fn(&str) -> bool) -> Result<(), LoadError> {
+        self.source.finish(&may_remain)
+    }
+}
+
+/// What is computed with: matrices of equal width, whose outputs lie behind each other.
+fn pack(matrices: Vec<Matrix>, bias: Option<&Vec<f32>>) -> Result<Packed, LoadError> {
+    let matrices = matrices.into_iter().map(Matrix::into_packable).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+    let matrices: Vec<_> = matrices.iter().map(|(format, matrix)| matrix.as_packable(*format)).collect();
+    Packed::new(&matrices, bias.map(Vec::as_slice))
+        .map_err(|error| LoadError::Other { context: "cannot pack a weight".to_owned(), source: error.into() })
+}
+
+fn refused(error: candle_core::Error) -> LoadError {
+    LoadError::Other { context: "candle refused a weight".to_owned(), source: error.into() }
+}
