@@ -225,12 +225,20 @@ fn llama_cpp(
 
 #[cfg(feature = "candle")]
 fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
-    use tandem_candle::{CandleLoader, CandleSettings, Dtype};
+    use tandem_candle::{CandleLoader, CandleSettings, Dtype, Quantization};
 
-    use crate::settings::CandleDtype;
+    use crate::settings::{CandleDtype, CandleQuantization};
 
-    let &BackendSettings::Candle { parallel, context, max_step_tokens, threads, dtype, block_size, kv_tokens } =
-        backend
+    let &BackendSettings::Candle {
+        parallel,
+        context,
+        max_step_tokens,
+        threads,
+        dtype,
+        quantization,
+        block_size,
+        kv_tokens,
+    } = backend
     else {
         return not_for_this_backend(backend);
     };
@@ -243,6 +251,14 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
             CandleDtype::F32 => Dtype::F32,
             CandleDtype::Bf16 => Dtype::Bf16,
             CandleDtype::F16 => Dtype::F16,
+        },
+        quantization: match quantization {
+            CandleQuantization::None => Quantization::None,
+            CandleQuantization::Q4_0 => Quantization::Q4_0,
+            CandleQuantization::Q4K => Quantization::Q4K,
+            CandleQuantization::Q5K => Quantization::Q5K,
+            CandleQuantization::Q6K => Quantization::Q6K,
+            CandleQuantization::Q8_0 => Quantization::Q8_0,
         },
         block_size,
         max_step_tokens,

@@ -49,6 +49,7 @@ pub enum BackendSettings {
         max_step_tokens: u32,
         threads: Option<u32>,
         dtype: CandleDtype,
+        quantization: CandleQuantization,
         block_size: u32,
         /// Tokens that the KV cache holds; as many as all sequences may have when absent.
         kv_tokens: Option<u32>,
@@ -81,6 +82,17 @@ pub enum CandleDtype {
     F32,
     Bf16,
     F16,
+}
+
+/// What candle quantises weights to when it loads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CandleQuantization {
+    None,
+    Q4_0,
+    Q4K,
+    Q5K,
+    Q6K,
+    Q8_0,
 }
 
 /// A model under the name that requests use.
@@ -268,8 +280,23 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
         Kind::LlamaCpp => Ok(BackendSettings::LlamaCpp(llama_cpp::check(raw)?)),
         Kind::Candle => {
             check_device(raw.device.as_deref(), raw.gpu_memory_fraction)?;
-            one_of("backend.quantization", raw.quantization.as_deref().unwrap_or("none"), &[("none", ())])?;
+            let quantization = one_of(
+                "backend.quantization",
+                raw.quantization.as_deref().unwrap_or("none"),
+                &[
+                    ("none", CandleQuantization::None),
+                    ("q4_0", CandleQuantization::Q4_0),
+                    ("q4k", CandleQuantization::Q4K),
+                    ("q5k", CandleQuantization::Q5K),
+                    ("q6k", CandleQuantization::Q6K),
+                    ("q8_0", CandleQuantization::Q8_0),
+                ],
+            )?;
             let (block_size, kv_tokens) = check_blocks(raw.block_size, raw.kv_tokens, context)?;
+            if !block_size.is_multiple_of(16) {
+                let reason = format!("{block_size} is no multiple of 16, as the pages of candle have to be");
+                return Err(SettingsError::new("backend.block_size", reason));
+            }
             let dtype = one_of(
                 "backend.dtype",
                 raw.dtype.as_deref().unwrap_or("auto"),
@@ -280,7 +307,16 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
                     ("f16", CandleDtype::F16),
                 ],
             )?;
-            Ok(BackendSettings::Candle { parallel, context, max_step_tokens, threads, dtype, block_size, kv_tokens })
+            Ok(BackendSettings::Candle {
+                parallel,
+                context,
+                max_step_tokens,
+                threads,
+                dtype,
+                quantization,
+                block_size,
+                kv_tokens,
+            })
         }
         Kind::Sim => {
             let (block_size, kv_tokens) = check_blocks(raw.block_size, raw.kv_tokens, context)?;

@@ -52,7 +52,7 @@ impl InferenceBackend for CandleBackend {
             return Ok(());
         }
         let Self { model, cache, threads, logits, .. } = self;
-        let ragged = Ragged::new(step, cache.shape().block_size);
+        let ragged = Ragged::new(step, cache.page_len());
         threads.install(|| model.forward(&ragged, cache, logits));
         Ok(())
     }

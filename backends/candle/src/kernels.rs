@@ -31,16 +31,6 @@ pub(crate) fn dots<const R: usize, const C: usize>(rows: [&[f32]; R], columns: [
     products
 }
 
-/// Adds `N` rows, each times its weight, to `sum`.
-pub(crate) fn add_weighted<const N: usize>(sum: &mut [f32], weights: [f32; N], rows: [&[f32]; N]) {
-    let rows = rows.map(|row| &row[..sum.len()]);
-    for (at, sum) in sum.iter_mut().enumerate() {
-        for (weight, row) in weights.iter().zip(&rows) {
-            *sum = multiply_add(*weight, row[at], *sum);
-        }
-    }
-}
-
 /// `e` to the power of `x` within a few units in the last place, without a branch. Infinities are taken for the largest and the smallest
 /// power that a normal float can hold; NaN stays NaN.
 #[inline(always)]
@@ -103,12 +93,5 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) < 1e-37);
         assert!(exp(f32::INFINITY) > 1e38);
         assert_eq!(exp(0.0), 1.0);
-    }
-
-    #[test]
-    fn weighted_rows_are_added() {
-        let mut sum = [1.0, 2.0, 3.0];
-        add_weighted(&mut sum, [2.0, -1.0], [&[1.0, 1.0, 1.0], &[0.5, 0.0, 3.0]]);
-        assert_eq!(sum, [2.5, 4.0, 2.0]);
     }
 }

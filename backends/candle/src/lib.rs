@@ -12,7 +12,6 @@
 //! - `backend`, `models/llama`, `layers`: one step;
 //! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
 
-mod attention;
 mod backend;
 mod config;
 mod directory;
@@ -29,7 +28,7 @@ mod vocab;
 mod weights;
 
 pub use loader::CandleLoader;
-pub use settings::{CandleSettings, Dtype};
+pub use settings::{CandleSettings, Dtype, Quantization};
 
 /// The version of candle that this crate is built on; candle exports none itself.
 #[must_use]

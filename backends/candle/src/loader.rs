@@ -37,8 +37,8 @@ impl BackendLoader for CandleLoader {
         let Text { tokenizer, vocab, chat_template } = files.text(&config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
-        let cache = KvCache::new(&config, count, block_size)?;
-        let model = Llama::load(config, files.weights()?)?;
+        let cache = KvCache::new(&config, settings.kv_format(), count, block_size)?;
+        let model = Llama::load(config, files.weights(settings.kept())?)?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -59,8 +59,17 @@ impl BackendLoader for CandleLoader {
 
 /// What the settings and the model allow together.
 fn spec(settings: &CandleSettings, config: &LlamaConfig) -> Result<BackendSpec, LoadError> {
-    let &CandleSettings { model: _, context, parallel, dtype: _, block_size, max_step_tokens, kv_tokens, threads: _ } =
-        settings;
+    let &CandleSettings {
+        model: _,
+        context,
+        parallel,
+        dtype: _,
+        quantization: _,
+        block_size,
+        max_step_tokens,
+        kv_tokens,
+        threads: _,
+    } = settings;
     let max_context = context.unwrap_or(config.max_position_embeddings);
     if max_context > config.max_position_embeddings {
         let reason = format!(

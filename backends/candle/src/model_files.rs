@@ -8,7 +8,7 @@ use crate::{
     directory::{ModelDirectory, invalid},
     gguf::GgufModel,
     tokenizer::Text,
-    weights::Weights,
+    weights::{Kept, Weights},
 };
 
 /// What a path leads to, either of which says the same of a model.
@@ -48,10 +48,10 @@ impl ModelFiles {
     }
 
     /// The tensors.
-    pub(crate) fn weights(self) -> Result<Weights, LoadError> {
+    pub(crate) fn weights(self, kept: Kept) -> Result<Weights, LoadError> {
         match self {
-            Self::Directory(directory) => Weights::open(&directory),
-            Self::Gguf(model) => Weights::open_gguf(model),
+            Self::Directory(directory) => Weights::open(&directory, kept),
+            Self::Gguf(model) => Weights::open_gguf(model, kept),
         }
     }
 }

@@ -1,6 +1,9 @@
 use std::path::PathBuf;
 
 use tandem_core::LoadError;
+use tandem_kernels::{KvFormat, PANEL};
+
+use crate::weights::Kept;
 
 /// What to load and within which limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,9 +14,11 @@ pub struct CandleSettings {
     pub context: Option<u32>,
     /// Sequences that run at the same time.
     pub parallel: u32,
-    /// The type to compute in.
+    /// What weights that are not quantised, and K and V, are kept in.
     pub dtype: Dtype,
-    /// Tokens in one page of the KV cache.
+    /// What weights are quantised to on their way into memory.
+    pub quantization: Quantization,
+    /// Tokens in one page of the KV cache: a multiple of 16.
     pub block_size: u32,
     /// Tokens in one step over all sequences.
     pub max_step_tokens: u32,
@@ -24,10 +29,10 @@ pub struct CandleSettings {
     pub threads: Option<usize>,
 }
 
-/// The type to compute in.
+/// What numbers that are not quantised are kept in. Computed is in F32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
-    /// The best one for the device: F32 on the CPU.
+    /// Weights as their file has them, K and V in F16.
     #[default]
     Auto,
     F32,
@@ -35,19 +40,32 @@ pub enum Dtype {
     F16,
 }
 
+/// What weights are quantised to when they are loaded, unless their file has them quantised already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantization {
+    #[default]
+    None,
+    Q4_0,
+    Q4K,
+    Q5K,
+    Q6K,
+    Q8_0,
+}
+
 impl CandleSettings {
     /// Refuses what no model could be loaded with.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
-        let Self { model: _, context, parallel, dtype, block_size, max_step_tokens, kv_tokens, threads } = self;
-        match dtype {
-            Dtype::Auto | Dtype::F32 => {}
-            Dtype::Bf16 | Dtype::F16 => {
-                let reason = format!(
-                    "the candle backend computes in f32 on the CPU: dtype {dtype:?} is not possible, use auto or f32"
-                );
-                return Err(LoadError::Unsupported(reason));
-            }
-        }
+        let Self {
+            model: _,
+            context,
+            parallel,
+            dtype: _,
+            quantization: _,
+            block_size,
+            max_step_tokens,
+            kv_tokens,
+            threads,
+        } = self;
         let zero = [
             ("context", *context == Some(0)),
             ("parallel", *parallel == 0),
@@ -56,9 +74,27 @@ impl CandleSettings {
             ("kv_tokens", *kv_tokens == Some(0)),
             ("threads", *threads == Some(0)),
         ];
+        if !block_size.is_multiple_of(PANEL as u32) {
+            let reason = format!("block_size {block_size} is no multiple of {PANEL}");
+            return Err(LoadError::Unsupported(reason));
+        }
         match zero.iter().find(|(_, is_zero)| *is_zero) {
             Some((name, _)) => Err(LoadError::Unsupported(format!("{name} must be at least 1"))),
             None => Ok(()),
+        }
+    }
+
+    /// How weights are kept.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept { dtype: self.dtype, quantization: self.quantization }
+    }
+
+    /// How K and V are kept.
+    pub(crate) fn kv_format(&self) -> KvFormat {
+        match self.dtype {
+            Dtype::F32 => KvFormat::F32,
+            Dtype::Bf16 => KvFormat::Bf16,
+            Dtype::Auto | Dtype::F16 => KvFormat::F16,
         }
     }
 

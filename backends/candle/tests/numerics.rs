@@ -139,7 +139,7 @@ fn tokens(seed: u32, len: u32) -> Vec<TokenId> {
 
 /// Two sequences whose pages are interleaved and out of order.
 fn tables() -> [Vec<BlockId>; 2] {
-    [0, 1].map(|slot| (0..40).map(|at| BlockId((at * 17 % 40) * 2 + slot)).collect())
+    [0, 1].map(|slot| (0..7).map(|at| BlockId((at * 3 % 7) * 2 + slot)).collect())
 }
 
 fn check(model: &Model) {
@@ -195,11 +195,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn any_chunking_gives_the_same_logits(cuts in prop::collection::btree_set(1usize..60, 0..6), block_size in 1u32..20) {
+    fn any_chunking_gives_the_same_logits(cuts in prop::collection::btree_set(1usize..60, 0..6), pages in 1u32..4) {
         let model = Model::awkward();
         let dir = model.write();
         let prompt = tokens(3, 60);
         let expected = reference(&model, &prompt);
+        let block_size = 16 * pages;
         let table: Vec<_> = (0..60u32.div_ceil(block_size)).rev().map(BlockId).collect();
         let settings = tandem_candle::CandleSettings { block_size, ..settings(dir.path()) };
         load(settings, |loaded| {

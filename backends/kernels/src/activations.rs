@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::{
-    BLOCK,
+    BLOCK, PANEL,
     isa::{Isa, Work, dispatch},
 };
 
@@ -110,11 +110,11 @@ impl Work for Quantize<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<I: Isa>(self, _: I) {
+    fn run<I: Isa>(self, isa: I) {
         let rows = self.x.len() / self.inputs;
         for (row, x) in self.x.chunks_exact(self.inputs).enumerate() {
             for (at, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
-                self.blocks[at * rows + row] = quantize(x);
+                self.blocks[at * rows + row] = quantize(isa, x);
             }
         }
     }
@@ -122,29 +122,25 @@ impl Work for Quantize<'_> {
 
 /// The largest value becomes 127, as in GGUF's `Q8_0`.
 #[inline(always)]
-fn quantize(x: &[f32; BLOCK]) -> Block {
-    let mut largest = [0f32; 8];
-    for x in x.as_chunks::<8>().0 {
-        for (largest, x) in largest.iter_mut().zip(x) {
-            // Unlike `f32::max` this is one instruction; a NaN gets lost here and comes back through the scale below.
-            *largest = if x.abs() > *largest { x.abs() } else { *largest };
-        }
-    }
-    let largest = largest.iter().fold(0f32, |a, &b| if b > a { b } else { a });
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    // Adding and subtracting this rounds to the nearest whole number, ties to even, without a function of the library.
+fn quantize<I: Isa>(isa: I, x: &[f32; BLOCK]) -> Block {
+    let halves: &[[f32; PANEL]] = x.as_chunks().0;
+    let [first, second] = [isa.load(&halves[0]), isa.load(&halves[1])];
+    let negated = |x| isa.mul(x, isa.splat(-1.0));
+    let larger = isa.max(isa.max(first, negated(first)), isa.max(second, negated(second)));
+    let largest = isa.largest(larger);
+    let inverse = isa.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    // Adding and subtracting this rounds to the nearest whole number, ties to even.
     const ROUND: f32 = 12_582_912.0;
-    let rounded = x.map(|x| (x * inverse + ROUND) - ROUND);
-    // A sum of whole numbers is exact; NaN and infinities must not be lost in the conversion to integers.
-    let finite = x.iter().map(|x| x * 0.0).sum::<f32>();
-    let scale = largest / 127.0 + finite;
-    let mut quants = [[0i8; 4]; BLOCK / 4];
-    for (quants, rounded) in quants.iter_mut().zip(rounded.as_chunks::<4>().0) {
-        *quants = rounded.map(|value| value as i32 as i8);
-    }
-    let half = |half: &[f32]| -scale * half.iter().sum::<f32>();
-    let halves = [half(&rounded[..BLOCK / 2]), half(&rounded[BLOCK / 2..])];
-    Block { quants, scale, sum: halves[0] + halves[1], halves }
+    let round = |x| isa.add(isa.mul_add(x, inverse, isa.splat(ROUND)), isa.splat(-ROUND));
+    let [first, second] = [round(first), round(second)];
+    let mut block = Block { scale: largest / 127.0, ..Block::default() };
+    let (quants, _) = block.quants.as_flattened_mut().as_chunks_mut();
+    quants[0] = isa.to_i8(first);
+    quants[1] = isa.to_i8(second);
+    // Sums of whole numbers are exact. What is not finite is NaN by now, and makes them NaN: it cannot hide in a product.
+    block.halves = [-block.scale * isa.sum(first), -block.scale * isa.sum(second)];
+    block.sum = block.halves[0] + block.halves[1];
+    block
 }
 
 /// Turns rows into columns.
@@ -164,28 +160,49 @@ fn interleave(x: &[f32], inputs: usize, floats: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::on_each;
+
+    #[derive(Clone, Copy)]
+    struct One([f32; BLOCK]);
+
+    impl Work for One {
+        type Output = Block;
+
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) -> Block {
+            quantize(isa, &self.0)
+        }
+    }
 
     #[test]
     fn a_block_keeps_its_values_to_a_127th_of_the_largest() {
         let x: [f32; BLOCK] = std::array::from_fn(|at| (at as f32 - 11.0) * 0.37);
-        let block = quantize(&x);
-        let step = 20.0 * 0.37 / 127.0;
-        for (x, quant) in x.iter().zip(block.quants.as_flattened()) {
-            assert!((x - f32::from(*quant) * block.scale).abs() <= step / 2.0 + 1e-6);
+        for block in on_each(One(x)) {
+            let step = 20.0 * 0.37 / 127.0;
+            for (x, quant) in x.iter().zip(block.quants.as_flattened()) {
+                assert!((x - f32::from(*quant) * block.scale).abs() <= step / 2.0 + 1e-6);
+            }
+            assert!((block.scale - step).abs() < 1e-6);
+            let sum: i32 = block.quants.as_flattened().iter().map(|&quant| i32::from(quant)).sum();
+            assert!((block.sum + sum as f32 * block.scale).abs() < 1e-5);
+            assert_eq!(block.sum, block.halves[0] + block.halves[1]);
         }
-        assert!((block.scale - step).abs() < 1e-6);
-        let sum: i32 = block.quants.as_flattened().iter().map(|&quant| i32::from(quant)).sum();
-        assert!((block.sum + sum as f32 * block.scale).abs() < 1e-5);
-        assert_eq!(block.sum, block.halves[0] + block.halves[1]);
     }
 
     #[test]
     fn zeros_stay_zeros_and_what_is_not_finite_is_not_hidden() {
-        assert_eq!(quantize(&[0.0; BLOCK]).scale, 0.0);
+        for block in on_each(One([0.0; BLOCK])) {
+            assert_eq!((block.scale, block.sum), (0.0, 0.0));
+        }
         for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            let mut x = [1.0; BLOCK];
-            x[13] = strange;
-            assert!(!quantize(&x).scale.is_finite(), "{strange}");
+            for at in 0..BLOCK {
+                let mut x = [1.0; BLOCK];
+                x[at] = strange;
+                for block in on_each(One(x)) {
+                    assert!(block.sum.is_nan(), "{strange} at {at}");
+                    assert!(block.halves.iter().any(|half| half.is_nan()), "{strange} at {at}");
+                }
+            }
         }
     }
 }

@@ -211,6 +211,14 @@ impl Run<'_> {
         self.add_values::<I, D, ROWS>(isa, tile, &keys);
     }
 
+    /// Of some keys, how many before those that a row sees, and how many up to their end.
+    #[inline(always)]
+    fn seen(&self, row: usize, keys: &Range<usize>) -> (usize, usize) {
+        let visible = self.attention.visible(self.task.start + row / self.attention.group);
+        let within = |position: usize| position.clamp(keys.start, keys.end) - keys.start;
+        (within(visible.start), within(visible.end))
+    }
+
     /// Fills `scores`; what a query does not see is minus infinity there.
     #[inline(always)]
     fn score<I: Isa, D: Dense, const ROWS: usize>(&mut self, isa: I, tile: usize, keys: &Range<usize>) {
@@ -242,11 +250,9 @@ impl Run<'_> {
             }
         }
         for row in 0..ROWS {
-            let visible = self.attention.visible(self.task.start + (tile + row) / self.attention.group);
+            let (hidden, seen) = self.seen(tile + row, keys);
             let scores = self.scratch.scores[row * panels..][..panels].as_flattened_mut();
-            let hidden = visible.start.saturating_sub(keys.start).min(scores.len());
             scores[..hidden].fill(f32::NEG_INFINITY);
-            let seen = visible.end.saturating_sub(keys.start).min(scores.len());
             scores[seen..].fill(f32::NEG_INFINITY);
         }
     }
@@ -256,13 +262,14 @@ impl Run<'_> {
     fn soften<I: Isa, const ROWS: usize>(&mut self, isa: I, tile: usize, keys: &Range<usize>) {
         let panels = keys.len().div_ceil(PANEL);
         let per_row = self.cache.shape().head_dim.div_ceil(PANEL);
-        let Scratch { scores, weights, sums, softmax, .. } = &mut *self.scratch;
-        weights.resize(panels * PANEL * ROWS, 0.0);
         for row in 0..ROWS {
+            let (hidden, seen) = self.seen(tile + row, keys);
+            let Scratch { scores, weights, sums, softmax, .. } = &mut *self.scratch;
+            weights.resize(panels * PANEL * ROWS, 0.0);
             let scores = &mut scores[row * panels..][..panels];
             let softmax = &mut softmax[tile + row];
             let max = scores.iter().fold(isa.splat(softmax.max), |max, scores| isa.max(max, isa.load(scores)));
-            let max = isa.store(max).into_iter().fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b });
+            let max = isa.largest(max);
             // A row that sees none of these keys stays as it is.
             if max == f32::NEG_INFINITY {
                 weights[row..].iter_mut().step_by(ROWS).for_each(|weight| *weight = 0.0);
@@ -286,7 +293,11 @@ impl Run<'_> {
                     *weight = power;
                 }
             }
-            softmax.total += isa.store(total).iter().sum::<f32>();
+            // What is not seen got the smallest power instead of none: too little to change a total, but not nothing.
+            let weights = weights.as_chunks_mut::<ROWS>().0;
+            weights[..hidden].iter_mut().for_each(|weights| weights[row] = 0.0);
+            weights[seen..].iter_mut().for_each(|weights| weights[row] = 0.0);
+            softmax.total += isa.sum(total);
         }
     }
 

@@ -46,38 +46,30 @@ impl Dense for Half {
 pub(crate) type Sums<F, const ROWS: usize, const PANELS: usize> = [[F; PANELS]; ROWS];
 
 /// Adds the products of `PANELS` panels with the rows of one tile to `sums`; `x` is `[input][row]`.
+///
+/// Each sum is added up in the order of inputs, whatever rows and panels it is computed beside: a row's results do not depend on the others.
 #[inline(always)]
 pub(crate) fn add_products<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
     isa: I,
-    panels: [&[Line]; PANELS],
+    mut panels: [&[Line]; PANELS],
     x: &[f32],
     sums: &mut Sums<I::Floats, ROWS, PANELS>,
 ) {
     let (x, _) = x.as_chunks::<ROWS>();
-    let panels = panels.map(|panel| &panel[..x.len().div_ceil(D::PER_LINE)]);
+    let lines = x.len().div_ceil(D::PER_LINE);
+    for panel in &mut panels {
+        *panel = &panel[..lines];
+    }
     let (pairs, rest) = x.as_chunks::<2>();
-    // Few sums would wait for themselves: they are added up in two chains.
-    let mut others = [[isa.splat(0.0); PANELS]; ROWS];
     for (pair, [first, second]) in pairs.iter().enumerate() {
         let line = |input: usize| if D::PER_LINE == 1 { 2 * pair + input } else { pair };
         step::<I, D, ROWS, PANELS>(isa, panels, line(0), 0, first, sums);
-        let chain = if ROWS * PANELS <= FEW_SUMS { &mut others } else { &mut *sums };
-        step::<I, D, ROWS, PANELS>(isa, panels, line(1), 1, second, chain);
+        step::<I, D, ROWS, PANELS>(isa, panels, line(1), 1, second, sums);
     }
     if let [x] = rest {
-        step::<I, D, ROWS, PANELS>(isa, panels, panels[0].len() - 1, 0, x, sums);
-    }
-    if ROWS * PANELS <= FEW_SUMS {
-        for (sums, others) in sums.iter_mut().zip(others) {
-            for (sum, other) in sums.iter_mut().zip(others) {
-                *sum = isa.add(*sum, other);
-            }
-        }
+        step::<I, D, ROWS, PANELS>(isa, panels, lines - 1, 0, x, sums);
     }
 }
-
-/// More sums than this hide each other's latency, and need the registers.
-const FEW_SUMS: usize = 4;
 
 #[inline(always)]
 fn step<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
@@ -88,7 +80,10 @@ fn step<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
     x: &[f32; ROWS],
     sums: &mut Sums<I::Floats, ROWS, PANELS>,
 ) {
-    let weights = panels.map(|panel| D::read(isa, &panel[line], input));
+    let mut weights = [isa.splat(0.0); PANELS];
+    for (weight, panel) in weights.iter_mut().zip(panels) {
+        *weight = D::read(isa, &panel[line], input);
+    }
     for (sums, x) in sums.iter_mut().zip(x) {
         let x = isa.splat(*x);
         for (sum, weight) in sums.iter_mut().zip(weights) {

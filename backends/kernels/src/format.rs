@@ -44,7 +44,7 @@ pub(crate) struct Eight;
 
 #[inline(always)]
 fn nibbles<I: Isa>(isa: I, lines: &[Line]) -> [I::Bytes; VECTORS] {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|at| isa.bytes(&lines[at]));
+    let [a, b, c, d] = [isa.bytes(&lines[0]), isa.bytes(&lines[1]), isa.bytes(&lines[2]), isa.bytes(&lines[3])];
     [
         isa.low_nibbles(a),
         isa.high_nibbles(a),
@@ -115,7 +115,11 @@ impl Quants for Eight {
 
     #[inline(always)]
     fn read<I: Isa>(isa: I, lines: &[Line]) -> [I::Bytes; VECTORS] {
-        [0, 1, 2, 3, 4, 5, 6, 7].map(|at| isa.bytes(&lines[at]))
+        let mut vectors = [isa.bytes(&lines[0]); VECTORS];
+        for (vector, line) in vectors.iter_mut().zip(lines).skip(1) {
+            *vector = isa.bytes(line);
+        }
+        vectors
     }
 }
 
@@ -169,9 +173,8 @@ impl Scales for Halved {
     fn read<I: Isa>(isa: I, lines: &[Line], block: usize) -> [(I::Floats, I::Floats); 2] {
         let (lines, block) = (&lines[block / SUPER * 5..][..5], block % SUPER);
         let scales = isa.of_f16(lines[0].half(0));
-        [0, 1].map(|part| {
-            let scale = isa.mul(scales, isa.of_i8(lines[1 + block / 2].quarter(block % 2 * 2 + part)));
-            (scale, isa.mul(scale, isa.splat(32.0)))
-        })
+        let first = isa.mul(scales, isa.of_i8(lines[1 + block / 2].quarter(block % 2 * 2)));
+        let second = isa.mul(scales, isa.of_i8(lines[1 + block / 2].quarter(block % 2 * 2 + 1)));
+        [(first, isa.mul(first, isa.splat(32.0))), (second, isa.mul(second, isa.splat(32.0)))]
     }
 }

@@ -50,5 +50,9 @@ pub(crate) fn products<I: Isa, Q: Quants, S: Scales, const ROWS: usize>(
             }
         }
     }
-    sums.map(|sums| isa.store(sums))
+    let mut products = [[0.0; PANEL]; ROWS];
+    for (products, sum) in products.iter_mut().zip(sums) {
+        *products = isa.store(sum);
+    }
+    products
 }

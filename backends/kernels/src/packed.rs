@@ -238,29 +238,36 @@ impl Products<'_> {
     #[inline(always)]
     fn dense<I: Isa, D: Dense>(&self, isa: I) {
         for tiles in self.chunks(size_of::<f32>()) {
-            for first in self.panels.clone().step_by(2) {
-                let pair = first + 1 < self.panels.end;
+            for first in self.panels.clone().step_by(4) {
+                let panels = (self.panels.end - first).min(4);
                 for tile in tiles.clone() {
                     match self.x.tile_rows(tile) {
-                        1 => self.dense_tile::<I, D, 1>(isa, first, pair, tile),
-                        2 => self.dense_tile::<I, D, 2>(isa, first, pair, tile),
-                        3 => self.dense_tile::<I, D, 3>(isa, first, pair, tile),
-                        4 => self.dense_tile::<I, D, 4>(isa, first, pair, tile),
-                        5 => self.dense_tile::<I, D, 5>(isa, first, pair, tile),
-                        6 => self.dense_tile::<I, D, 6>(isa, first, pair, tile),
-                        7 => self.dense_tile::<I, D, 7>(isa, first, pair, tile),
-                        _ => self.dense_tile::<I, D, 8>(isa, first, pair, tile),
+                        1 => self.dense_tile::<I, D, 1>(isa, first, panels, tile),
+                        2 => self.dense_tile::<I, D, 2>(isa, first, panels, tile),
+                        3 => self.dense_tile::<I, D, 3>(isa, first, panels, tile),
+                        4 => self.dense_tile::<I, D, 4>(isa, first, panels, tile),
+                        5 => self.dense_tile::<I, D, 5>(isa, first, panels, tile),
+                        6 => self.dense_tile::<I, D, 6>(isa, first, panels, tile),
+                        7 => self.dense_tile::<I, D, 7>(isa, first, panels, tile),
+                        _ => self.dense_tile::<I, D, 8>(isa, first, panels, tile),
                     }
                 }
             }
         }
     }
 
+    /// Few rows take four panels at a time, so that there are enough sums to hide the latency of adding; more take two, which fill the
+    /// registers.
     #[inline(always)]
-    fn dense_tile<I: Isa, D: Dense, const ROWS: usize>(&self, isa: I, first: usize, pair: bool, tile: usize) {
-        match pair {
-            true => self.dense_panels::<I, D, ROWS, 2>(isa, [first, first + 1], tile),
-            false => self.dense_panels::<I, D, ROWS, 1>(isa, [first], tile),
+    fn dense_tile<I: Isa, D: Dense, const ROWS: usize>(&self, isa: I, first: usize, panels: usize, tile: usize) {
+        if ROWS <= 2 && panels == 4 {
+            return self.dense_panels::<I, D, ROWS, 4>(isa, [first, first + 1, first + 2, first + 3], tile);
+        }
+        for first in (first..first + panels).step_by(2) {
+            match first + 1 < self.panels.end {
+                true => self.dense_panels::<I, D, ROWS, 2>(isa, [first, first + 1], tile),
+                false => self.dense_panels::<I, D, ROWS, 1>(isa, [first], tile),
+            }
         }
     }
 
@@ -272,7 +279,11 @@ impl Products<'_> {
         tile: usize,
     ) {
         let weights = panels.map(|panel| self.part.panel(panel).quants);
-        let mut sums = [panels.map(|panel| isa.load(&self.part.bias[panel])); ROWS];
+        let mut bias = [isa.splat(0.0); PANELS];
+        for (bias, panel) in bias.iter_mut().zip(panels) {
+            *bias = isa.load(&self.part.bias[panel]);
+        }
+        let mut sums = [bias; ROWS];
         add_products::<I, D, ROWS, PANELS>(isa, weights, self.x.floats(tile), &mut sums);
         for (row, sums) in sums.into_iter().enumerate() {
             for (panel, sum) in panels.into_iter().zip(sums) {

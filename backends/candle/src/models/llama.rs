@@ -1,10 +1,10 @@
 use tandem_core::LoadError;
+use tandem_kernels::{Attention, Pages, Span};
 
 use crate::{
-    attention::Attention,
     config::LlamaConfig,
     layers::{Embedding, Linear, RmsNorm, RotaryEmbedding, swiglu},
-    paged::{KvCache, LayerKv, Ragged},
+    paged::{KvCache, Ragged},
     weights::Weights,
 };
 
@@ -62,7 +62,12 @@ impl Llama {
         Ok(Self {
             embedding,
             rope: RotaryEmbedding::new(&config.rope, config.head_dim),
-            attention: Attention { group: config.group(), head_dim: config.head_dim },
+            attention: Attention {
+                group: config.group(),
+                scale: 1.0 / (config.head_dim as f32).sqrt(),
+                soft_cap: None,
+                window: None,
+            },
             layers,
             norm,
             lm_head,
@@ -72,17 +77,18 @@ impl Llama {
     }
 
     /// One pass: fills the cache with the K and V of all tokens, and replaces `logits` by one row for each sampled one.
-    pub(crate) fn forward(&mut self, ragged: &Ragged<'_>, cache: &mut KvCache, logits: &mut Vec<f32>) {
+    pub(crate) fn forward(&mut self, ragged: &Ragged, cache: &mut KvCache, logits: &mut Vec<f32>) {
         let Self { config, embedding, rope, attention, layers, norm, lm_head, buffers } = self;
         let width = config.hidden_size;
         embedding.forward(&ragged.tokens, &mut buffers.hidden);
+        let spans = ragged.spans();
         let rotation = rope.rotation(&ragged.positions);
         for (layer, cache) in layers.iter().zip(cache.layers_mut()) {
             layer.attention_norm.forward(&buffers.hidden, &mut buffers.normed);
             layer.qkv.forward(&buffers.normed, &mut buffers.qkv);
             let (q, kv) = (config.q_width(), config.kv_width());
             rotation.apply(&mut buffers.qkv, q + 2 * kv, q + kv);
-            layer.attend(ragged, cache, attention, buffers, q);
+            layer.attend(&ragged.slots, &spans, cache, attention, buffers, (q, kv));
             layer.mlp_norm.forward(&buffers.hidden, &mut buffers.normed);
             layer.mlp(buffers, config.intermediate_size);
         }
@@ -122,14 +128,19 @@ impl Layer {
 
     fn attend(
         &self,
-        ragged: &Ragged<'_>,
-        cache: &mut LayerKv,
+        slots: &[usize],
+        spans: &[Span<'_>],
+        cache: &mut Pages,
         attention: &Attention,
         buffers: &mut Buffers,
-        q_width: usize,
+        (q_width, kv_width): (usize, usize),
     ) {
-        cache.store(&ragged.slots, &buffers.qkv, q_width);
-        attention.forward(&buffers.qkv, &ragged.spans, cache, &mut buffers.attended);
+        let stride = q_width + 2 * kv_width;
+        for (&slot, row) in slots.iter().zip(buffers.qkv.chunks_exact(stride)) {
+            let (key, value) = row[q_width..].split_at(kv_width);
+            cache.store(slot, key, value);
+        }
+        attention.forward(&buffers.qkv, stride, spans, cache, &mut buffers.attended);
         self.output.forward(&buffers.attended, &mut buffers.delta);
         add(&mut buffers.hidden, &buffers.delta);
     }

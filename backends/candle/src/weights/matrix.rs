@@ -26,6 +26,11 @@ impl Matrix {
         self.columns / self.dtype.block_size() * self.dtype.type_size()
     }
 
+    /// Whether its values are numbers one by one.
+    pub(crate) fn is_plain(&self) -> bool {
+        plain(self.dtype).is_some()
+    }
+
     /// Appends all values in F32.
     pub(crate) fn widen(&self, values: &mut Vec<f32>) -> Result<()> {
         values.reserve_exact(self.rows * self.columns);

@@ -1,6 +1,7 @@
 //! The tensors of a model, whatever file they lie in.
 
 mod gguf;
+mod kept;
 mod matrix;
 mod safetensors;
 
@@ -9,17 +10,20 @@ use std::{fmt::Debug, sync::Arc};
 use tandem_core::LoadError;
 use tandem_kernels::Packed;
 
+pub(crate) use self::kept::Kept;
+
 use crate::{
     directory::ModelDirectory,
     gguf::GgufModel,
     layers::{Embedding, Linear},
-    weights::{gguf::GgufWeights, matrix::Matrix, safetensors::SafeTensors},
+    weights::{gguf::GgufWeights, kept::Use, matrix::Matrix, safetensors::SafeTensors},
 };
 
 /// The tensors of a model by their Hugging Face names, each to be taken once.
 #[derive(Debug)]
 pub(crate) struct Weights {
     source: Box<dyn Source>,
+    kept: Kept,
 }
 
 /// Where tensors lie.
@@ -36,13 +40,13 @@ trait Source: Debug {
 
 impl Weights {
     /// Those of a model directory.
-    pub(crate) fn open(directory: &ModelDirectory) -> Result<Self, LoadError> {
-        Ok(Self { source: Box::new(SafeTensors::open(directory)?) })
+    pub(crate) fn open(directory: &ModelDirectory, kept: Kept) -> Result<Self, LoadError> {
+        Ok(Self { source: Box::new(SafeTensors::open(directory)?), kept })
     }
 
     /// Those of a GGUF model.
-    pub(crate) fn open_gguf(model: GgufModel) -> Result<Self, LoadError> {
-        Ok(Self { source: Box::new(GgufWeights::open(model)?) })
+    pub(crate) fn open_gguf(model: GgufModel, kept: Kept) -> Result<Self, LoadError> {
+        Ok(Self { source: Box::new(GgufWeights::open(model)?), kept })
     }
 
     /// Whether there is a tensor of this name that was not yet taken.
@@ -67,7 +71,8 @@ impl Weights {
     ) -> Result<Linear, LoadError> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
         for &(part, outputs) in parts {
-            weights.push(self.source.take(&format!("{part}.weight"), &[outputs, inputs])?);
+            let weight = self.source.take(&format!("{part}.weight"), &[outputs, inputs])?;
+            weights.push(self.kept.matrix(purpose(part), weight).map_err(refused)?);
             if has_bias {
                 bias.extend(self.vector(&format!("{part}.bias"), outputs)?);
             }
@@ -79,12 +84,22 @@ impl Weights {
     /// The vectors of `tokens` tokens, `width` wide.
     pub(crate) fn embedding(&mut self, name: &str, tokens: usize, width: usize) -> Result<Embedding, LoadError> {
         let weight = self.source.take(name, &[tokens, width])?;
+        let weight = self.kept.matrix(Use::Vocabulary, weight).map_err(refused)?;
         Ok(Embedding::new(pack(vec![weight], None)?))
     }
 
     /// Refuses tensors that were not taken: a bias that the configuration does not mention would change every answer.
     pub(crate) fn finish(self, may_remain: impl Fn(&str) -> bool) -> Result<(), LoadError> {
         self.source.finish(&may_remain)
+    }
+}
+
+/// What a layer is for, by its name.
+fn purpose(layer: &str) -> Use {
+    match layer.rsplit('.').next() {
+        Some("lm_head") => Use::Vocabulary,
+        Some("gate") => Use::Router,
+        _ => Use::Layer,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Map, Value, json};
-use tandem_candle::{CandleLoader, CandleSettings, Dtype as Compute};
+use tandem_candle::{CandleLoader, CandleSettings, Dtype as Compute, Quantization};
 use tandem_core::{BackendLoader, LoadError, Loaded, sampling::uniform};
 use tempfile::TempDir;
 
@@ -145,8 +145,9 @@ pub(crate) fn settings(model: &Path) -> CandleSettings {
         model: model.to_owned(),
         context: None,
         parallel: 3,
-        dtype: Compute::Auto,
-        block_size: 4,
+        dtype: Compute::F32,
+        quantization: Quantization::None,
+        block_size: 16,
         max_step_tokens: 128,
         kv_tokens: None,
         threads: Some(2),

@@ -92,6 +92,42 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn largest(self, values: Self::Floats) -> f32 {
+        // SAFETY: as above. The second operand is given where one is NaN.
+        unsafe {
+            let four = _mm256_max_ps(values[0], _mm256_max_ps(values[1], _mm256_set1_ps(f32::NEG_INFINITY)));
+            let four = _mm_max_ps(_mm256_castps256_ps128(four), _mm256_extractf128_ps::<1>(four));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, values: Self::Floats) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let eight = _mm256_add_ps(values[0], values[1]);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn to_i8(self, values: Self::Floats) -> [i8; PANEL] {
+        let mut bytes = [0; PANEL];
+        // SAFETY: as above; the pointer is to as many bytes as are written. Packing works within halves of a register, so the quarters of
+        // the 16-bit numbers are put in order first.
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(values[0]), _mm256_cvtps_epi32(values[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let narrow = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), narrow);
+        }
+        bytes
+    }
+
+    #[inline(always)]
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats {
         let [low, high] = halves::<_, 8>(values);
         // SAFETY: as above; the pointers are to as many bytes as are read.

@@ -93,6 +93,29 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn largest(self, values: Self::Floats) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_max_ps(values) }
+    }
+
+    #[inline(always)]
+    fn sum(self, values: Self::Floats) -> f32 {
+        // SAFETY: as above.
+        unsafe { _mm512_reduce_add_ps(values) }
+    }
+
+    #[inline(always)]
+    fn to_i8(self, values: Self::Floats) -> [i8; PANEL] {
+        let mut bytes = [0; PANEL];
+        // SAFETY: as above; the pointer is to as many bytes as are written.
+        unsafe {
+            let narrow = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values));
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), narrow);
+        }
+        bytes
+    }
+
+    #[inline(always)]
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats {
         // SAFETY: as above; the pointer is to as many bytes as are read.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(values.as_ptr().cast()))) }

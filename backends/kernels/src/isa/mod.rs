@@ -35,6 +35,11 @@ pub(crate) trait Isa: Copy + Send + Sync {
     fn max(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `x` times two to the power of `n`, which is whole and from -126 to 127.
     fn scale(self, x: Self::Floats, n: Self::Floats) -> Self::Floats;
+    /// The largest of all, as if NaN were not there.
+    fn largest(self, values: Self::Floats) -> f32;
+    fn sum(self, values: Self::Floats) -> f32;
+    /// Whole numbers from -128 to 127 as such.
+    fn to_i8(self, values: Self::Floats) -> [i8; PANEL];
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats;
     fn of_i8(self, values: &[u8; PANEL]) -> Self::Floats;
     fn of_f16(self, values: &[u8; 2 * PANEL]) -> Self::Floats;

@@ -61,6 +61,21 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn largest(self, values: Self::Floats) -> f32 {
+        values.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+    }
+
+    #[inline(always)]
+    fn sum(self, values: Self::Floats) -> f32 {
+        values.iter().sum()
+    }
+
+    #[inline(always)]
+    fn to_i8(self, values: Self::Floats) -> [i8; PANEL] {
+        values.map(|value| value as i8)
+    }
+
+    #[inline(always)]
     fn of_u8(self, values: &[u8; PANEL]) -> Self::Floats {
         values.map(f32::from)
     }

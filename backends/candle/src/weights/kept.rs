@@ -1,0 +1,126 @@
+use candle_core::{
+    Device, Result, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::matrix::Matrix;
+use crate::settings::{Dtype, Quantization};
+
+/// Values quantised by one task: enough to be worth one, and few enough that their F32 does not add to the peak of memory.
+const VALUES_PER_TASK: usize = 1 << 20;
+
+/// What weights are turned into on their way into memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub(crate) dtype: Dtype,
+    pub(crate) quantization: Quantization,
+}
+
+/// What a weight is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Layer,
+    /// Picks experts: small, and a wrong pick costs more than a wrong digit.
+    Router,
+    /// Turns tokens into vectors, or vectors into logits, which suffer most from few bits.
+    Vocabulary,
+}
+
+impl Kept {
+    /// The matrix as it is to be kept. One that its file has quantised stays as it is.
+    pub(super) fn matrix(&self, purpose: Use, matrix: Matrix) -> Result<Matrix> {
+        if !matrix.is_plain() {
+            return Ok(matrix);
+        }
+        match self.quantized(purpose, matrix.columns) {
+            Some(dtype) => quantize(&matrix, dtype),
+            None => convert(matrix, self.dtype),
+        }
+    }
+
+    /// The type to quantise to, if any: rows must be whole blocks.
+    fn quantized(&self, purpose: Use, columns: usize) -> Option<GgmlDType> {
+        let wanted = match (purpose, self.quantization) {
+            (_, Quantization::None) | (Use::Router, _) => return None,
+            (_, Quantization::Q8_0) => GgmlDType::Q8_0,
+            (_, Quantization::Q6K) | (Use::Vocabulary, Quantization::Q4_0 | Quantization::Q4K | Quantization::Q5K) => {
+                GgmlDType::Q6K
+            }
+            (Use::Layer, Quantization::Q4_0) => GgmlDType::Q4_0,
+            (Use::Layer, Quantization::Q4K) => GgmlDType::Q4K,
+            (Use::Layer, Quantization::Q5K) => GgmlDType::Q5K,
+        };
+        [wanted, GgmlDType::Q8_0].into_iter().find(|dtype| columns.is_multiple_of(dtype.block_size()))
+    }
+}
+
+fn quantize(matrix: &Matrix, dtype: GgmlDType) -> Result<Matrix> {
+    let rows_per_task = (VALUES_PER_TASK / matrix.columns).max(1);
+    let parts = matrix.bytes.par_chunks(rows_per_task * matrix.row_bytes()).map(|bytes| {
+        let rows = Matrix { rows: bytes.len() / matrix.row_bytes(), bytes: bytes.to_vec(), ..*matrix };
+        let mut values = Vec::new();
+        rows.widen(&mut values)?;
+        let values = Tensor::from_vec(values, (rows.rows, rows.columns), &Device::Cpu)?;
+        Ok(QTensor::quantize(&values, dtype)?.data()?.into_owned())
+    });
+    Ok(Matrix { dtype, bytes: parts.collect::<Result<Vec<_>>>()?.concat(), ..*matrix })
+}
+
+fn convert(matrix: Matrix, dtype: Dtype) -> Result<Matrix> {
+    let to = match dtype {
+        Dtype::Auto => return Ok(matrix),
+        Dtype::F32 => GgmlDType::F32,
+        Dtype::Bf16 => GgmlDType::BF16,
+        Dtype::F16 => GgmlDType::F16,
+    };
+    if matrix.dtype == to {
+        return Ok(matrix);
+    }
+    let mut values = Vec::new();
+    matrix.widen(&mut values)?;
+    let bytes = match to {
+        GgmlDType::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
+        GgmlDType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    };
+    Ok(Matrix { dtype: to, bytes, ..matrix })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(quantization: Quantization, purpose: Use, columns: usize) -> Matrix {
+        let values = (0..3 * columns as u32).map(|at| tandem_core::sampling::uniform(5, at) - 0.5);
+        let bytes = values.flat_map(f32::to_le_bytes).collect();
+        let matrix = Matrix { dtype: GgmlDType::F32, rows: 3, columns, bytes };
+        Kept { dtype: Dtype::Bf16, quantization }.matrix(purpose, matrix).unwrap()
+    }
+
+    #[test]
+    fn weights_are_quantised_as_far_as_their_use_and_their_width_allow() {
+        for (quantization, purpose, columns, dtype) in [
+            (Quantization::Q4K, Use::Layer, 512, GgmlDType::Q4K),
+            (Quantization::Q4K, Use::Vocabulary, 512, GgmlDType::Q6K),
+            (Quantization::Q4K, Use::Layer, 96, GgmlDType::Q8_0),
+            (Quantization::Q4K, Use::Layer, 40, GgmlDType::BF16),
+            (Quantization::Q4K, Use::Router, 512, GgmlDType::BF16),
+            (Quantization::Q4_0, Use::Layer, 96, GgmlDType::Q4_0),
+            (Quantization::Q8_0, Use::Vocabulary, 512, GgmlDType::Q8_0),
+            (Quantization::None, Use::Layer, 512, GgmlDType::BF16),
+        ] {
+            let matrix = kept(quantization, purpose, columns);
+            assert_eq!(matrix.dtype, dtype, "{quantization:?} of {columns} columns for {purpose:?}");
+            assert_eq!(matrix.bytes.len(), 3 * matrix.row_bytes());
+        }
+    }
+
+    #[test]
+    fn what_a_file_has_quantised_stays_so() {
+        let matrix = Matrix { dtype: GgmlDType::Q4_0, rows: 1, columns: 32, bytes: vec![7; 18] };
+        let kept = Kept { dtype: Dtype::F32, quantization: Quantization::Q8_0 };
+        assert_eq!(kept.matrix(Use::Layer, matrix.clone()).unwrap(), matrix);
+    }
+}
