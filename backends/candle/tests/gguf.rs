@@ -470,6 +470,9 @@ fn metadata_must_be_what_the_backend_can_run() {
         &text("general.architecture", "mamba"),
         &format!("architecture `mamba` is not supported by the candle backend; {known}"),
     );
+    let embeds = "a model that turns texts into vectors, which the candle backend does not run";
+    refused(&|file| file.number("pooling_type", 3), embeds);
+    refused(&|file| file.value("llama.attention.causal", Value::Bool(false)), embeds);
     refused(&|file| file.unset("general.architecture"), "names no architecture (`general.architecture`)");
     refused(&|file| file.unset("llama.block_count"), "`llama.block_count`: missing");
     refused(&|file| file.set("llama.block_count", Value::F32(3.0)), "`llama.block_count`: not a count");

@@ -125,6 +125,11 @@ fn common(metadata: &Metadata<'_>) -> Result<Map<String, Value>, String> {
     if let Some(experts) = metadata.optional("expert_count")?.filter(|count| *count > 0 && family != Family::Qwen3Moe) {
         return metadata.refuse("expert_count", format!("{experts} experts are not supported in this architecture"));
     }
+    if metadata.optional("pooling_type")?.is_some_and(|pooling| pooling > 0)
+        || metadata.header().flag(&metadata.key("attention.causal")) == Some(false)
+    {
+        return Err("a model that turns texts into vectors, which the candle backend does not run".to_owned());
+    }
     if let Some(scale) = metadata.number("expert_weights_scale")?.filter(|scale| ![0.0, 1.0].contains(scale)) {
         return metadata.refuse("expert_weights_scale", format!("{scale} is not supported"));
     }
