@@ -333,7 +333,7 @@ fn refusal(settings: CandleSettings) -> LoadError {
 fn assert_invalid(path: &Path, reason: &str) {
     match refusal(settings(path)) {
         LoadError::Invalid { path: named, reason: got } => {
-            assert_eq!((named, &*got), (path.display().to_string(), reason))
+            assert_eq!((named, &*got), (path.display().to_string(), reason));
         }
         other => panic!("not invalid: {other:?}"),
     }

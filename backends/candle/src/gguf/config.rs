@@ -13,7 +13,7 @@ use crate::directory::invalid;
 
 /// What llama.cpp takes where a file says nothing.
 const ROPE_BASE: f64 = 10_000.0;
-/// Every so many layers of Gemma 2 and 3 one sees the whole text, and of SmolLM 3 one has no rotary positions.
+/// Every so many layers of Gemma 2 and 3 one sees the whole text, and of `SmolLM` 3 one has no rotary positions.
 const GEMMA2_PATTERN: u64 = 2;
 const GEMMA3_PATTERN: u64 = 6;
 const SMOLLM3_PATTERN: u64 = 4;
