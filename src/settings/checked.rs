@@ -219,7 +219,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
     let spec = match kind {
         Kind::Sim => None,
         Kind::LlamaCpp => Some(gguf.or(source)),
-        Kind::Candle => Some(source),
+        Kind::Candle => Some(source.or(gguf)),
     };
     let source = match spec {
         None => None,

@@ -130,6 +130,18 @@ fn adapters_are_read_in_the_order_of_their_names() {
 }
 
 #[test]
+fn each_backend_loads_the_file_that_is_meant_for_it() {
+    for (backend, both, gguf_alone) in [("llama-cpp", "a.gguf", "b.gguf"), ("candle", "directory", "b.gguf")] {
+        let text = format!(
+            "[backend]\nkind = \"{backend}\"\n[models.a]\nsource = \"directory\"\ngguf = \"a.gguf\"\n[models.sim]\ngguf = \"b.gguf\""
+        );
+        let sources: Vec<_> = with_file(&text).unwrap().models.into_iter().map(|model| model.source).collect();
+        let path = |path: &str| Some(ModelSource::Path(path.into()));
+        assert_eq!(sources, [path(both), path(gguf_alone)], "{backend}");
+    }
+}
+
+#[test]
 fn the_simulated_model_has_adapters_without_files() {
     let settings = with_file("[models.sim.adapters]\none = {}\ntwo = { scale = 0.5 }").unwrap();
     let names: Vec<_> = settings.models[0].adapters.iter().map(|adapter| adapter.name.as_str()).collect();

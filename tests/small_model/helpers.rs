@@ -13,13 +13,21 @@ pub(crate) const BACKENDS: [&str; 2] = ["llama-cpp", "candle"];
 /// The small model on one of the backends.
 pub(crate) async fn engine(backend: &str, prefix_cache: bool) -> Lease {
     assert!(Path::new("models/tiny/config.json").exists(), "the tests run in the root of the repository");
-    let overrides =
-        Overrides { backend: Some(backend.to_owned()), profile: Some("demo".to_owned()), ..Overrides::default() };
-    let settings = Settings::load(&overrides).unwrap();
+    start(backend, None, prefix_cache).await
+}
+
+/// One file on one of the backends.
+pub(crate) async fn engine_of(backend: &str, file: &str) -> Lease {
+    start(backend, Some(file.to_owned()), true).await
+}
+
+async fn start(backend: &str, model: Option<String>, prefix_cache: bool) -> Lease {
+    let (backend, profile) = (Some(backend.to_owned()), Some("demo".to_owned()));
+    let settings = Settings::load(&Overrides { backend, profile, model, ..Overrides::default() }).unwrap();
     let limits = EngineLimits { prefix_cache, ..EngineLimits::default() };
     let models = Models::start(&settings.backend, &settings.models, limits);
     models.ready().await.unwrap();
-    models.lease("tiny").await.unwrap()
+    models.lease(&settings.models[0].name).await.unwrap()
 }
 
 /// The prompt of one question as the model's chat template has it, control tokens placed by id.

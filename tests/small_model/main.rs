@@ -6,7 +6,11 @@
 #[expect(dead_code, reason = "broken files are for the tests of the backend")]
 mod adapter_writer;
 mod adapters;
+#[path = "../../backends/llama-cpp/tests/backend/gguf.rs"]
+#[expect(dead_code, reason = "broken files are for the tests of the backends")]
+mod gguf_writer;
 mod helpers;
 mod parity;
 mod prefix;
 mod seeds;
+mod tokenizers;

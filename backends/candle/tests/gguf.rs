@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test fails by panicking")]
 
+#[path = "../../gguf/tests/forger/mod.rs"]
+mod forger;
 mod support;
 #[path = "../../llama-cpp/tests/backend/gguf.rs"]
 #[expect(dead_code, reason = "a part of it is for files that are broken in places that candle does not read")]
@@ -12,6 +14,7 @@ use std::{
     sync::Arc,
 };
 
+use forger::Forger;
 use serde_json::json;
 use support::{Model, load, settings};
 use tandem_candle::{CandleLoader, CandleSettings};
@@ -330,7 +333,7 @@ fn refusal(settings: CandleSettings) -> LoadError {
 fn assert_invalid(path: &Path, reason: &str) {
     match refusal(settings(path)) {
         LoadError::Invalid { path: named, reason: got } => {
-            assert_eq!((named, &*got), (path.display().to_string(), reason))
+            assert_eq!((named, &*got), (path.display().to_string(), reason));
         }
         other => panic!("not invalid: {other:?}"),
     }
@@ -375,6 +378,30 @@ fn headers_are_refused_in_the_words_of_the_other_backend() {
         }
         other => panic!("not unreadable: {other:?}"),
     }
+}
+
+#[test]
+fn a_hundred_forgeries_harm_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("forgery.gguf");
+    let (mut loaded, mut refused) = (0, 0);
+    for (file, prefix) in [(twin(&Model::awkward()), 0), (pieces(|_| {}), 1 << 32)] {
+        let (bytes, header) = (file.bytes(), file.header_len());
+        for seed in 0..50 {
+            let mut bytes = bytes.clone();
+            Forger::new(prefix + seed).forge(&mut bytes, header);
+            fs_err::write(&path, bytes).unwrap();
+            // A forger may ask for any context; memory is what the settings say.
+            match load(CandleSettings { context: Some(16), ..settings(&path) }, |_| {}) {
+                Ok(()) => loaded += 1,
+                Err(error) => {
+                    assert!(!error.to_string().contains('\n'), "one line: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(loaded > 0 && refused > 0, "forgeries are bold enough, and not too bold: {loaded} and {refused}");
 }
 
 #[test]
@@ -443,6 +470,9 @@ fn metadata_must_be_what_the_backend_can_run() {
         &text("general.architecture", "mamba"),
         &format!("architecture `mamba` is not supported by the candle backend; {known}"),
     );
+    let embeds = "a model that turns texts into vectors, which the candle backend does not run";
+    refused(&|file| file.number("pooling_type", 3), embeds);
+    refused(&|file| file.value("llama.attention.causal", Value::Bool(false)), embeds);
     refused(&|file| file.unset("general.architecture"), "names no architecture (`general.architecture`)");
     refused(&|file| file.unset("llama.block_count"), "`llama.block_count`: missing");
     refused(&|file| file.set("llama.block_count", Value::F32(3.0)), "`llama.block_count`: not a count");
@@ -507,7 +537,7 @@ fn other_architectures_are_refused_by_their_name_until_there_is_code_for_them() 
 }
 
 /// Pieces with scores, as Llama 2 and Gemma have them, on a model of no sense.
-fn sentence_piece(change: impl FnOnce(&mut Gguf)) -> tempfile::TempPath {
+fn pieces(change: impl FnOnce(&mut Gguf)) -> Gguf {
     let mut model = Model::awkward();
     model.config["vocab_size"] = 280.into();
     let mut file = twin(&Model::random(model.config));
@@ -530,12 +560,12 @@ fn sentence_piece(change: impl FnOnce(&mut Gguf)) -> tempfile::TempPath {
     file.value("tokenizer.ggml.bos_token_id", Value::U32(1));
     file.set("tokenizer.ggml.eos_token_id", Value::U32(2));
     change(&mut file);
-    file.write()
+    file
 }
 
 #[test]
 fn pieces_are_put_together_by_score() {
-    let Text { tokenizer, vocab, .. } = text(&sentence_piece(|_| {}));
+    let Text { tokenizer, vocab, .. } = text(&pieces(|_| {}).write());
     let spelled = |words: &str| {
         let ids = tokenizer.encode(words).unwrap();
         assert!(ids.iter().all(|&id| vocab.is_text(id)), "{words:?}: {ids:?}");
@@ -562,13 +592,13 @@ fn pieces_are_put_together_by_score() {
 
 #[test]
 fn a_file_says_whether_there_is_a_space_in_front_and_a_token() {
-    let path = sentence_piece(|file| {
+    let file = pieces(|file| {
         file.value("tokenizer.ggml.add_space_prefix", Value::Bool(false));
         file.value("tokenizer.ggml.add_bos_token", Value::Bool(false));
         file.value("tokenizer.ggml.add_eos_token", Value::Bool(true));
         file.value("tokenizer.ggml.eot_token_id", Value::U32(275));
     });
-    let Text { tokenizer, vocab, .. } = text(&path);
+    let Text { tokenizer, vocab, .. } = text(&file.write());
     let bytes = |words: &str| {
         tokenizer.encode(words).unwrap().iter().flat_map(|&id| vocab.bytes(id)).copied().collect::<Vec<_>>()
     };
@@ -577,8 +607,8 @@ fn a_file_says_whether_there_is_a_space_in_front_and_a_token() {
         assert_eq!(String::from_utf8(bytes(words)).unwrap(), words.replace('▁', " "));
     }
     assert_eq!((vocab.opening(), vocab.closing(), vocab.eog()), (None, Some(2), &[2, 275][..]));
-    let missing = sentence_piece(|file| file.set("tokenizer.ggml.token_type", Value::I32s(vec![3; 280])));
-    assert_refused(&settings(&missing), "`tokenizer.ggml.tokens`: <0x00> is missing, which spells a byte");
+    let missing = pieces(|file| file.set("tokenizer.ggml.token_type", Value::I32s(vec![3; 280])));
+    assert_refused(&settings(&missing.write()), "`tokenizer.ggml.tokens`: <0x00> is missing, which spells a byte");
 }
 
 #[test]

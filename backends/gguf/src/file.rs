@@ -65,7 +65,7 @@ impl GgufFile {
         let len = metadata.len();
         let header = Header::read(BufReader::new(&file), len).map_err(|error| match error {
             HeaderError::NotGguf(_) if is_pickled(path) => invalid(path, PICKLE),
-            other => refused(path, &other),
+            error @ (HeaderError::Io(_) | HeaderError::NotGguf(_) | HeaderError::Malformed(_)) => refused(path, &error),
         })?;
         Ok(Self { shard: Shard::new(path, &metadata), file, len, header })
     }

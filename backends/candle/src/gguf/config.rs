@@ -13,7 +13,7 @@ use crate::directory::invalid;
 
 /// What llama.cpp takes where a file says nothing.
 const ROPE_BASE: f64 = 10_000.0;
-/// Every so many layers of Gemma 2 and 3 one sees the whole text, and of SmolLM 3 one has no rotary positions.
+/// Every so many layers of Gemma 2 and 3 one sees the whole text, and of `SmolLM` 3 one has no rotary positions.
 const GEMMA2_PATTERN: u64 = 2;
 const GEMMA3_PATTERN: u64 = 6;
 const SMOLLM3_PATTERN: u64 = 4;
@@ -125,6 +125,15 @@ fn common(metadata: &Metadata<'_>) -> Result<Map<String, Value>, String> {
     if let Some(experts) = metadata.optional("expert_count")?.filter(|count| *count > 0 && family != Family::Qwen3Moe) {
         return metadata.refuse("expert_count", format!("{experts} experts are not supported in this architecture"));
     }
+    if metadata.optional("pooling_type")?.is_some_and(|pooling| pooling > 0)
+        || metadata.header().flag(&metadata.key("attention.causal")) == Some(false)
+    {
+        return Err("a model that turns texts into vectors, which the candle backend does not run".to_owned());
+    }
+    if let Some(scale) = metadata.number("expert_weights_scale")?.filter(|scale| ![0.0, 1.0].contains(scale)) {
+        return metadata.refuse("expert_weights_scale", format!("{scale} is not supported"));
+    }
+    let turned = metadata.optional("rope.dimension_count")?.unwrap_or(head_dim as u64);
     let token = |name: &str| metadata.header().unsigned(&format!("tokenizer.ggml.{name}_token_id"));
     let Value::Object(fields) = json!({
         "architectures": [class],
@@ -139,6 +148,7 @@ fn common(metadata: &Metadata<'_>) -> Result<Map<String, Value>, String> {
         "rms_norm_eps": metadata.number("attention.layer_norm_rms_epsilon")?,
         "max_position_embeddings": metadata.count("context_length")?,
         "rope_theta": metadata.json("rope.freq_base", ROPE_BASE)?,
+        "partial_rotary_factor": turned as f64 / head_dim as f64,
         "hidden_act": "silu",
         "tie_word_embeddings": !metadata.has_tensor("output.weight"),
         "attention_bias": metadata.has_tensor("blk.0.attn_output.bias"),
@@ -258,10 +268,7 @@ fn layer_types(metadata: &Metadata<'_>, pattern: u64) -> Result<Vec<&'static str
 }
 
 fn phi3(metadata: &Metadata<'_>, fields: &Map<String, Value>) -> Result<Value, String> {
-    let head_dim = head_dim(metadata.header(), Family::Phi3)? as u64;
-    let turned = metadata.optional("rope.dimension_count")?.unwrap_or(head_dim);
     Ok(json!({
-        "partial_rotary_factor": turned as f64 / head_dim as f64,
         "sliding_window": metadata.optional("attention.sliding_window")?.filter(|window| *window > 0),
         "original_max_position_embeddings": metadata
             .optional("rope.scaling.original_context_length")?

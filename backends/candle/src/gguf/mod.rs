@@ -90,3 +90,6 @@ impl GgufModel {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod embedder;
 mod forged_files;
 #[path = "../../../gguf/tests/forger/mod.rs"]
 mod forger;
+#[expect(dead_code, reason = "a part of it is for the tests of other backends")]
 mod gguf;
 mod helpers;
 mod text;
