@@ -7,9 +7,9 @@ use tandem_core::{
 
 use crate::{
     backend::CandleBackend,
-    config::LlamaConfig,
+    config::DecoderConfig,
     directory::{ModelDirectory, invalid},
-    models::Llama,
+    models::Decoder,
     paged::KvCache,
     settings::CandleSettings,
     tokenizer::Text,
@@ -38,13 +38,13 @@ impl BackendLoader for CandleLoader {
         let settings = &self.settings;
         settings.check()?;
         let directory = ModelDirectory::open(&settings.model)?;
-        let (config, config_file) = LlamaConfig::load(&directory)?;
+        let (config, config_file) = DecoderConfig::load(&directory)?;
         let spec = spec(settings, &config)?;
         let Text { tokenizer, vocab, chat_template } = Text::load(&directory, &config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
         let cache = KvCache::new(&config, count, block_size)?;
-        let model = Llama::load(config, Weights::open(&directory)?)?;
+        let model = Decoder::load(&config, spec.max_context, Weights::open(&directory)?)?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -64,14 +64,14 @@ impl BackendLoader for CandleLoader {
 }
 
 /// What the settings and the model allow together.
-fn spec(settings: &CandleSettings, config: &LlamaConfig) -> Result<BackendSpec, LoadError> {
+fn spec(settings: &CandleSettings, config: &DecoderConfig) -> Result<BackendSpec, LoadError> {
     let &CandleSettings { model: _, context, parallel, dtype: _, block_size, max_step_tokens, kv_tokens, threads: _ } =
         settings;
-    let max_context = context.unwrap_or(config.max_position_embeddings);
-    if max_context > config.max_position_embeddings {
+    let max_context = context.unwrap_or(config.max_positions);
+    if max_context > config.max_positions {
         let reason = format!(
             "context {max_context} is more than the {} tokens that the model was made for",
-            config.max_position_embeddings
+            config.max_positions
         );
         return Err(LoadError::Unsupported(reason));
     }
