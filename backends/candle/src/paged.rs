@@ -3,7 +3,7 @@ use std::ops::Range;
 use tandem_core::{LoadError, Step, TokenId};
 use tandem_kernels::{KvFormat, KvShape, Pages, Span};
 
-use crate::config::LlamaConfig;
+use crate::config::DecoderConfig;
 
 /// K and V of all layers, in pages.
 ///
@@ -15,16 +15,21 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    pub(crate) fn new(config: &LlamaConfig, format: KvFormat, blocks: u32, block_size: u32) -> Result<Self, LoadError> {
+    pub(crate) fn new(
+        config: &DecoderConfig,
+        format: KvFormat,
+        blocks: u32,
+        block_size: u32,
+    ) -> Result<Self, LoadError> {
         let shape = KvShape {
             pages: blocks as usize,
             page_len: block_size as usize,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         };
-        let layers = (0..config.layers).map(|_| Pages::new(format, shape));
+        let layers = config.layers.iter().map(|_| Pages::new(format, shape));
         let layers = layers.collect::<Option<_>>().ok_or_else(|| {
-            let bytes = blocks as f64 * (shape.page_bytes(format) * config.layers) as f64;
+            let bytes = blocks as f64 * (shape.page_bytes(format) * config.layers.len()) as f64;
             let gib = bytes / f64::from(1 << 30);
             LoadError::Unsupported(format!(
                 "a KV cache of {blocks} blocks of {block_size} tokens needs {gib:.1} GiB, which are not to be had"

@@ -288,7 +288,7 @@ fn factors_stretch_rotary_positions_as_llama_3_does() {
     assert!(got.iter().zip(&unstretched).any(|(a, b)| (a.1 - b.1).abs() > 1e-2), "the factors matter");
 
     file.tensor("rope_freqs.weight", &[4], vec![1.0; 4]);
-    assert_invalid(&file.write(), "invalid config: factors: 4 of them, a head has 5 pairs");
+    assert_invalid(&file.write(), "invalid config: factors: 4 numbers for 5 pairs");
     file.tensor("rope_freqs.weight", &[5], vec![0.0; 5]);
     assert_invalid(&file.write(), "tensor rope_freqs.weight: a factor is not positive");
     file.tensor("rope_freqs.weight", &[5], vec![2.0; 5]);

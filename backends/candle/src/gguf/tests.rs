@@ -10,7 +10,12 @@ use serde_json::json;
 use writer::{Gguf, Value as Written};
 
 use super::*;
-use crate::weights::Weights;
+use crate::{
+    settings::{Dtype, Quantization},
+    weights::{Kept, Weights},
+};
+
+const AS_THEY_ARE: Kept = Kept { dtype: Dtype::Auto, quantization: Quantization::None };
 
 const LAYERS: u32 = 4;
 
@@ -187,12 +192,12 @@ fn experts_are_parts_of_a_tensor() {
     let mut moe = file("qwen3moe");
     moe.tensor("blk.0.ffn_up_exps.weight", &[2, 3, 4], (0..24).map(|at| at as f32).collect());
     moe.tensor("blk.0.ffn_gate_inp.weight", &[32, 4], vec![0.5; 128]);
-    let mut weights = Weights::open_gguf(opened(&moe).unwrap()).unwrap();
+    let mut weights = Weights::open_gguf(opened(&moe).unwrap(), AS_THEY_ARE).unwrap();
     assert!(weights.has("model.layers.0.mlp.experts.3.up_proj.weight"));
     assert!(!weights.has("model.layers.0.mlp.experts.4.up_proj.weight"));
     let layer = weights.linear(&[("model.layers.0.mlp.experts.2.up_proj", 3)], 2, false).unwrap();
     let mut y = Vec::new();
-    layer.forward(&[1.0, 10.0], &mut y).unwrap();
+    layer.forward(&[1.0, 10.0], &mut y);
     assert_eq!(y, [12.0 + 130.0, 14.0 + 150.0, 16.0 + 170.0]);
     assert!(!weights.has("model.layers.0.mlp.experts.2.up_proj.weight"), "it was taken");
     let error = weights.linear(&[("model.layers.0.mlp.experts.1.up_proj", 4)], 2, false).unwrap_err().to_string();
@@ -204,7 +209,7 @@ fn experts_are_parts_of_a_tensor() {
     assert!(error.ends_with(expected), "{error}");
 
     moe.tensor("blk.0.ffn_up_exps.weight", &[2, 3], vec![0.0; 6]);
-    let error = Weights::open_gguf(opened(&moe).unwrap()).unwrap_err().to_string();
+    let error = Weights::open_gguf(opened(&moe).unwrap(), AS_THEY_ARE).unwrap_err().to_string();
     let expected = "tensor blk.0.ffn_up_exps.weight: a matrix for each of up to 1024 experts expected, got [2, 3]";
     assert!(error.ends_with(expected), "{error}");
 }
@@ -214,7 +219,7 @@ fn norms_of_gemma_are_without_the_one_and_those_of_others_as_they_are() {
     for (architecture, expected) in [("gemma3", [0.5, -0.75]), ("qwen3", [1.5, 0.25])] {
         let mut file = file(architecture);
         file.tensor("blk.1.attn_q_norm.weight", &[2], vec![1.5, 0.25]);
-        let mut weights = Weights::open_gguf(opened(&file).unwrap()).unwrap();
+        let mut weights = Weights::open_gguf(opened(&file).unwrap(), AS_THEY_ARE).unwrap();
         assert_eq!(weights.vector("model.layers.1.self_attn.q_norm.weight", 2).unwrap(), expected);
     }
 }

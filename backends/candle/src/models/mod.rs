@@ -1,5 +1,24 @@
-//! Model architectures, one file each.
+//! Model architectures: one decoder, and for each family what its `config.json` asks of it.
 
+mod decoder;
+mod layer;
 mod llama;
 
-pub(crate) use llama::Llama;
+pub(crate) use decoder::Decoder;
+
+use crate::config::{DecoderConfig, Fields};
+
+/// Reads the fields of one family.
+type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
+
+/// Architectures, as `config.json` names them, that this backend runs.
+const FAMILIES: [(&str, Describe); 1] = [("LlamaForCausalLM", llama::describe)];
+
+/// The family of an architecture, `None` when this backend does not run it.
+pub(crate) fn family(architecture: &str) -> Option<Describe> {
+    FAMILIES.iter().find(|(name, _)| *name == architecture).map(|(_, describe)| *describe)
+}
+
+pub(crate) fn architectures() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(name, _)| *name)
+}
