@@ -2,6 +2,7 @@ use rayon::prelude::*;
 
 use crate::{
     kernels::{add_weighted, dots, exp},
+    layers::soft_cap,
     paged::{LayerKv, Span},
 };
 
@@ -19,6 +20,12 @@ pub(crate) struct Attention {
     /// Query heads that share one K and V head.
     pub(crate) group: usize,
     pub(crate) head_dim: usize,
+    /// What the products of queries and keys are multiplied with.
+    pub(crate) scale: f32,
+    /// Softly keeps the scores between the number and its negative.
+    pub(crate) cap: Option<f32>,
+    /// Tokens that a token attends to, itself among them; `None` is all before it.
+    pub(crate) window: Option<usize>,
 }
 
 /// Some consecutive tokens of one span, and the query heads that share one K and V head.
@@ -81,20 +88,29 @@ impl Attention {
         scratch.scores.resize(block_size, 0.0);
         scratch.softmax.clear();
         scratch.softmax.resize(tokens * self.group, OnlineSoftmax { max: f32::NEG_INFINITY, total: 0.0 });
-        let pages = (task.start + tokens).div_ceil(block_size);
-        for (page, &block) in task.span.block_table[..pages].iter().enumerate() {
+        let end = (task.start + tokens).div_ceil(block_size);
+        let first = self.first_seen(task.start) / block_size;
+        for (page, &block) in task.span.block_table[..end].iter().enumerate().skip(first) {
             let first_key = page * block_size;
             let (keys, values) = cache.page(block, task.kv_head);
-            // A token sees the keys up to itself: those before this page none of it.
-            let first_token = first_key.saturating_sub(task.start);
-            for token in first_token..tokens {
-                let visible = block_size.min(task.start + token + 1 - first_key);
+            // A token sees the keys from the first in its window up to itself: of a page between them none, part of it or all.
+            for token in first_key.saturating_sub(task.start)..tokens {
+                let position = task.start + token;
+                let visible =
+                    self.first_seen(position).saturating_sub(first_key)..block_size.min(position + 1 - first_key);
+                if visible.is_empty() {
+                    // So it is for the tokens after this one, whose windows begin later still.
+                    break;
+                }
+                let skipped = visible.start * cache.stride();
+                let (keys, values) = (&keys[skipped..], &values[skipped..]);
                 let heads = task.queries[token].chunks_exact(self.head_dim);
                 let results = task.results[token].chunks_exact_mut(self.head_dim);
                 let softmax = scratch.softmax[token * self.group..].iter_mut();
                 for ((query, result), softmax) in heads.zip(results).zip(softmax) {
-                    let scores = &mut scratch.scores[..visible];
+                    let scores = &mut scratch.scores[..visible.len()];
                     score(query, keys, cache.stride(), scores);
+                    self.finish(scores);
                     softmax.update(scores, result);
                     add_values(scores, values, cache.stride(), result);
                 }
@@ -103,6 +119,19 @@ impl Attention {
         let results = task.results.iter_mut().flat_map(|results| results.chunks_exact_mut(self.head_dim));
         for (result, softmax) in results.zip(&scratch.softmax) {
             result.iter_mut().for_each(|value| *value /= softmax.total);
+        }
+    }
+
+    /// The first key that the token at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// Makes scores of the products of a query and some keys.
+    fn finish(&self, products: &mut [f32]) {
+        products.iter_mut().for_each(|product| *product *= self.scale);
+        if let Some(cap) = self.cap {
+            soft_cap(products, cap);
         }
     }
 }
@@ -130,19 +159,18 @@ impl OnlineSoftmax {
     }
 }
 
-/// Inner products of the query with each key, divided by the root of their length.
+/// Inner products of the query with each key.
 fn score(query: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) {
     let key = |at: usize| &keys[at * stride..][..query.len()];
-    let scale = 1.0 / (query.len() as f32).sqrt();
     let whole = scores.len() - scores.len() % KEYS;
     let (tiles, rest) = scores.as_chunks_mut::<KEYS>();
     for (tile, scores) in tiles.iter_mut().enumerate() {
         let products = dots(std::array::from_fn::<_, KEYS, _>(|at| key(tile * KEYS + at)), [query]);
-        *scores = products.map(|[product]| product * scale);
+        *scores = products.map(|[product]| product);
     }
     for (at, score) in rest.iter_mut().enumerate() {
         let [[product]] = dots([key(whole + at)], [query]);
-        *score = product * scale;
+        *score = product;
     }
 }
 

@@ -4,7 +4,7 @@ use tandem_core::{
 };
 
 use crate::{
-    models::Llama,
+    models::Decoder,
     paged::{KvCache, Ragged},
 };
 
@@ -13,7 +13,7 @@ use crate::{
 /// The pass is computed in `forward`, and its logits are kept for `sample`: on the CPU nothing is gained by returning early.
 pub(crate) struct CandleBackend {
     spec: BackendSpec,
-    model: Llama,
+    model: Decoder,
     cache: KvCache,
     threads: rayon::ThreadPool,
     /// Of the last step: the slots that a token will be sampled for, and one row of logits for each.
@@ -24,7 +24,7 @@ pub(crate) struct CandleBackend {
 }
 
 impl CandleBackend {
-    pub(crate) fn new(spec: BackendSpec, model: Llama, cache: KvCache, threads: rayon::ThreadPool) -> Self {
+    pub(crate) fn new(spec: BackendSpec, model: Decoder, cache: KvCache, threads: rayon::ThreadPool) -> Self {
         Self { spec, model, cache, threads, sampled: Vec::new(), logits: Vec::new(), samplers: Vec::new() }
     }
 

@@ -9,7 +9,7 @@
 //! - `loader`, `settings`, `model_files`, `directory`, `config`, `weights`: from a path to a checked model;
 //! - `gguf`: what a GGUF file says, in the words of a model directory;
 //! - `tokenizer`, `vocab`: from text to ids and from ids to bytes;
-//! - `backend`, `models/llama`, `layers`: one step;
+//! - `backend`, `models/decoder`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
 //! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
 
 mod attention;

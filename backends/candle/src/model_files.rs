@@ -4,7 +4,7 @@ use serde_json::Value;
 use tandem_core::LoadError;
 
 use crate::{
-    config::LlamaConfig,
+    config::DecoderConfig,
     directory::{ModelDirectory, invalid},
     gguf::GgufModel,
     tokenizer::Text,
@@ -27,12 +27,12 @@ impl ModelFiles {
     }
 
     /// The configuration, and where it comes from, which names the end-of-generation tokens.
-    pub(crate) fn config(&self) -> Result<(LlamaConfig, Value), LoadError> {
+    pub(crate) fn config(&self) -> Result<(DecoderConfig, Value), LoadError> {
         match self {
-            Self::Directory(directory) => LlamaConfig::load(directory),
+            Self::Directory(directory) => DecoderConfig::load(directory),
             Self::Gguf(model) => {
                 let json = model.config()?;
-                let parsed = LlamaConfig::from_json(&json).map_err(|reason| invalid(model.path(), reason))?;
+                let parsed = DecoderConfig::parse(&json).map_err(|reason| invalid(model.path(), reason))?;
                 Ok((parsed, json))
             }
         }

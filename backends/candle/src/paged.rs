@@ -1,6 +1,6 @@
 use tandem_core::{BlockId, LoadError, Step, TokenId};
 
-use crate::config::LlamaConfig;
+use crate::config::DecoderConfig;
 
 /// The shape of the KV cache: `blocks` pages of `block_size` tokens, each token with `kv_heads` heads.
 #[derive(Clone, Copy, Debug)]
@@ -29,18 +29,18 @@ pub(crate) struct LayerKv {
 }
 
 impl KvCache {
-    pub(crate) fn new(config: &LlamaConfig, blocks: u32, block_size: u32) -> Result<Self, LoadError> {
+    pub(crate) fn new(config: &DecoderConfig, blocks: u32, block_size: u32) -> Result<Self, LoadError> {
         let shape = KvShape {
             blocks: blocks as usize,
             block_size: block_size as usize,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         };
-        let layers = (0..config.layers).map(|_| LayerKv::new(shape));
+        let layers = config.layers.iter().map(|_| LayerKv::new(shape));
         let layers = layers.collect::<Option<_>>().ok_or_else(|| {
             let bytes = u128::from(blocks)
                 * u128::from(block_size)
-                * (config.kv_width() * config.layers * 2 * size_of::<f32>()) as u128;
+                * (config.kv_width() * config.layers.len() * 2 * size_of::<f32>()) as u128;
             let gib = bytes as f64 / f64::from(1 << 30);
             LoadError::Unsupported(format!(
                 "a KV cache of {blocks} blocks of {block_size} tokens needs {gib:.1} GiB, which are not to be had"

@@ -68,7 +68,7 @@ fn configurations_are_checked_field_by_field() {
         ("head_dim", Value::Null, "invalid config: hidden_size"),
         ("rms_norm_eps", json!(0.0), "invalid config: rms_norm_eps"),
         ("rope_theta", json!(-1.0), "invalid config: rope_theta"),
-        ("rope_scaling", json!({ "rope_type": "yarn", "factor": 2.0 }), "invalid config: rope_type: yarn"),
+        ("rope_scaling", json!({ "rope_type": "ntk", "factor": 2.0 }), "invalid config: rope_type: ntk"),
         ("rope_scaling", json!({ "rope_type": "linear" }), "invalid config: factor: missing"),
         ("hidden_act", json!("gelu"), "invalid config: hidden_act"),
         ("partial_rotary_factor", json!(0.5), "invalid config: partial_rotary_factor"),

@@ -1,18 +1,66 @@
+use candle_core::Result;
 use rayon::prelude::*;
 
-use super::ROWS_PER_TASK;
-use crate::kernels::exp;
+use super::{Linear, ROWS_PER_TASK};
+use crate::{config::Activation, kernels::exp};
 
-/// Replaces `y` by `silu(gate) * up`, where each row of `gate_up` holds `width` gates and then `width` values.
-pub(crate) fn swiglu(gate_up: &[f32], width: usize, y: &mut Vec<f32>) {
+/// A gated MLP: one projection, activated, scales another, and a third leads back.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    /// Gate and up projection as one product.
+    gate_up: Linear,
+    down: Linear,
+    width: usize,
+    activation: Activation,
+}
+
+/// Activations of an MLP, which live from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct MlpBuffers {
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+}
+
+impl Mlp {
+    /// `width` is that of the inner state.
+    pub(crate) fn new(gate_up: Linear, down: Linear, width: usize, activation: Activation) -> Self {
+        Self { gate_up, down, width, activation }
+    }
+
+    /// Replaces `y` by the results of the rows of `x`.
+    pub(crate) fn forward(&self, x: &[f32], buffers: &mut MlpBuffers, y: &mut Vec<f32>) -> Result<()> {
+        let MlpBuffers { gate_up, gated } = buffers;
+        self.gate_up.forward(x, gate_up)?;
+        match self.activation {
+            Activation::Silu => gate(gate_up, self.width, gated, silu),
+            Activation::GeluTanh => gate(gate_up, self.width, gated, gelu_tanh),
+        }
+        self.down.forward(gated, y)
+    }
+}
+
+/// Replaces `y` by `activation(gate) * up`, where each row of `gate_up` holds `width` gates and then `width` values.
+fn gate(gate_up: &[f32], width: usize, y: &mut Vec<f32>, activation: impl Fn(f32) -> f32 + Sync) {
     y.resize(gate_up.len() / 2, 0.0);
     let rows = gate_up.par_chunks_exact(2 * width).zip(y.par_chunks_exact_mut(width));
     rows.with_min_len(ROWS_PER_TASK).for_each(|(gate_up, y)| {
         let (gate, up) = gate_up.split_at(width);
         for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = gate / (1.0 + exp(-gate)) * up;
+            *y = activation(*gate) * up;
         }
     });
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `x / 2 * (1 + tanh(z))` with `z = sqrt(2 / pi) * (x + 0.044715 x^3)`, by `(1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z))`.
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    const DOUBLE: f32 = 2.0 * 0.797_884_6;
+    x / (1.0 + exp(-DOUBLE * (x + 0.044_715 * x * x * x)))
 }
 
 #[cfg(test)]
@@ -22,9 +70,18 @@ mod tests {
     #[test]
     fn gates_scale_values() {
         let mut y = Vec::new();
-        swiglu(&[0.0, 1.0, 100.0, -100.0, 5.0, 3.0, 2.0, 7.0], 4, &mut y);
+        gate(&[0.0, 1.0, 100.0, -100.0, 5.0, 3.0, 2.0, 7.0], 4, &mut y, silu);
         for (got, expected) in y.iter().zip([0.0, 3.0 / (1.0 + (-1.0f32).exp()), 200.0, 0.0]) {
             assert!((got - expected).abs() < 1e-5, "{got} for {expected}");
+        }
+    }
+
+    #[test]
+    fn gelu_is_its_approximation() {
+        for x in [0.0f64, 0.5, -0.5, 2.0, -3.0, 20.0, -20.0] {
+            let z = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let expected = 0.5 * x * (1.0 + z.tanh());
+            assert!((f64::from(gelu_tanh(x as f32)) - expected).abs() < 1e-6, "{x}");
         }
     }
 }

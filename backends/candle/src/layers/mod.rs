@@ -1,16 +1,20 @@
 //! The parts that transformer models are made of, over row-major matrices with one row per token.
 
 mod embedding;
+mod experts;
 mod linear;
 mod mlp;
 mod norm;
 mod rope;
+mod soft_cap;
 
 pub(crate) use embedding::Embedding;
+pub(crate) use experts::{ExpertBuffers, Experts};
 pub(crate) use linear::Linear;
-pub(crate) use mlp::swiglu;
+pub(crate) use mlp::{Mlp, MlpBuffers};
 pub(crate) use norm::RmsNorm;
-pub(crate) use rope::RotaryEmbedding;
+pub(crate) use rope::{RotaryEmbedding, Rotation};
+pub(crate) use soft_cap::soft_cap;
 
 /// Rows that are worth a task of their own in the cheap, elementwise layers.
 const ROWS_PER_TASK: usize = 16;
