@@ -193,4 +193,4 @@ macro_rules! families {
     };
 }
 
-families!(llama, llama_linear, llama_yarn,);
+families!(llama, llama_linear, llama_yarn, mistral, qwen2, qwen3, qwen3_moe, qwen3_moe_window,);

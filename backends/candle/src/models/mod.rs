@@ -3,6 +3,9 @@
 mod decoder;
 mod layer;
 mod llama;
+mod mistral;
+mod qwen;
+mod windows;
 
 pub(crate) use decoder::Decoder;
 
@@ -12,7 +15,13 @@ use crate::config::{DecoderConfig, Fields};
 type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
 
 /// Architectures, as `config.json` names them, that this backend runs.
-const FAMILIES: [(&str, Describe); 1] = [("LlamaForCausalLM", llama::describe)];
+const FAMILIES: [(&str, Describe); 5] = [
+    ("LlamaForCausalLM", llama::describe),
+    ("MistralForCausalLM", mistral::describe),
+    ("Qwen2ForCausalLM", qwen::describe_2),
+    ("Qwen3ForCausalLM", qwen::describe_3),
+    ("Qwen3MoeForCausalLM", qwen::describe_3_moe),
+];
 
 /// The family of an architecture, `None` when this backend does not run it.
 pub(crate) fn family(architecture: &str) -> Option<Describe> {
