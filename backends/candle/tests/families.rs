@@ -193,4 +193,16 @@ macro_rules! families {
     };
 }
 
-families!(llama, llama_linear, llama_yarn, mistral, qwen2, qwen3, qwen3_moe, qwen3_moe_window,);
+families!(
+    llama,
+    llama_linear,
+    llama_yarn,
+    mistral,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    qwen3_moe_window,
+    gemma2,
+    gemma3,
+    gemma3_classic,
+);

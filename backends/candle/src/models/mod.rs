@@ -1,6 +1,7 @@
 //! Model architectures: one decoder, and for each family what its `config.json` asks of it.
 
 mod decoder;
+mod gemma;
 mod layer;
 mod llama;
 mod mistral;
@@ -15,12 +16,14 @@ use crate::config::{DecoderConfig, Fields};
 type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
 
 /// Architectures, as `config.json` names them, that this backend runs.
-const FAMILIES: [(&str, Describe); 5] = [
+const FAMILIES: [(&str, Describe); 7] = [
     ("LlamaForCausalLM", llama::describe),
     ("MistralForCausalLM", mistral::describe),
     ("Qwen2ForCausalLM", qwen::describe_2),
     ("Qwen3ForCausalLM", qwen::describe_3),
     ("Qwen3MoeForCausalLM", qwen::describe_3_moe),
+    ("Gemma2ForCausalLM", gemma::describe_2),
+    ("Gemma3ForCausalLM", gemma::describe_3),
 ];
 
 /// The family of an architecture, `None` when this backend does not run it.
