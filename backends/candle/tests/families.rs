@@ -205,4 +205,6 @@ families!(
     gemma2,
     gemma3,
     gemma3_classic,
+    phi3,
+    phi3_short,
 );

@@ -5,6 +5,7 @@ mod gemma;
 mod layer;
 mod llama;
 mod mistral;
+mod phi;
 mod qwen;
 mod windows;
 
@@ -16,7 +17,7 @@ use crate::config::{DecoderConfig, Fields};
 type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
 
 /// Architectures, as `config.json` names them, that this backend runs.
-const FAMILIES: [(&str, Describe); 7] = [
+const FAMILIES: [(&str, Describe); 8] = [
     ("LlamaForCausalLM", llama::describe),
     ("MistralForCausalLM", mistral::describe),
     ("Qwen2ForCausalLM", qwen::describe_2),
@@ -24,6 +25,7 @@ const FAMILIES: [(&str, Describe); 7] = [
     ("Qwen3MoeForCausalLM", qwen::describe_3_moe),
     ("Gemma2ForCausalLM", gemma::describe_2),
     ("Gemma3ForCausalLM", gemma::describe_3),
+    ("Phi3ForCausalLM", phi::describe),
 ];
 
 /// The family of an architecture, `None` when this backend does not run it.
