@@ -207,4 +207,7 @@ families!(
     gemma3_classic,
     phi3,
     phi3_short,
+    smollm3,
+    granite,
+    olmo2,
 );

@@ -2,11 +2,14 @@
 
 mod decoder;
 mod gemma;
+mod granite;
 mod layer;
 mod llama;
 mod mistral;
+mod olmo;
 mod phi;
 mod qwen;
+mod smollm;
 mod windows;
 
 pub(crate) use decoder::Decoder;
@@ -17,7 +20,7 @@ use crate::config::{DecoderConfig, Fields};
 type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
 
 /// Architectures, as `config.json` names them, that this backend runs.
-const FAMILIES: [(&str, Describe); 8] = [
+const FAMILIES: [(&str, Describe); 11] = [
     ("LlamaForCausalLM", llama::describe),
     ("MistralForCausalLM", mistral::describe),
     ("Qwen2ForCausalLM", qwen::describe_2),
@@ -26,6 +29,9 @@ const FAMILIES: [(&str, Describe); 8] = [
     ("Gemma2ForCausalLM", gemma::describe_2),
     ("Gemma3ForCausalLM", gemma::describe_3),
     ("Phi3ForCausalLM", phi::describe),
+    ("SmolLM3ForCausalLM", smollm::describe),
+    ("GraniteForCausalLM", granite::describe),
+    ("Olmo2ForCausalLM", olmo::describe),
 ];
 
 /// The family of an architecture, `None` when this backend does not run it.
