@@ -4,6 +4,7 @@
 //! whose caps are low, so that nothing that a family does can be left out unnoticed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "how near a fixture is to the limit is worth knowing")]
 
 mod support;
 
