@@ -98,6 +98,7 @@ fn fields_of_one_family_are_checked_too() {
         ("Gemma2", "use_bidirectional_attention", json!(true), "use_bidirectional_attention: only false is supported"),
         ("Gemma2", "query_pre_attn_scalar", json!(0), "query_pre_attn_scalar: 0 is not positive"),
         ("Gemma3", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping: Gemma 3 has none"),
+        ("Gemma3", "partial_rotary_factor", json!(0.4), "partial_rotary_factor: only 1 is supported"),
         ("Gemma3", "rope_parameters", json!({ "rope_theta": 9.0 }), "rope_parameters: neither full_attention nor"),
         ("Gemma3", "rope_parameters", json!({ "full_attention": 1 }), "full_attention: 1 is not an object"),
         (

@@ -58,12 +58,7 @@ pub(crate) struct RopeFrame {
 impl Rope {
     /// Reads `rope_scaling` or `rope_parameters`, where newer files keep everything, and what older ones keep beside it.
     pub(crate) fn parse(fields: &Fields<'_>, frame: &RopeFrame) -> Result<Self, String> {
-        let rope = Self::parse_partial(fields, frame)?;
-        if rope.rotary_dim == frame.head_dim {
-            Ok(rope)
-        } else {
-            Err("invalid config: partial_rotary_factor: only 1 is supported by this architecture".to_owned())
-        }
+        Self::parse_partial(fields, frame)?.of_whole_heads(frame)
     }
 
     /// The same for architectures that turn only a part of each head if the file says so.
@@ -87,14 +82,22 @@ impl Rope {
             None => Self::of_layer_type(fields, LAYER_TYPES[0])?,
         };
         let theta = fields.optional_positive("rope_theta")?.unwrap_or(frame.theta);
-        Self::parse_object(own, theta, fields, frame)
+        Self::parse_object(own, theta, fields, frame)?.of_whole_heads(frame)
     }
 
     /// The angles of the layers with a window; `frame` has their theta.
     pub(crate) fn parse_local(fields: &Fields<'_>, frame: &RopeFrame) -> Result<Self, String> {
         let own = Self::of_layer_type(fields, LAYER_TYPES[1])?;
         let theta = fields.optional_positive("rope_local_base_freq")?.unwrap_or(frame.theta);
-        Self::parse_object(own, theta, fields, frame)
+        Self::parse_object(own, theta, fields, frame)?.of_whole_heads(frame)
+    }
+
+    fn of_whole_heads(self, frame: &RopeFrame) -> Result<Self, String> {
+        if self.rotary_dim == frame.head_dim {
+            Ok(self)
+        } else {
+            Err("invalid config: partial_rotary_factor: only 1 is supported by this architecture".to_owned())
+        }
     }
 
     fn of_layer_type<'a>(fields: &Fields<'a>, kind: &str) -> Result<Option<Fields<'a>>, String> {
