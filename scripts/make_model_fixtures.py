@@ -40,7 +40,9 @@ Json = dict[str, Any]
 
 
 def classic(config: Json) -> Json:
-    """Says in the terms of transformers 4 what version 5 keeps in `rope_parameters`."""
+    """Says in the terms of transformers 4 what version 5 keeps in `rope_parameters` or calls by another name."""
+    if "num_local_experts" in config:
+        config["num_experts"] = config.pop("num_local_experts")
     rope = config.pop("rope_parameters")
     if "full_attention" in rope:
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]

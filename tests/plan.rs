@@ -33,6 +33,15 @@ fn what_does_not_fit_is_said_and_what_would() {
 }
 
 #[test]
+fn candle_says_what_its_settings_cost() {
+    let (code, text, _) = plan(&["--backend", "candle"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.starts_with("model tiny: 8 sequences of 1024 tokens (trained on 1024)\n"), "{text}");
+    assert!(text.contains("\nKV               20.0 MiB  2.5 KiB a token\n"), "{text}");
+    assert!(text.ends_with("fits\n"), "{text}");
+}
+
+#[test]
 fn what_cannot_be_planned_is_named() {
     let (code, _, error) = plan(&["--profile", "sim"]);
     assert_eq!((code, error.as_str()), (Some(78), "error: sim: the backend sim cannot plan its memory\n"));

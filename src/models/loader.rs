@@ -76,7 +76,8 @@ fn path(source: Option<&ModelSource>) -> Result<std::path::PathBuf, LoadError> {
 pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(asked) => plan_llama_cpp(asked, model, memory),
-        BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => {
+        BackendSettings::Candle { .. } => plan_candle(backend, model, memory),
+        BackendSettings::Sim { .. } => {
             Err(LoadError::Unsupported(format!("the backend {} cannot plan its memory", backend.name())))
         }
     }
@@ -224,8 +225,45 @@ fn llama_cpp(
 }
 
 #[cfg(feature = "candle")]
+fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
+    let planner = tandem_candle::Planner::new(candle_settings(backend, model.source.as_ref())?)?;
+    let plan = planner.plan();
+    let room = memory.unwrap_or(plan.free);
+    Ok(Plan {
+        weights: plan.needs.weights,
+        kv: plan.needs.kv,
+        compute: plan.needs.compute,
+        room,
+        place: if memory.is_some() { "of" } else { "free memory" },
+        parallel: plan.parallel,
+        context: plan.context,
+        trained: plan.trained,
+        longest_context: planner.longest_context(room),
+        most_sequences: planner.most_sequences(room),
+    })
+}
+
+#[cfg(not(feature = "candle"))]
+fn plan_candle(backend: &BackendSettings, _: &ModelSettings, _: Option<u64>) -> Result<Plan, LoadError> {
+    Err(not_built(backend))
+}
+
+#[cfg(feature = "candle")]
 fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
-    use tandem_candle::{CandleLoader, CandleSettings, Dtype, Quantization};
+    match backend {
+        BackendSettings::Candle { .. } => {
+            Ok(Box::new(tandem_candle::CandleLoader::new(candle_settings(backend, source)?)))
+        }
+        BackendSettings::LlamaCpp(_) | BackendSettings::Sim { .. } => not_for_this_backend(backend),
+    }
+}
+
+#[cfg(feature = "candle")]
+fn candle_settings(
+    backend: &BackendSettings,
+    source: Option<&ModelSource>,
+) -> Result<tandem_candle::CandleSettings, LoadError> {
+    use tandem_candle::{CandleSettings, Dtype, Quantization};
 
     use crate::settings::{CandleDtype, CandleQuantization};
 
@@ -240,9 +278,9 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
         kv_tokens,
     } = backend
     else {
-        return not_for_this_backend(backend);
+        return Err(LoadError::Unsupported(format!("these settings are for the backend {}", backend.name())));
     };
-    Ok(Box::new(CandleLoader::new(CandleSettings {
+    Ok(CandleSettings {
         model: path(source)?,
         context: Some(context),
         parallel,
@@ -264,7 +302,7 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
         max_step_tokens,
         kv_tokens,
         threads: threads.map(|threads| threads as usize),
-    })))
+    })
 }
 
 #[cfg(not(feature = "candle"))]

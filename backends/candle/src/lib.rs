@@ -22,12 +22,14 @@ mod loader;
 mod model_files;
 mod models;
 mod paged;
+mod plan;
 mod settings;
 mod tokenizer;
 mod vocab;
 mod weights;
 
 pub use loader::CandleLoader;
+pub use plan::{MemoryPlan, Planner};
 pub use settings::{CandleSettings, Dtype, Quantization};
 
 /// The version of candle that this crate is built on; candle exports none itself.

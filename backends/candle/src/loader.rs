@@ -2,12 +2,12 @@ use std::{path::Path, sync::Arc};
 
 use tandem_core::{
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, InferenceBackend, KvLayout, LoadError, Loaded, SlotId, Step,
-    TokenId,
+    TokenId, free_ram,
 };
 
 use crate::{
     backend::CandleBackend, config::DecoderConfig, directory::invalid, model_files::ModelFiles, models::Decoder,
-    paged::KvCache, settings::CandleSettings, tokenizer::Text,
+    paged::KvCache, plan, settings::CandleSettings, tokenizer::Text,
 };
 
 /// Tokens of the pass that a model must survive before it is lent out.
@@ -37,8 +37,12 @@ impl BackendLoader for CandleLoader {
         let Text { tokenizer, vocab, chat_template } = files.text(&config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
+        let weights = files.weights(settings.kept())?;
+        let kv_tokens = u64::from(count) * u64::from(block_size);
+        let needs = plan::needs(settings, &config, weights.bytes(), settings.parallel, kv_tokens);
+        needs.check(settings.parallel, spec.max_context, free_ram(), "")?;
         let cache = KvCache::new(&config, settings.kv_format(), count, block_size)?;
-        let model = Decoder::load(&config, spec.max_context, files.weights(settings.kept())?)?;
+        let model = threads.install(|| Decoder::load(&config, spec.max_context, weights))?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),

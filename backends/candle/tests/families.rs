@@ -4,6 +4,7 @@
 //! whose caps are low, so that nothing that a family does can be left out unnoticed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "how near a fixture is to the limit is worth knowing")]
 
 mod support;
 
@@ -16,10 +17,12 @@ use std::{
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 use support::{byte_level, load, settings};
-use tandem_candle::CandleSettings;
-use tandem_core::{BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId};
+use tandem_candle::{CandleLoader, CandleSettings};
+use tandem_core::{BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId, conformance};
 
 const MAX_ERROR: f64 = 1e-4;
+/// To the bit, whatever is computed beside it.
+const CONFORMANCE_TOLERANCE: f32 = 0.0;
 const PROMPT: usize = 90;
 const CONTEXT: u32 = 160;
 
@@ -147,6 +150,7 @@ fn check(name: &str, block_size: u32) {
         ..settings(fixture.dir.path())
     };
     let mut error = 0.0f64;
+    conformance::check(Box::new(CandleLoader::new(settings.clone())), CONFORMANCE_TOLERANCE).unwrap();
     load(settings, |loaded| {
         let backend = loaded.backend.generator().unwrap();
         let mut run = |pieces: &[Piece<'_>]| error = error.max(fixture.step(backend, pieces));

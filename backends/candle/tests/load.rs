@@ -82,6 +82,66 @@ fn configurations_are_checked_field_by_field() {
 }
 
 #[test]
+fn fields_of_one_family_are_checked_too() {
+    let long =
+        |pairs: usize| json!({ "rope_type": "longrope", "short_factor": vec![1.0; pairs], "long_factor": [2.0] });
+    let cases = [
+        ("Mistral", "sliding_window", json!(0), "sliding_window: 0 is not in 1..="),
+        ("Mistral", "layer_types", json!(["sliding_attention"]), "layer_types: the layers of Mistral are of one kind"),
+        ("Qwen2", "layer_types", json!(["full_attention"]), "layer_types: 1 for 3 layers"),
+        ("Qwen2", "layer_types", json!(["full_attention", "linear_attention", "x"]), "layer_types: linear_attention"),
+        ("Qwen2", "layer_types", json!(vec!["sliding_attention"; 3]), "sliding_window: none, but layers that want one"),
+        ("Qwen3", "hidden_act", json!("relu"), "hidden_act: relu is not supported; known: silu, gelu_pytorch_tanh"),
+        ("Qwen3Moe", "num_experts", Value::Null, "num_experts: missing"),
+        ("Qwen3Moe", "num_experts_per_tok", json!(5), "num_experts_per_tok: 5 is not in 1..=4"),
+        ("Gemma2", "attn_logit_softcapping", json!(-1.0), "attn_logit_softcapping: -1 is not positive"),
+        ("Gemma2", "use_bidirectional_attention", json!(true), "use_bidirectional_attention: only false is supported"),
+        ("Gemma2", "query_pre_attn_scalar", json!(0), "query_pre_attn_scalar: 0 is not positive"),
+        ("Gemma3", "attn_logit_softcapping", json!(50.0), "attn_logit_softcapping: Gemma 3 has none"),
+        ("Gemma3", "partial_rotary_factor", json!(0.4), "partial_rotary_factor: only 1 is supported"),
+        ("Gemma3", "rope_parameters", json!({ "rope_theta": 9.0 }), "rope_parameters: neither full_attention nor"),
+        ("Gemma3", "rope_parameters", json!({ "full_attention": 1 }), "full_attention: 1 is not an object"),
+        (
+            "Llama",
+            "rope_parameters",
+            json!({ "full_attention": {} }),
+            "rope_parameters: full_attention: this architecture",
+        ),
+        ("Llama", "rope_scaling", json!({ "type": "yarn" }), "factor: missing"),
+        (
+            "Llama",
+            "rope_scaling",
+            json!({ "type": "yarn", "factor": 4.0, "beta_slow": 99 }),
+            "beta_fast: 32 to 99 turns",
+        ),
+        ("Llama", "rope_scaling", long(5), "original_max_position_embeddings: missing"),
+        (
+            "Phi3",
+            "rope_scaling",
+            json!({ "type": "linear", "factor": 2.0 }),
+            "rope_type: Phi 3 has default and longrope",
+        ),
+        ("Phi3", "partial_rotary_factor", json!(0.5), "partial_rotary_factor: 0.5 of 10 values are no pairs"),
+        ("SmolLM3", "no_rope_layers", json!([1, 0]), "no_rope_layers: 2 for 3 layers"),
+        ("Granite", "logits_scaling", json!(0.0), "logits_scaling: 0 is not positive"),
+        ("Olmo2", "num_key_value_heads", json!(4), "num_key_value_heads: 6 heads cannot be shared by 4"),
+    ];
+    for (family, field, value, reason) in cases {
+        let mut model = Model::awkward();
+        model.config["architectures"] = json!([format!("{family}ForCausalLM")]);
+        for (field, value) in [("num_experts", 4), ("num_experts_per_tok", 2), ("moe_intermediate_size", 8)] {
+            model.config[field] = value.into();
+        }
+        model.config[field] = value;
+        assert_invalid(model.write().path(), "config.json", &format!("invalid config: {reason}"));
+    }
+    let mut model = Model::awkward();
+    model.config["original_max_position_embeddings"] = 64.into();
+    model.config["rope_scaling"] = long(4);
+    assert_invalid(model.write().path(), "config.json", "invalid config: short_factor: 4 numbers for 5 pairs");
+}
+
+#[test]
 fn configurations_that_are_no_objects() {
     for (content, reason) in [
         (String::new(), "invalid JSON"),

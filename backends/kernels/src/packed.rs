@@ -67,6 +67,13 @@ impl Packed {
         Ok(Self { inputs, outputs, parts })
     }
 
+    /// Bytes that a weight takes once it is packed.
+    #[must_use]
+    pub fn size(format: Format, outputs: usize, inputs: usize) -> usize {
+        let (scales, quants) = lines(format, inputs);
+        outputs.div_ceil(PANEL) * (scales + quants) * Line::BYTES
+    }
+
     /// Values in a row of `x`.
     #[must_use]
     pub fn inputs(&self) -> usize {

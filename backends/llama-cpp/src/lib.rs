@@ -30,6 +30,6 @@ mod tokenizer;
 mod vocab;
 
 pub use loader::LlamaCppLoader;
-pub use plan::{MemoryNeeds, MemoryPlace, MemoryPlan, Planner};
+pub use plan::{MemoryPlace, MemoryPlan, Planner};
 pub use runtime::{system_info, version};
 pub use settings::{AdapterSettings, FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};

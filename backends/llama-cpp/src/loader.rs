@@ -10,7 +10,7 @@ use tandem_core::{
 };
 
 use crate::{
-    GpuLayers, LlamaCppSettings, MemoryNeeds, MemoryPlace, MemoryPlan, Planner,
+    GpuLayers, LlamaCppSettings, MemoryPlace, MemoryPlan, Planner,
     adapter_file::AdapterFile,
     backend::{KvPools, LlamaCpp},
     embedder::LlamaEmbedder,
@@ -101,24 +101,9 @@ impl LlamaCppLoader {
     }
 }
 
-/// Refused before it is tried: what comes of trying is an out-of-memory killer, or a machine that swaps.
 fn check_room(plan: &MemoryPlan) -> Result<(), LoadError> {
-    if plan.fits() {
-        return Ok(());
-    }
-    let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-    let MemoryNeeds { weights, kv, compute } = plan.needs;
-    Err(LoadError::Unsupported(format!(
-        "needs {:.1} GiB (weights {:.1}, KV of {} sequences of {} tokens {:.1}, work space {:.1}), {:.1} GiB free{}",
-        gibibytes(plan.needs.total()),
-        gibibytes(weights),
-        plan.parallel,
-        plan.context,
-        gibibytes(kv),
-        gibibytes(compute),
-        gibibytes(plan.free),
-        if plan.place == MemoryPlace::Gpus { " on the GPUs" } else { "" },
-    )))
+    let place = if plan.place == MemoryPlace::Gpus { " on the GPUs" } else { "" };
+    plan.needs.check(plan.parallel, plan.context, plan.free, place)
 }
 
 impl BackendLoader for LlamaCppLoader {
@@ -175,23 +160,5 @@ impl BackendLoader for LlamaCppLoader {
         let backend = Backend::Generator(&mut backend);
         serve(Loaded { backend, vocab, tokenizer, chat_template: file.chat_template });
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_is_refused_that_needs_more_memory_than_there_is() {
-        let needs = MemoryNeeds { weights: 5 << 30, kv: 8 << 30, compute: 512 << 20 };
-        let plan = |free, place| MemoryPlan { context: 8192, parallel: 8, trained: 131_072, needs, place, free };
-        assert!(check_room(&plan(needs.total(), MemoryPlace::Ram)).is_ok());
-        let error = check_room(&plan(needs.total() - 1, MemoryPlace::Ram)).expect_err("a byte is missing");
-        let expected =
-            "needs 13.5 GiB (weights 5.0, KV of 8 sequences of 8192 tokens 8.0, work space 0.5), 13.5 GiB free";
-        assert!(error.to_string().ends_with(expected), "{error}");
-        let error = check_room(&plan(1 << 30, MemoryPlace::Gpus)).expect_err("a small card");
-        assert!(error.to_string().ends_with("1.0 GiB free on the GPUs"), "{error}");
     }
 }

@@ -5,8 +5,7 @@ use std::num::NonZero;
 use llama_cpp_2::{
     LlamaBackendDeviceType, list_llama_ggml_backend_devices, llama_backend::LlamaBackend, model::LlamaModel,
 };
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
-use tandem_core::{LoadError, Pooling};
+use tandem_core::{LoadError, MemoryNeeds, Pooling, free_ram};
 
 use crate::{
     GpuLayers, LlamaCppSettings,
@@ -38,17 +37,6 @@ pub struct MemoryPlan {
     pub free: u64,
 }
 
-/// Bytes of a loaded model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MemoryNeeds {
-    /// The numbers of the model and of its adapters.
-    pub weights: u64,
-    /// Keys and values of all sequences, or their states.
-    pub kv: u64,
-    /// Room to compute in, and for results.
-    pub compute: u64,
-}
-
 /// Which memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryPlace {
@@ -56,23 +44,6 @@ pub enum MemoryPlace {
     Ram,
     /// That of its GPUs.
     Gpus,
-}
-
-impl MemoryPlan {
-    /// Whether there is room.
-    #[must_use]
-    pub fn fits(&self) -> bool {
-        self.needs.total() <= self.free
-    }
-}
-
-impl MemoryNeeds {
-    /// Bytes in all.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        let Self { weights, kv, compute } = self;
-        weights + kv + compute
-    }
 }
 
 /// A model without its memory, and what can be asked of it.
@@ -266,14 +237,6 @@ fn free(place: MemoryPlace) -> u64 {
                 .sum()
         }
     }
-}
-
-/// What this process may still take: of the machine, and of its control group where that has a bound.
-fn free_ram() -> u64 {
-    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
-    let system = System::new_with_specifics(memory);
-    let machine = system.available_memory();
-    system.cgroup_limits().map_or(machine, |group| machine.min(group.free_memory))
 }
 
 #[cfg(test)]

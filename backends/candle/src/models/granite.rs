@@ -1,6 +1,6 @@
 use crate::config::{Biases, DecoderConfig, Defaults, Fields, LogitMap};
 
-/// Granite 3 and 4 without experts: Llama with numbers that scale embeddings, scores, residuals and logits.
+/// Granite 3 without experts: Llama with numbers that scale embeddings, scores, residuals and logits.
 pub(super) fn describe(fields: &Fields<'_>) -> Result<DecoderConfig, String> {
     let factor = |name: &str| Ok::<_, String>(fields.optional_positive(name)?.unwrap_or(1.0) as f32);
     Ok(DecoderConfig {

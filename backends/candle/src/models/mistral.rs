@@ -3,6 +3,9 @@ use crate::config::{DecoderConfig, Defaults, Fields};
 
 /// Mistral: Llama with a window in all layers, unless the file says null.
 pub(super) fn describe(fields: &Fields<'_>) -> Result<DecoderConfig, String> {
+    if fields.has("layer_types") {
+        return Err("invalid config: layer_types: the layers of Mistral are of one kind".to_owned());
+    }
     let config = DecoderConfig::plain(fields, &Defaults { kv_heads: Some(8), ..Defaults::default() })?;
     let windows = vec![window(fields, Some(4096))?; config.layers.len()];
     Ok(config.with_windows(windows))

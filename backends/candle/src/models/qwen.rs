@@ -53,8 +53,8 @@ fn attention_biases(fields: &Fields<'_>) -> Result<Biases, String> {
 }
 
 fn experts(fields: &Fields<'_>) -> Result<MlpConfig, String> {
-    // Newer files call it by the second name.
-    let name = if fields.has("num_experts") { "num_experts" } else { "num_local_experts" };
+    // Newer files call it by the first name.
+    let name = if fields.has("num_local_experts") { "num_local_experts" } else { "num_experts" };
     let experts = fields.size(name, MAX_EXPERTS)?;
     Ok(MlpConfig::Experts {
         width: fields.size("moe_intermediate_size", MAX_MLP)?,

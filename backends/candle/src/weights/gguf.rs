@@ -4,7 +4,7 @@ use candle_core::quantized::GgmlDType;
 use tandem_core::LoadError;
 use tandem_gguf::{GgufFile, Tensor, ggml_type};
 
-use super::{Source, matrix::Matrix};
+use super::{Listed, Source, matrix::Matrix};
 use crate::{
     directory::invalid,
     gguf::{Change, GgufModel, Name, Names},
@@ -140,6 +140,22 @@ impl GgufWeights {
 impl Source for GgufWeights {
     fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let listed = |(name, place): (&String, &Place)| {
+            let dims = &self.files[place.file].header().tensors()[place.tensor].dims;
+            let dims = match place.part {
+                Part::Whole => &dims[..],
+                Part::Expert(_) => &dims[..2],
+            };
+            Listed {
+                name: name.clone(),
+                shape: dims.iter().rev().map(|&dim| dim as usize).collect(),
+                dtype: place.dtype,
+            }
+        };
+        self.tensors.iter().map(listed).collect()
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {

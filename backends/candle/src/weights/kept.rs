@@ -4,8 +4,9 @@ use candle_core::{
 };
 use half::{bf16, f16};
 use rayon::prelude::*;
+use tandem_kernels::Format;
 
-use super::matrix::Matrix;
+use super::matrix::{Matrix, is_plain, packable};
 use crate::settings::{Dtype, Quantization};
 
 /// Values quantised by one task: enough to be worth one, and few enough that their F32 does not add to the peak of memory.
@@ -38,6 +39,20 @@ impl Kept {
             Some(dtype) => quantize(&matrix, dtype),
             None => convert(matrix, self.dtype),
         }
+    }
+
+    /// The format that [`matrix`](Self::matrix) and packing make of a type.
+    pub(super) fn format(&self, purpose: Use, dtype: GgmlDType, columns: usize) -> Format {
+        let dtype = match (is_plain(dtype), self.dtype) {
+            (false, _) => dtype,
+            (true, kept) => self.quantized(purpose, columns).unwrap_or(match kept {
+                Dtype::Auto => dtype,
+                Dtype::F32 => GgmlDType::F32,
+                Dtype::Bf16 => GgmlDType::BF16,
+                Dtype::F16 => GgmlDType::F16,
+            }),
+        };
+        packable(dtype)
     }
 
     /// The type to quantise to, if any: rows must be whole blocks.

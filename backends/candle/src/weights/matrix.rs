@@ -28,7 +28,7 @@ impl Matrix {
 
     /// Whether its values are numbers one by one.
     pub(crate) fn is_plain(&self) -> bool {
-        plain(self.dtype).is_some()
+        is_plain(self.dtype)
     }
 
     /// Appends all values in F32.
@@ -57,8 +57,9 @@ impl Matrix {
 
     /// The matrix in a format that products are computed with: its own where that is one, F16 for the rare others.
     pub(crate) fn into_packable(self) -> Result<(Format, Self)> {
-        if let Some((_, format)) = FORMATS.iter().find(|(dtype, _)| *dtype == self.dtype) {
-            return Ok((*format, self));
+        let format = packable(self.dtype);
+        if format != Format::F16 || self.dtype == GgmlDType::F16 {
+            return Ok((format, self));
         }
         let mut values = Vec::new();
         self.widen(&mut values)?;
@@ -70,6 +71,16 @@ impl Matrix {
     pub(crate) fn as_packable(&self, format: Format) -> tandem_kernels::Matrix<'_> {
         tandem_kernels::Matrix { format, outputs: self.rows, inputs: self.columns, bytes: &self.bytes }
     }
+}
+
+/// Whether values of a type are numbers one by one.
+pub(super) fn is_plain(dtype: GgmlDType) -> bool {
+    plain(dtype).is_some()
+}
+
+/// The format that products with a type are computed in.
+pub(super) fn packable(dtype: GgmlDType) -> Format {
+    FORMATS.iter().find(|(known, _)| *known == dtype).map_or(Format::F16, |(_, format)| *format)
 }
 
 /// The types that products are computed with as they are.

@@ -7,6 +7,7 @@ mod safetensors;
 
 use std::{fmt::Debug, sync::Arc};
 
+use candle_core::quantized::GgmlDType;
 use tandem_core::LoadError;
 use tandem_kernels::Packed;
 
@@ -26,10 +27,21 @@ pub(crate) struct Weights {
     kept: Kept,
 }
 
+/// What is known of a tensor before it is read.
+#[derive(Debug)]
+struct Listed {
+    name: String,
+    shape: Vec<usize>,
+    dtype: GgmlDType,
+}
+
 /// Where tensors lie.
-trait Source: Debug {
+trait Source: Debug + Send {
     /// Whether there is a tensor of this name that was not yet taken.
     fn has(&self, name: &str) -> bool;
+
+    /// What was not yet taken.
+    fn list(&self) -> Vec<Listed>;
 
     /// Takes a tensor of one dimension, as a matrix of one column, or of two.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError>;
@@ -52,6 +64,18 @@ impl Weights {
     /// Whether there is a tensor of this name that was not yet taken.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.source.has(name)
+    }
+
+    /// Bytes that all of them will take in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        let size = |Listed { name, shape, dtype }: &Listed| match shape[..] {
+            [outputs, inputs] => {
+                let layer = name.strip_suffix(".weight").unwrap_or(name);
+                Packed::size(self.kept.format(purpose(layer), *dtype, inputs), outputs, inputs) as u64
+            }
+            _ => shape.iter().product::<usize>() as u64 * size_of::<f32>() as u64,
+        };
+        self.source.list().iter().map(size).sum()
     }
 
     /// A tensor of one dimension, widened to F32.
@@ -97,7 +121,7 @@ impl Weights {
 /// What a layer is for, by its name.
 fn purpose(layer: &str) -> Use {
     match layer.rsplit('.').next() {
-        Some("lm_head") => Use::Vocabulary,
+        Some("lm_head" | "embed_tokens") => Use::Vocabulary,
         Some("gate") => Use::Router,
         _ => Use::Layer,
     }

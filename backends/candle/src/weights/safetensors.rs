@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde_json::Value;
 use tandem_core::LoadError;
 
-use super::{Source, matrix::Matrix};
+use super::{Listed, Source, matrix::Matrix};
 use crate::directory::{ModelDirectory, NO_PICKLES, invalid, unreadable};
 
 const SINGLE: &str = "model.safetensors";
@@ -83,6 +83,14 @@ impl SafeTensors {
 impl Source for SafeTensors {
     fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let listed = |(name, &shard): (&String, &usize)| {
+            let info = self.shards[shard].metadata.info(name)?;
+            Some(Listed { name: name.clone(), shape: info.shape.clone(), dtype: dtype(info.dtype)? })
+        };
+        self.tensors.iter().filter_map(listed).collect()
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
