@@ -37,7 +37,7 @@ impl BackendLoader for CandleLoader {
         let Text { tokenizer, vocab, chat_template } = files.text(&config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
-        let weights = files.weights(settings.kept())?;
+        let weights = files.weights(&config_file, settings.kept())?;
         let kv_tokens = u64::from(count) * u64::from(block_size);
         let needs = plan::needs(settings, &config, weights.bytes(), settings.parallel, kv_tokens);
         needs.check(settings.parallel, spec.max_context, free_ram(), "")?;

@@ -8,7 +8,7 @@ use crate::{
     directory::{ModelDirectory, invalid},
     gguf::GgufModel,
     tokenizer::Text,
-    weights::{Kept, Weights},
+    weights::{Kept, Stored, Weights},
 };
 
 /// What a path leads to, either of which says the same of a model.
@@ -47,10 +47,13 @@ impl ModelFiles {
         }
     }
 
-    /// The tensors.
-    pub(crate) fn weights(self, kept: Kept) -> Result<Weights, LoadError> {
+    /// The tensors, with the configuration that says how they are stored.
+    pub(crate) fn weights(self, config: &Value, kept: Kept) -> Result<Weights, LoadError> {
         match self {
-            Self::Directory(directory) => Weights::open(&directory, kept),
+            Self::Directory(directory) => {
+                let stored = Stored::parse(config).map_err(|reason| invalid(directory.path("config.json"), reason))?;
+                Weights::open(&directory, stored, kept)
+            }
             Self::Gguf(model) => Weights::open_gguf(model, kept),
         }
     }

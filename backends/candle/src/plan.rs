@@ -38,8 +38,8 @@ impl Planner {
     pub fn new(settings: CandleSettings) -> Result<Self, LoadError> {
         settings.check()?;
         let files = ModelFiles::open(&settings.model)?;
-        let (config, _) = files.config()?;
-        let weights = files.weights(settings.kept())?.bytes();
+        let (config, file) = files.config()?;
+        let weights = files.weights(&file, settings.kept())?.bytes();
         Ok(Self { settings, config, weights })
     }
 

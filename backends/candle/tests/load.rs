@@ -72,7 +72,7 @@ fn configurations_are_checked_field_by_field() {
         ("rope_scaling", json!({ "rope_type": "linear" }), "invalid config: factor: missing"),
         ("hidden_act", json!("gelu"), "invalid config: hidden_act"),
         ("partial_rotary_factor", json!(0.5), "invalid config: partial_rotary_factor"),
-        ("quantization_config", json!({ "quant_method": "gptq" }), "quantization_config"),
+        ("quantization_config", json!({ "quant_method": "bitsandbytes" }), "quantization_config"),
     ];
     for (field, value, reason) in cases {
         let mut model = Model::awkward();

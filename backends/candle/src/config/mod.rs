@@ -44,9 +44,6 @@ impl DecoderConfig {
             let known: Vec<_> = models::architectures().collect();
             format!("architecture {named} is not supported; known: {}", known.join(", "))
         })?;
-        if fields.optional::<Value>("quantization_config")?.is_some() {
-            return Err("quantized safetensors (quantization_config) are not supported".to_owned());
-        }
         describe(&fields)
     }
 }

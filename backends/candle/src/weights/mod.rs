@@ -4,6 +4,7 @@ mod gguf;
 mod kept;
 mod matrix;
 mod safetensors;
+mod stored;
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -11,7 +12,7 @@ use candle_core::quantized::GgmlDType;
 use tandem_core::LoadError;
 use tandem_kernels::Packed;
 
-pub(crate) use self::kept::Kept;
+pub(crate) use self::{kept::Kept, stored::Stored};
 
 use crate::{
     directory::ModelDirectory,
@@ -52,8 +53,8 @@ trait Source: Debug + Send {
 
 impl Weights {
     /// Those of a model directory.
-    pub(crate) fn open(directory: &ModelDirectory, kept: Kept) -> Result<Self, LoadError> {
-        Ok(Self { source: Box::new(SafeTensors::open(directory)?), kept })
+    pub(crate) fn open(directory: &ModelDirectory, stored: Stored, kept: Kept) -> Result<Self, LoadError> {
+        Ok(Self { source: Box::new(SafeTensors::open(directory, stored)?), kept })
     }
 
     /// Those of a GGUF model.

@@ -9,7 +9,11 @@ use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde_json::Value;
 use tandem_core::LoadError;
 
-use super::{Listed, Source, matrix::Matrix};
+use super::{
+    Listed, Source,
+    matrix::Matrix,
+    stored::{Int4, Stored, scale_blocks},
+};
 use crate::directory::{ModelDirectory, NO_PICKLES, invalid, unreadable};
 
 const SINGLE: &str = "model.safetensors";
@@ -26,6 +30,16 @@ pub(super) struct SafeTensors {
     shards: Vec<Shard>,
     /// Where each tensor that was not yet taken lies.
     tensors: BTreeMap<String, usize>,
+    /// How the weights of layers are kept.
+    stored: Stored,
+}
+
+/// A tensor as its file has it.
+#[derive(Debug)]
+struct Raw {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -38,21 +52,21 @@ struct Shard {
 
 impl SafeTensors {
     /// Opens `model.safetensors`, or the shards that the index names, and checks their headers.
-    pub(super) fn open(directory: &ModelDirectory) -> Result<Self, LoadError> {
+    pub(super) fn open(directory: &ModelDirectory, stored: Stored) -> Result<Self, LoadError> {
         let index = directory.path(INDEX);
         if directory.path(SINGLE).exists() {
             let shard = Shard::open(directory.shard(&directory.path(SINGLE), SINGLE)?)?;
             let tensors = shard.metadata.tensors().into_keys().map(|name| (name, 0)).collect();
-            return Ok(Self { shards: vec![shard], tensors });
+            return Ok(Self { shards: vec![shard], tensors, stored });
         }
         match directory.read_json(INDEX, MAX_INDEX_BYTES)? {
-            Some(json) => Self::open_sharded(directory, &index, &json),
+            Some(json) => Self::open_sharded(directory, &index, &json, stored),
             None if directory.has_pickles()? => Err(invalid(directory.path(SINGLE), NO_PICKLES)),
             None => Err(unreadable(directory.path(SINGLE), &std::io::ErrorKind::NotFound.into())),
         }
     }
 
-    fn open_sharded(directory: &ModelDirectory, index: &Path, json: &Value) -> Result<Self, LoadError> {
+    fn open_sharded(directory: &ModelDirectory, index: &Path, json: &Value, stored: Stored) -> Result<Self, LoadError> {
         let map = json.get("weight_map").and_then(Value::as_object);
         let map = map.ok_or_else(|| invalid(index, "weight_map is missing or not an object"))?;
         let mut files = BTreeMap::new();
@@ -62,7 +76,7 @@ impl SafeTensors {
                 .ok_or_else(|| invalid(index, format!("weight_map: {tensor} is not mapped to a file name")))?;
             files.entry(file).or_insert_with(Vec::new).push(tensor);
         }
-        let mut weights = Self { shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights = Self { shards: Vec::new(), tensors: BTreeMap::new(), stored };
         for (file, tensors) in files {
             let shard = Shard::open(directory.shard(index, file)?)?;
             for tensor in tensors {
@@ -78,6 +92,66 @@ impl SafeTensors {
         }
         Ok(weights)
     }
+
+    /// Takes a tensor whatever it is.
+    fn take_raw(&mut self, name: &str) -> Result<(PathBuf, Raw), LoadError> {
+        let Some(at) = self.tensors.remove(name) else {
+            let known: BTreeSet<_> = self.shards.iter().map(|shard| shard.path.display().to_string()).collect();
+            let path = known.first().cloned().unwrap_or_default();
+            return Err(invalid(path, format!("tensor {name}: missing")));
+        };
+        let shard = &mut self.shards[at];
+        shard.read(name).map(|raw| (shard.path.clone(), raw))
+    }
+
+    /// The weight of a layer that is kept in four bits.
+    fn take_int4(&mut self, layer: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
+        let (path, quants) = self.take_raw(&format!("{layer}.qweight"))?;
+        let (_, zeros) = self.take_raw(&format!("{layer}.qzeros"))?;
+        let (_, scales) = self.take_raw(&format!("{layer}.scales"))?;
+        let groups = format!("{layer}.g_idx");
+        let groups = if self.has(&groups) { Some(self.take_raw(&groups)?.1) } else { None };
+        let refused = |reason: String| invalid(&path, format!("tensor {layer}.qweight: {reason}"));
+        let &[outputs, inputs] = shape else { return Err(refused(format!("expected {shape:?}, got a matrix"))) };
+        let words = [&quants, &zeros].into_iter().chain(&groups);
+        if let Some(other) = words.map(|raw| raw.dtype).find(|dtype| !matches!(dtype, Dtype::I32 | Dtype::U32)) {
+            return Err(refused(format!("expected I32 got {other:?}")));
+        }
+        if scales.dtype != Dtype::F16 {
+            return Err(refused(format!("expected scales in F16 got {:?}", scales.dtype)));
+        }
+        let groups = groups.as_ref().map(|raw| raw.bytes.as_slice());
+        let layer = Int4 { outputs, inputs, quants: &quants.bytes, zeros: &zeros.bytes, scales: &scales.bytes, groups };
+        let bytes = layer.dequantize(self.stored).map_err(refused)?;
+        Ok(Matrix { dtype: GgmlDType::F16, rows: outputs, columns: inputs, bytes })
+    }
+
+    /// Multiplies eight-bit floats with their scales.
+    fn scaled(&mut self, name: &str, path: &Path, raw: &Raw) -> Result<Matrix, LoadError> {
+        let refused = |reason: String| invalid(path, format!("tensor {name}: {reason}"));
+        let names = [format!("{name}_scale_inv"), format!("{name}_scale")];
+        let scale = names.iter().find(|name| self.has(name));
+        let (&[outputs, inputs], Some(scale)) = (raw.shape.as_slice(), scale) else {
+            return Err(refused("eight-bit floats without scales".to_owned()));
+        };
+        let (_, scales) = self.take_raw(scale)?;
+        let (rows, columns) = match scales.shape[..] {
+            [] | [1] => (1, 1),
+            [rows] => (rows, 1),
+            [rows, columns] => (rows, columns),
+            _ => return Err(refused(format!("scales of shape {:?}", scales.shape))),
+        };
+        let dtype = dtype(scales.dtype).ok_or_else(|| refused(format!("scales in {:?}", scales.dtype)))?;
+        let mut values = Vec::new();
+        let scales = Matrix { dtype, rows, columns, bytes: scales.bytes };
+        scales.widen(&mut values).map_err(super::refused)?;
+        let block = match self.stored {
+            Stored::Fp8 { block: Some(block) } if (rows, columns) != (1, 1) => block,
+            _ => (outputs.div_ceil(rows.max(1)).max(1), inputs.div_ceil(columns.max(1)).max(1)),
+        };
+        let bytes = scale_blocks(&raw.bytes, (outputs, inputs), &values, (rows, columns), block).map_err(refused)?;
+        Ok(Matrix { dtype: GgmlDType::BF16, rows: outputs, columns: inputs, bytes })
+    }
 }
 
 impl Source for SafeTensors {
@@ -88,22 +162,47 @@ impl Source for SafeTensors {
     fn list(&self) -> Vec<Listed> {
         let listed = |(name, &shard): (&String, &usize)| {
             let info = self.shards[shard].metadata.info(name)?;
-            Some(Listed { name: name.clone(), shape: info.shape.clone(), dtype: dtype(info.dtype)? })
+            let (name, shape, dtype) = match (name.strip_suffix(".qweight"), self.stored, info.shape.as_slice()) {
+                (Some(layer), Stored::Gptq { .. }, &[words, outputs]) => {
+                    (format!("{layer}.weight"), vec![outputs, words * 8], GgmlDType::F16)
+                }
+                (Some(layer), Stored::Awq, &[inputs, words]) => {
+                    (format!("{layer}.weight"), vec![words * 8, inputs], GgmlDType::F16)
+                }
+                _ if info.dtype == Dtype::F8_E4M3 => (name.clone(), info.shape.clone(), GgmlDType::BF16),
+                _ => (name.clone(), info.shape.clone(), dtype(info.dtype)?),
+            };
+            Some(Listed { name, shape, dtype })
         };
         self.tensors.iter().filter_map(listed).collect()
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
-        let Some(at) = self.tensors.remove(name) else {
-            let known: BTreeSet<_> = self.shards.iter().map(|shard| shard.path.display().to_string()).collect();
-            let path = known.first().cloned().unwrap_or_default();
-            return Err(invalid(path, format!("tensor {name}: missing")));
-        };
-        self.shards[at].read(name, shape)
+        if let (Stored::Gptq { .. } | Stored::Awq, Some(layer)) = (self.stored, name.strip_suffix(".weight"))
+            && !self.has(name)
+            && self.has(&format!("{layer}.qweight"))
+        {
+            return self.take_int4(layer, shape);
+        }
+        let (path, raw) = self.take_raw(name)?;
+        if raw.shape != shape {
+            return Err(invalid(path, format!("tensor {name}: expected {shape:?} got {:?}", raw.shape)));
+        }
+        if let (Stored::Fp8 { .. }, Dtype::F8_E4M3) = (self.stored, raw.dtype) {
+            return self.scaled(name, &path, &raw);
+        }
+        match dtype(raw.dtype) {
+            Some(dtype) => {
+                Ok(Matrix { dtype, rows: shape[0], columns: shape.get(1).copied().unwrap_or(1), bytes: raw.bytes })
+            }
+            None => Err(invalid(path, format!("tensor {name}: expected F32, BF16 or F16 got {:?}", raw.dtype))),
+        }
     }
 
     fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {
-        match self.tensors.iter().find(|(name, _)| !may_remain(name)) {
+        // What quantising activations would need is of no use here.
+        let of_activations = |name: &str| self.stored != Stored::Plain && name.ends_with(".input_scale");
+        match self.tensors.iter().find(|(name, _)| !may_remain(name) && !of_activations(name)) {
             Some((name, &shard)) => {
                 Err(invalid(&self.shards[shard].path, format!("tensor {name}: config.json has no place for it")))
             }
@@ -144,21 +243,15 @@ impl Shard {
         Ok(Self { path, file, metadata, data_start })
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
+    fn read(&mut self, name: &str) -> Result<Raw, LoadError> {
         let Self { path, file, metadata, data_start } = self;
         let info = metadata.info(name).ok_or_else(|| invalid(&*path, format!("tensor {name}: missing")))?;
-        if info.shape != shape {
-            return Err(invalid(&*path, format!("tensor {name}: expected {shape:?} got {:?}", info.shape)));
-        }
-        let Some(dtype) = dtype(info.dtype) else {
-            return Err(invalid(&*path, format!("tensor {name}: expected F32, BF16 or F16 got {:?}", info.dtype)));
-        };
         let io = |error| unreadable(&*path, &error);
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         file.seek(SeekFrom::Start(*data_start + start as u64)).map_err(io)?;
         file.read_exact(&mut bytes).map_err(io)?;
-        Ok(Matrix { dtype, rows: shape[0], columns: shape.get(1).copied().unwrap_or(1), bytes })
+        Ok(Raw { dtype: info.dtype, shape: info.shape.clone(), bytes })
     }
 }
 
