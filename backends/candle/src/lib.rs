@@ -15,6 +15,8 @@
 mod backend;
 mod config;
 mod directory;
+mod embedder;
+mod frame;
 mod gguf;
 mod kernels;
 mod layers;
@@ -22,6 +24,7 @@ mod loader;
 mod model_files;
 mod models;
 mod paged;
+mod sentence;
 mod settings;
 mod tokenizer;
 mod vocab;

@@ -54,6 +54,11 @@ impl Files {
             .ok_or_else(|| format!("{name}_token {spelled:?} is not in the vocabulary"))
     }
 
+    /// A flag of `tokenizer_config.json`.
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
+        self.tokenizer[name].as_bool()
+    }
+
     fn eog(&self, eos: Option<TokenId>) -> Result<Vec<TokenId>, String> {
         let mut all = ids(&self.config["eos_token_id"])?;
         all.extend(ids(&self.generation["eos_token_id"])?);
@@ -62,11 +67,35 @@ impl Files {
     }
 }
 
+/// What a vocabulary is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Tokens become text again.
+    Generate,
+    /// They do not.
+    Embed,
+}
+
+/// The token that stands for what `tokenizer`, read from `file`, has no other for.
+pub(crate) fn unknown(file: &[u8], tokenizer: &Tokenizer) -> Result<Option<TokenId>, String> {
+    let ModelParts { unk_token, unk_id } = FileParts::parse(file)?.model;
+    Ok(unk_id.or_else(|| tokenizer.token_to_id(&unk_token?)))
+}
+
 /// The vocabulary of a model with `logits` logits; `file` is the `tokenizer.json` that `tokenizer` was read from.
-pub(crate) fn parts(tokenizer: &Tokenizer, file: &[u8], files: &Files, logits: u32) -> Result<VocabParts, String> {
-    let file: FileParts = serde_json::from_slice(file).map_err(|error| format!("tokenizer rejected: {error}"))?;
+pub(crate) fn parts(
+    tokenizer: &Tokenizer,
+    file: &[u8],
+    files: &Files,
+    logits: u32,
+    purpose: Use,
+) -> Result<VocabParts, String> {
+    let file = FileParts::parse(file)?;
     file.check_added(tokenizer)?;
-    let spelling = Spelling::find(&file)?;
+    let spelling = match purpose {
+        Use::Generate => Spelling::find(&file)?,
+        Use::Embed => Spelling::AsWritten,
+    };
     let vocab = tokenizer.get_vocab(true);
     let len = vocab.values().max().map_or(0, |&id| u64::from(id) + 1);
     if len > u64::from(logits) {
@@ -94,7 +123,7 @@ pub(crate) fn parts(tokenizer: &Tokenizer, file: &[u8], files: &Files, logits: u
 /// Whether a plain prompt begins with `bos`: as `tokenizer_config.json` says, or else as the post-processor does it.
 fn adds_bos(tokenizer: &Tokenizer, files: &Files, bos: Option<TokenId>) -> Result<bool, String> {
     let Some(bos) = bos else { return Ok(false) };
-    match files.tokenizer["add_bos_token"].as_bool() {
+    match files.flag("add_bos_token") {
         Some(adds) => Ok(adds),
         None => {
             let nothing = tokenizer.encode_fast("", true).map_err(|error| error.to_string())?;
@@ -110,6 +139,14 @@ struct FileParts {
     pre_tokenizer: Option<Value>,
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    model: ModelParts,
+}
+
+#[derive(Default, Deserialize)]
+struct ModelParts {
+    unk_token: Option<String>,
+    unk_id: Option<TokenId>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +156,10 @@ struct AddedToken {
 }
 
 impl FileParts {
+    fn parse(file: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(file).map_err(|error| format!("tokenizer rejected: {error}"))
+    }
+
     /// The library numbers added tokens on from the vocabulary, whatever the file says, and would let two tokens share an id.
     fn check_added(&self, tokenizer: &Tokenizer) -> Result<(), String> {
         for AddedToken { id, content } in &self.added_tokens {
@@ -146,6 +187,8 @@ pub(crate) enum Spelling {
     ByteLevel,
     /// Text, with a mark for spaces; single bytes are spelled `<0x0A>` (`SentencePiece`).
     SentencePiece { byte_fallback: bool },
+    /// Nobody asks for bytes: tokens are kept as the vocabulary writes them.
+    AsWritten,
 }
 
 pub(crate) const SPACE_MARK: &str = "▁";
@@ -185,6 +228,7 @@ impl Spelling {
                 Some(byte) if byte_fallback => [byte].into(),
                 _ => token.replace(SPACE_MARK, " ").into_bytes().into(),
             },
+            Self::AsWritten => token.as_bytes().into(),
         }
     }
 }
