@@ -3,9 +3,17 @@
 mod bert;
 mod decoder;
 mod encoder;
+mod gemma;
+mod granite;
 mod layer;
 mod llama;
+mod mistral;
+mod olmo;
+mod phi;
+mod qwen;
+mod smollm;
 mod trunk;
+mod windows;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
@@ -17,7 +25,19 @@ use crate::config::{DecoderConfig, EncoderConfig, Fields};
 type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
 
 /// Architectures, as `config.json` names them, that this backend runs.
-const FAMILIES: [(&str, Describe); 1] = [("LlamaForCausalLM", llama::describe)];
+const FAMILIES: [(&str, Describe); 11] = [
+    ("LlamaForCausalLM", llama::describe),
+    ("MistralForCausalLM", mistral::describe),
+    ("Qwen2ForCausalLM", qwen::describe_2),
+    ("Qwen3ForCausalLM", qwen::describe_3),
+    ("Qwen3MoeForCausalLM", qwen::describe_3_moe),
+    ("Gemma2ForCausalLM", gemma::describe_2),
+    ("Gemma3ForCausalLM", gemma::describe_3),
+    ("Phi3ForCausalLM", phi::describe),
+    ("SmolLM3ForCausalLM", smollm::describe),
+    ("GraniteForCausalLM", granite::describe),
+    ("Olmo2ForCausalLM", olmo::describe),
+];
 
 /// Reads the fields of one family of encoders.
 type DescribeEncoder = fn(&Fields<'_>) -> Result<EncoderConfig, String>;
