@@ -38,6 +38,8 @@ class Fixture:
     causal: bool = False
     # What stands before the names of all tensors.
     prefix: str = ""
+    # What config.json names instead of the class that was saved.
+    architecture: str | None = None
 
 
 BERT = {
@@ -93,6 +95,23 @@ FIXTURES_BY_NAME = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 400.0},
         },
         causal=True,
+    ),
+    "qwen3_embedding": Fixture(
+        "qwen3",
+        "lasttoken",
+        {
+            "vocab_size": 110,
+            "hidden_size": 36,
+            "intermediate_size": 44,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 12,
+            "max_position_embeddings": 64,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 400.0},
+        },
+        # As it is published: named after the whole model, and saved without the head.
+        architecture="Qwen3ForCausalLM",
     ),
 }
 
@@ -154,6 +173,10 @@ def make(name: str, fixture: Fixture) -> None:
     if fixture.prefix:
         path = directory / "model.safetensors"
         save_file({fixture.prefix + name: weight for name, weight in load_file(path).items()}, path)
+    if fixture.architecture is not None:
+        path = directory / "config.json"
+        saved = json.loads(path.read_text()) | {"architectures": [fixture.architecture]}
+        path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
     inputs = [torch.randint(config.vocab_size, (length,), generator=generator) for length in LENGTHS]
     if fixture.model_type == "xlm-roberta":
         # It has no position for padding, and inputs have none.

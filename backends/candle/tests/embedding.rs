@@ -1,6 +1,7 @@
 //! Embedding models, against what Hugging Face's transformers computes with the same files.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "how near a fixture is to the limit is worth knowing")]
 
 mod support;
 
@@ -9,7 +10,7 @@ use support::embedding::{EmbeddingModel, embed, fixture};
 use tandem_candle::{CandleLoader, CandleSettings};
 use tandem_core::{EmbeddingBackend, Pooling, TokenId, conformance};
 
-const FIXTURES: [&str; 5] = ["bert", "bert_cls", "roberta", "distilbert", "llama_embedding"];
+const FIXTURES: [&str; 6] = ["bert", "bert_cls", "roberta", "distilbert", "llama_embedding", "qwen3_embedding"];
 /// Of the largest number of a vector.
 const MAX_ERROR: f64 = 1e-4;
 const MIN_COSINE: f64 = 0.999_999;
@@ -87,7 +88,7 @@ fn vectors_are_those_of_transformers() {
                 embed_packed(backend, &backwards).iter().rev().eq(&alone),
                 "{name}: in other passes, a vector changes"
             );
-            eprintln!("{name}: error {:e}, cosine 1 - {:e}", worst.0, 1.0 - worst.1);
+            println!("{name}: error {:e}, cosine 1 - {:e}", worst.0, 1.0 - worst.1);
         });
     }
 }
@@ -116,6 +117,10 @@ fn the_files_say_how_vectors_are_made() {
             assert_eq!((backend.spec().pooling, backend.spec().max_input_tokens), (pooling, longest), "{name}");
         });
     }
+    // Saved under the name of what it is without a head.
+    let mut headless = EmbeddingModel::fixture("qwen3_embedding");
+    headless.config["architectures"] = serde_json::json!(["Qwen3Model"]);
+    headless.run(|backend| assert_eq!(backend.spec().pooling, Pooling::Last));
     // A shorter context is kept to, a longer one ends with the model's positions.
     let dir = EmbeddingModel::fixture("bert").write();
     for (context, longest) in [(20, 20), (4096, 64)] {
