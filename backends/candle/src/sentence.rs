@@ -95,9 +95,10 @@ fn pooling_folder(modules: &Value) -> Result<String, String> {
                 ));
             }
             "Pooling" if at == 1 => {
-                folder = Some(plain_name(path).ok_or_else(|| {
-                    format!("module {at}: path: {path:?} is not the name of a folder of the model directory")
-                })?)
+                let name = plain_name(path);
+                let reason =
+                    || format!("module {at}: path: {path:?} is not the name of a folder of the model directory");
+                folder = Some(name.ok_or_else(reason)?);
             }
             "Normalize" if at > 1 => {}
             other => {

@@ -1,7 +1,6 @@
 //! Embedding models, against what Hugging Face's transformers computes with the same files.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, reason = "how near a fixture is to the limit is worth knowing")]
 
 mod support;
 

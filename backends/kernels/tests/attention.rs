@@ -1,7 +1,5 @@
 //! Attention over pages, against a softmax in F64 that knows neither pages nor tiles.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use proptest::prelude::*;
 use tandem_kernels::{Attention, KvFormat, KvShape, Pages, Sight, Span};
 
