@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-FIXTURES = Path(__file__).resolve().parent.parent / "backends/candle/tests/fixtures"
+FIXTURES = Path(__file__).resolve().parent.parent / "backends/candle/tests/embedding_fixtures"
 LENGTHS = range(1, 61)
 
 Json = dict[str, Any]

@@ -65,7 +65,7 @@ impl EmbeddingModel {
 
 /// Where the fixture lies.
 pub(crate) fn fixture(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/embedding_fixtures").join(name)
 }
 
 /// The vectors of `inputs` computed in one pass.
