@@ -46,7 +46,8 @@ mod tests {
                 gelu(x as f32)
             );
         }
-        assert_eq!([gelu(0.0), gelu(-60.0), gelu(60.0)].map(f32::abs), [0.0, 0.0, 60.0]);
+        assert_eq!([gelu(0.0), gelu(60.0)], [0.0, 60.0]);
+        assert!(gelu(-60.0).abs() < 1e-30);
         assert!(gelu(f32::NAN).is_nan());
     }
 
