@@ -31,6 +31,18 @@ pub(crate) fn dots<const R: usize, const C: usize>(rows: [&[f32]; R], columns: [
     products
 }
 
+/// The sum of all values.
+pub(crate) fn sum(values: &[f32]) -> f32 {
+    let (lanes, rest) = values.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for lanes in lanes {
+        for (sum, value) in sums.iter_mut().zip(lanes) {
+            *sum += value;
+        }
+    }
+    sums.iter().chain(rest).sum()
+}
+
 /// `e` to the power of `x` within a few units in the last place, without a branch. Infinities are taken for the largest and the smallest
 /// power that a normal float can hold; NaN stays NaN.
 #[inline(always)]
@@ -84,6 +96,14 @@ mod tests {
         fn exponentials_are_exact_to_a_few_units(x in -87.0f32..88.0) {
             let expected = f64::from(x).exp();
             prop_assert!((f64::from(exp(x)) - expected).abs() <= 4e-7 * expected, "exp({x})");
+        }
+    }
+
+    #[test]
+    fn sums_are_of_all_values() {
+        for len in 0..30 {
+            let values: Vec<_> = (0..len as u8).map(f32::from).collect();
+            assert_eq!(sum(&values), (0..len).sum::<usize>() as f32);
         }
     }
 

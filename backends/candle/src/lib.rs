@@ -8,13 +8,17 @@
 //!
 //! - `loader`, `settings`, `model_files`, `directory`, `config`, `weights`: from a path to a checked model;
 //! - `gguf`: what a GGUF file says, in the words of a model directory;
-//! - `tokenizer`, `vocab`: from text to ids and from ids to bytes;
-//! - `backend`, `models/decoder`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
+//! - `sentence`: what a directory says of how vectors of texts are made;
+//! - `tokenizer`, `frame`, `vocab`, `spelling`: from text to ids and from ids to bytes;
+//! - `backend`, `models/decoder`, `models/trunk`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
+//! - `embedder`, `models/encoder`: one pass over whole texts, of an encoder or of the trunk of a decoder;
 //! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
 
 mod backend;
 mod config;
 mod directory;
+mod embedder;
+mod frame;
 mod gguf;
 mod kernels;
 mod layers;
@@ -23,7 +27,9 @@ mod model_files;
 mod models;
 mod paged;
 mod plan;
+mod sentence;
 mod settings;
+mod spelling;
 mod tokenizer;
 mod vocab;
 mod weights;

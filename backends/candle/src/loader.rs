@@ -1,17 +1,30 @@
 use std::{path::Path, sync::Arc};
 
+use serde_json::Value;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BlockId, Chunk, InferenceBackend, KvLayout, LoadError, Loaded, SlotId, Step,
-    TokenId, free_ram,
+    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, EmbeddingSpec, InferenceBackend, KvLayout,
+    LoadError, Loaded, SlotId, Step, TokenId, free_ram,
 };
+use tandem_kernels::{KvFormat, KvShape};
 
 use crate::{
-    backend::CandleBackend, config::DecoderConfig, directory::invalid, model_files::ModelFiles, models::Decoder,
-    paged::KvCache, plan, settings::CandleSettings, tokenizer::Text,
+    backend::CandleBackend,
+    config::{BodyConfig, DecoderConfig, EmbedderConfig, ModelConfig},
+    directory::invalid,
+    embedder::{Body, CandleEmbedder},
+    model_files::ModelFiles,
+    models::{Decoder, Encoder, Trunk},
+    paged::KvCache,
+    plan,
+    settings::CandleSettings,
+    tokenizer::Text,
 };
 
 /// Tokens of the pass that a model must survive before it is lent out.
 const WARM_UP_TOKENS: u32 = 8;
+
+/// Inputs of one pass over several, as on the other backend.
+const MAX_INPUTS: u32 = 256;
 
 /// Loads a Hugging Face model directory or a GGUF file.
 #[derive(Clone, Debug)]
@@ -29,20 +42,37 @@ impl CandleLoader {
 
 impl BackendLoader for CandleLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
-        let settings = &self.settings;
-        settings.check()?;
-        let files = ModelFiles::open(&settings.model)?;
+        self.settings.check()?;
+        let files = ModelFiles::open(&self.settings.model)?;
         let (config, config_file) = files.config()?;
-        let spec = spec(settings, &config)?;
-        let Text { tokenizer, vocab, chat_template } = files.text(&config_file, spec.vocab_size)?;
+        match config {
+            ModelConfig::Generator(config) => self.with_generator(files, &config, &config_file, serve),
+            ModelConfig::Embedder(config) => self.with_embedder(files, &config, &config_file, serve),
+        }
+    }
+}
+
+impl CandleLoader {
+    /// The rest of a load, for a model that continues prompts.
+    fn with_generator(
+        &self,
+        files: ModelFiles,
+        config: &DecoderConfig,
+        config_file: &Value,
+        serve: &mut dyn FnMut(Loaded<'_>),
+    ) -> Result<(), LoadError> {
+        let Self { settings } = self;
+        let spec = spec(settings, config)?;
+        let Text { tokenizer, vocab, chat_template } = files.text(config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
-        let weights = files.weights(&config_file, settings.kept())?;
+        let weights = files.weights(config_file, settings.kept())?;
         let kv_tokens = u64::from(count) * u64::from(block_size);
-        let needs = plan::needs(settings, &config, weights.bytes(), settings.parallel, kv_tokens);
+        let needs = plan::needs(settings, config, weights.bytes(), settings.parallel, kv_tokens);
         needs.check(settings.parallel, spec.max_context, free_ram(), "")?;
-        let cache = KvCache::new(&config, settings.kv_format(), count, block_size)?;
-        let model = threads.install(|| Decoder::load(&config, spec.max_context, weights))?;
+        let shape = shape(count, block_size, (config.kv_heads, config.head_dim));
+        let cache = KvCache::new(shape, settings.kv_format(), config.layers.len())?;
+        let model = threads.install(|| Decoder::load(config, spec.max_context, weights))?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -59,6 +89,61 @@ impl BackendLoader for CandleLoader {
         });
         Ok(())
     }
+
+    /// The same for a model that turns texts into vectors.
+    fn with_embedder(
+        &self,
+        files: ModelFiles,
+        config: &EmbedderConfig,
+        config_file: &Value,
+        serve: &mut dyn FnMut(Loaded<'_>),
+    ) -> Result<(), LoadError> {
+        let Self { settings } = self;
+        let spec = embedding_spec(settings, config);
+        let Text { tokenizer, vocab, chat_template: _ } = files.embedder_text(config_file, config)?;
+        let threads = thread_pool(settings.threads())?;
+        let pages = CandleEmbedder::pages(&spec, settings.block_size);
+        // Pages of one layer serve all, and last for a pass: too few to save bits on.
+        let cache = KvCache::new(shape(pages, settings.block_size, config.body.kv_heads()), KvFormat::F32, 1)?;
+        let weights = files.weights(config_file, settings.kept())?;
+        let body = match &config.body {
+            BodyConfig::Encoder(config) => Body::Encoder(Encoder::load(config, weights)?),
+            BodyConfig::Decoder(config) => Body::Decoder(Trunk::load_alone(config, spec.max_input_tokens, weights)?),
+        };
+        tracing::info!(
+            model.path = %settings.model.display(),
+            backend.threads = threads.current_num_threads(),
+            ?spec,
+            "embedding model loaded"
+        );
+        let mut backend = CandleEmbedder::new(spec, body, cache, threads);
+        warm_up_embedder(&mut backend, &settings.model)?;
+        serve(Loaded {
+            backend: Backend::Embedder(&mut backend),
+            vocab: Arc::new(vocab),
+            tokenizer: Arc::new(tokenizer),
+            chat_template: None,
+        });
+        Ok(())
+    }
+}
+
+/// What the settings and an embedding model allow together. Inputs are packed into passes up to a step's size.
+fn embedding_spec(settings: &CandleSettings, config: &EmbedderConfig) -> EmbeddingSpec {
+    let trained = config.body.max_positions();
+    EmbeddingSpec {
+        name: "candle",
+        vocab_size: config.body.vocab_size() as u32,
+        dimensions: config.body.hidden_size() as u32,
+        max_input_tokens: settings.context.unwrap_or(trained).min(trained),
+        max_inputs: MAX_INPUTS.min(settings.max_step_tokens),
+        max_pass_tokens: settings.max_step_tokens,
+        pooling: config.pooling,
+    }
+}
+
+fn shape(pages: u32, page_len: u32, (kv_heads, head_dim): (usize, usize)) -> KvShape {
+    KvShape { pages: pages as usize, page_len: page_len as usize, kv_heads, head_dim }
 }
 
 /// What the settings and the model allow together.
@@ -126,5 +211,20 @@ fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
         Ok(())
     } else {
         Err(invalid(model, "model produces non-finite logits"))
+    }
+}
+
+/// The same for an embedding model, by one pass over one input.
+fn warm_up_embedder(backend: &mut CandleEmbedder, model: &Path) -> Result<(), LoadError> {
+    let spec = backend.spec();
+    let len = WARM_UP_TOKENS.min(spec.max_pass_tokens).min(spec.max_input_tokens).min(spec.vocab_size);
+    let tokens: Vec<TokenId> = (0..len).collect();
+    let mut vector = Vec::new();
+    let pass = backend.embed(&[&tokens], &mut vector);
+    pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
+    if vector.iter().all(|number| number.is_finite()) {
+        Ok(())
+    } else {
+        Err(invalid(model, "model produces a vector that is not finite"))
     }
 }

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tandem_core::LoadError;
 
 use crate::{
-    config::DecoderConfig,
+    config::{DecoderConfig, EmbedderConfig, ModelConfig},
     directory::{ModelDirectory, invalid},
     gguf::GgufModel,
     tokenizer::Text,
@@ -27,13 +27,13 @@ impl ModelFiles {
     }
 
     /// The configuration, and where it comes from, which names the end-of-generation tokens.
-    pub(crate) fn config(&self) -> Result<(DecoderConfig, Value), LoadError> {
+    pub(crate) fn config(&self) -> Result<(ModelConfig, Value), LoadError> {
         match self {
-            Self::Directory(directory) => DecoderConfig::load(directory),
+            Self::Directory(directory) => ModelConfig::load(directory),
             Self::Gguf(model) => {
                 let json = model.config()?;
                 let parsed = DecoderConfig::parse(&json).map_err(|reason| invalid(model.path(), reason))?;
-                Ok((parsed, json))
+                Ok((ModelConfig::Generator(parsed), json))
             }
         }
     }
@@ -44,6 +44,17 @@ impl ModelFiles {
             Self::Directory(directory) => Text::load(directory, config, logits),
             // Which has one logit for each token: that is how many it says it has.
             Self::Gguf(model) => model.text(),
+        }
+    }
+
+    /// Tokenizer and vocabulary of an embedding model.
+    pub(crate) fn embedder_text(&self, config: &Value, embedder: &EmbedderConfig) -> Result<Text, LoadError> {
+        match self {
+            Self::Directory(directory) => {
+                let tokens = embedder.body.vocab_size() as u32;
+                Text::load_embedder(directory, config, tokens, embedder.lower_case)
+            }
+            Self::Gguf(_) => unreachable!("a GGUF file is taken for a generator's, or refused"),
         }
     }
 

@@ -3,8 +3,6 @@ use std::ops::Range;
 use tandem_core::{LoadError, Step, TokenId};
 use tandem_kernels::{KvFormat, KvShape, Pages, Span};
 
-use crate::config::DecoderConfig;
-
 /// K and V of all layers, in pages.
 ///
 /// Which page belongs to whom is the engine's affair; a page is overwritten as its next owner fills it.
@@ -15,24 +13,15 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    pub(crate) fn new(
-        config: &DecoderConfig,
-        format: KvFormat,
-        blocks: u32,
-        block_size: u32,
-    ) -> Result<Self, LoadError> {
-        let shape = KvShape {
-            pages: blocks as usize,
-            page_len: block_size as usize,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-        };
-        let layers = config.layers.iter().map(|_| Pages::new(format, shape));
-        let layers = layers.collect::<Option<_>>().ok_or_else(|| {
-            let bytes = blocks as f64 * (shape.page_bytes(format) * config.layers.len()) as f64;
+    /// One for `layers` layers.
+    pub(crate) fn new(shape: KvShape, format: KvFormat, layers: usize) -> Result<Self, LoadError> {
+        let pages = (0..layers).map(|_| Pages::new(format, shape));
+        let layers = pages.collect::<Option<_>>().ok_or_else(|| {
+            let KvShape { pages, page_len, .. } = shape;
+            let bytes = pages as f64 * (shape.page_bytes(format) * layers) as f64;
             let gib = bytes / f64::from(1 << 30);
             LoadError::Unsupported(format!(
-                "a KV cache of {blocks} blocks of {block_size} tokens needs {gib:.1} GiB, which are not to be had"
+                "a KV cache of {pages} blocks of {page_len} tokens needs {gib:.1} GiB, which are not to be had"
             ))
         })?;
         Ok(Self { page_len: shape.page_len, layers })
@@ -43,8 +32,10 @@ impl KvCache {
         self.page_len
     }
 
-    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Pages> {
-        self.layers.iter_mut()
+    /// The pages of a layer. One that has fewer lends them again: what is computed whole needs nothing of the layers before.
+    pub(crate) fn layer_mut(&mut self, at: usize) -> &mut Pages {
+        let layers = self.layers.len();
+        &mut self.layers[at % layers]
     }
 }
 

@@ -2,7 +2,7 @@ use tandem_core::{LoadError, MemoryNeeds, free_ram};
 use tandem_kernels::KvShape;
 
 use crate::{
-    config::{DecoderConfig, MlpConfig},
+    config::{DecoderConfig, MlpConfig, ModelConfig},
     model_files::ModelFiles,
     settings::CandleSettings,
 };
@@ -34,11 +34,14 @@ impl Planner {
     /// Reads the model's files, but for its weights.
     ///
     /// # Errors
-    /// As loading it has, but for want of memory.
+    /// As loading it has, but for want of memory; and for embedding models, which keep next to nothing but their weights.
     pub fn new(settings: CandleSettings) -> Result<Self, LoadError> {
         settings.check()?;
         let files = ModelFiles::open(&settings.model)?;
         let (config, file) = files.config()?;
+        let ModelConfig::Generator(config) = config else {
+            return Err(LoadError::Unsupported("the memory of embedding models is not planned on candle".to_owned()));
+        };
         let weights = files.weights(&file, settings.kept())?.bytes();
         Ok(Self { settings, config, weights })
     }

@@ -1,5 +1,6 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -10,7 +11,8 @@ use tandem_core::{LoadError, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab
 
 use crate::{
     directory::{ModelDirectory, invalid, unreadable},
-    vocab::{self, rejected},
+    frame::Frame,
+    vocab::{self, Use, rejected},
 };
 
 const FILE: &str = "tokenizer.json";
@@ -38,14 +40,35 @@ pub(crate) struct HfTokenizer {
 impl Text {
     /// Loads tokenizer, vocabulary and chat template of a model with `logits` logits.
     pub(crate) fn load(directory: &ModelDirectory, config: &Value, logits: u32) -> Result<Self, LoadError> {
-        let path = directory.path(FILE);
-        let Some(file) = directory.read(FILE, MAX_BYTES)? else {
-            return Err(unreadable(path, &std::io::ErrorKind::NotFound.into()));
-        };
-        let inner = parse(&file).map_err(|reason| invalid(&path, rejected(&reason)))?;
-        let files = vocab::Files::load(directory, config)?;
-        let parts = vocab::parts(&inner, &file, &files, logits).map_err(|reason| invalid(&path, reason))?;
+        let Files { path, file, inner, files } = Files::load(directory, config)?;
+        let parts =
+            vocab::parts(&inner, &file, &files, logits, Use::Generate).map_err(|reason| invalid(&path, reason))?;
         Self::new(inner, parts, files.chat_template).map_err(|reason| invalid(&path, rejected(&reason)))
+    }
+
+    /// Loads tokenizer and vocabulary of a model that has vectors for `tokens` tokens, and wants its texts in lower case or as they are.
+    pub(crate) fn load_embedder(
+        directory: &ModelDirectory,
+        config: &Value,
+        tokens: u32,
+        lower_case: bool,
+    ) -> Result<Self, LoadError> {
+        let Files { path, file, inner, files } = Files::load(directory, config)?;
+        let parts = vocab::parts(&inner, &file, &files, tokens, Use::Embed);
+        let mut parts = parts.map_err(|reason| invalid(&path, reason))?;
+        let frame = Frame::find(&inner).map_err(|reason| invalid(&path, rejected(&reason)))?;
+        let (adds_bos, adds_eos) = (files.flag("add_bos_token"), files.flag("add_eos_token"));
+        let checked = frame.check(adds_bos, adds_eos);
+        checked.map_err(|reason| invalid(directory.path("tokenizer_config.json"), reason))?;
+        frame.put_into(&mut parts);
+        let unknown = vocab::unknown(&file, &inner).map_err(|reason| invalid(&path, reason))?;
+        let mut text = Self::new(inner, parts, None).map_err(|reason| invalid(&path, rejected(&reason)))?;
+        text.tokenizer.allow(unknown);
+        if lower_case && !text.tokenizer.ignores_case() {
+            let reason = "do_lower_case is true, and the tokenizer keeps capital letters".to_owned();
+            return Err(invalid(path, rejected(&reason)));
+        }
+        Ok(text)
     }
 
     /// Puts a tokenizer and its vocabulary together, once it has shown that it comes to an end.
@@ -60,6 +83,39 @@ impl Text {
         let tokenizer = HfTokenizer { inner: Arc::new(inner), controls: parts.tokens.iter().map(is_control).collect() };
         probe(&tokenizer)?;
         Ok(Self { tokenizer, vocab: Vocab::new(parts), chat_template })
+    }
+}
+
+/// What a directory has of them.
+struct Files {
+    path: PathBuf,
+    file: Vec<u8>,
+    inner: tokenizers::Tokenizer,
+    files: vocab::Files,
+}
+
+impl Files {
+    fn load(directory: &ModelDirectory, config: &Value) -> Result<Self, LoadError> {
+        let path = directory.path(FILE);
+        let Some(file) = directory.read(FILE, MAX_BYTES)? else {
+            return Err(unreadable(path, &std::io::ErrorKind::NotFound.into()));
+        };
+        let inner = parse(&file).map_err(|reason| invalid(&path, rejected(&reason)))?;
+        let files = vocab::Files::load(directory, config)?;
+        Ok(Self { path, file, inner, files })
+    }
+}
+
+impl HfTokenizer {
+    /// Lets texts become a control token: that for what is unknown, which a model for vectors was trained to see.
+    fn allow(&mut self, unknown: Option<TokenId>) {
+        let is_control = |(id, control): (TokenId, &bool)| *control && Some(id) != unknown;
+        self.controls = (0..).zip(self.controls.iter()).map(is_control).collect();
+    }
+
+    fn ignores_case(&self) -> bool {
+        let ids = |text| self.encode(text).ok();
+        ids("A Quick BROWN Fox") == ids("a quick brown fox")
     }
 }
 

@@ -17,7 +17,7 @@ const QUERIES_PER_TASK: usize = 64;
 /// Keys whose scores are softmaxed at a time.
 const KEYS: usize = 128;
 
-/// Causal attention with grouped queries over a paged cache.
+/// Attention with grouped queries over a paged cache.
 ///
 /// The softmax is taken online: each query keeps the largest of its scores so far, and the sums that it has are scaled down when some keys
 /// raise it.
@@ -29,8 +29,16 @@ pub struct Attention {
     pub scale: f32,
     /// What scores are bent towards, `cap * tanh(score / cap)`, when there is one.
     pub soft_cap: Option<f32>,
-    /// Keys that a query sees, itself included; all before it when absent.
-    pub window: Option<usize>,
+    pub sight: Sight,
+}
+
+/// The keys that a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Its own and those before it: as many as the window has, itself included, or all.
+    Back { window: Option<usize> },
+    /// All up to the end of its span, those behind it too.
+    Whole,
 }
 
 /// Consecutive tokens of one sequence.
@@ -94,10 +102,12 @@ impl Attention {
         }
     }
 
-    /// Positions that the query at `position` sees.
-    fn visible(&self, position: usize) -> Range<usize> {
-        let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        first..position + 1
+    /// Positions that the query at `position` of a span sees.
+    fn visible(&self, span: &Span<'_>, position: usize) -> Range<usize> {
+        match self.sight {
+            Sight::Back { window } => window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1,
+            Sight::Whole => 0..span.start + span.len,
+        }
     }
 }
 
@@ -151,8 +161,10 @@ impl Run<'_> {
     fn run_over<I: Isa, D: Dense>(&mut self, isa: I) {
         let rows = self.task.tokens * self.attention.group;
         self.begin::<I>(rows);
-        let first = self.attention.visible(self.task.start).start / KEYS * KEYS;
-        let end = self.task.start + self.task.tokens;
+        let Task { span, start, tokens, .. } = self.task;
+        // Positions rise with the rows: the first sees the earliest key, the last the latest.
+        let first = self.attention.visible(&span, start).start / KEYS * KEYS;
+        let end = self.attention.visible(&span, start + tokens - 1).end;
         for keys in (first..end).step_by(KEYS) {
             let keys = keys..end.min(keys + KEYS);
             for tile in (0..rows).step_by(I::ROWS) {
@@ -198,11 +210,8 @@ impl Run<'_> {
     /// Takes one tile of queries past some keys.
     #[inline(always)]
     fn tile<I: Isa, D: Dense, const ROWS: usize>(&mut self, isa: I, tile: usize, keys: &Range<usize>) {
-        let (group, start) = (self.attention.group, self.task.start);
-        // Positions rise with the rows: the first sees the earliest key, the last the latest.
-        let earliest = self.attention.visible(start + tile / group).start;
-        let latest = start + (tile + ROWS - 1) / group;
-        let keys = keys.start.max(earliest / PANEL * PANEL)..keys.end.min(latest + 1);
+        let (earliest, latest) = (self.visible(tile).start, self.visible(tile + ROWS - 1).end);
+        let keys = keys.start.max(earliest / PANEL * PANEL)..keys.end.min(latest);
         if keys.is_empty() {
             return;
         }
@@ -211,10 +220,16 @@ impl Run<'_> {
         self.add_values::<I, D, ROWS>(isa, tile, &keys);
     }
 
+    /// Positions that a row sees.
+    #[inline(always)]
+    fn visible(&self, row: usize) -> Range<usize> {
+        self.attention.visible(&self.task.span, self.task.start + row / self.attention.group)
+    }
+
     /// Of some keys, how many before those that a row sees, and how many up to their end.
     #[inline(always)]
     fn seen(&self, row: usize, keys: &Range<usize>) -> (usize, usize) {
-        let visible = self.attention.visible(self.task.start + row / self.attention.group);
+        let visible = self.visible(row);
         let within = |position: usize| position.clamp(keys.start, keys.end) - keys.start;
         (within(visible.start), within(visible.end))
     }

@@ -28,7 +28,7 @@ mod packed;
 mod pages;
 mod rows;
 
-pub use attention::{Attention, Span};
+pub use attention::{Attention, Sight, Span};
 pub use isa::name as instructions;
 pub use matrix::{Format, Matrix, PackError};
 pub use packed::Packed;

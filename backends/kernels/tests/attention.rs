@@ -1,9 +1,7 @@
 //! Attention over pages, against a softmax in F64 that knows neither pages nor tiles.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use proptest::prelude::*;
-use tandem_kernels::{Attention, KvFormat, KvShape, Pages, Span};
+use tandem_kernels::{Attention, KvFormat, KvShape, Pages, Sight, Span};
 
 /// One sequence: its pages, and its K and V by token.
 struct Sequence {
@@ -24,22 +22,30 @@ fn values(seed: u64, len: usize) -> Vec<f32> {
 /// What the query at `position` gets.
 fn reference(attention: &Attention, query: &[f32], sequence: &Sequence, head: usize, position: usize) -> Vec<f64> {
     let dim = query.len();
-    let first = attention.window.map_or(0, |window| (position + 1).saturating_sub(window));
+    let seen = match attention.sight {
+        Sight::Back { window } => window.map_or(0, |window| (position + 1).saturating_sub(window))..position + 1,
+        Sight::Whole => 0..sequence.keys.len(),
+    };
     let part = |row: &Vec<f32>| row[head * dim..][..dim].iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
     let score = |key: usize| {
         let product = part(&sequence.keys[key]).iter().zip(query).map(|(k, &q)| k * f64::from(q)).sum::<f64>();
         let score = product * f64::from(attention.scale);
         attention.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
     };
-    let weights: Vec<f64> = (first..=position).map(|key| score(key).exp()).collect();
+    let weights: Vec<f64> = seen.clone().map(|key| score(key).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut sums = vec![0.0; dim];
-    for (key, weight) in (first..).zip(weights) {
+    for (key, weight) in seen.zip(weights) {
         for (sum, value) in sums.iter_mut().zip(part(&sequence.values[key])) {
             *sum += weight / total * value;
         }
     }
     sums
+}
+
+fn sights() -> impl Strategy<Value = Sight> {
+    let back = prop::option::of(1usize..200).prop_map(|window| Sight::Back { window });
+    prop_oneof![3 => back, 2 => Just(Sight::Whole)]
 }
 
 proptest! {
@@ -50,7 +56,7 @@ proptest! {
         lens in prop::collection::vec((0usize..300, 1usize..90), 1..4),
         group in 1usize..8, kv_heads in 1usize..4, head_dim in prop::sample::select(&[8usize, 10, 16, 40, 64, 80][..]),
         page_len in prop::sample::select(&[16usize, 32, 48][..]), soft_cap in prop::option::of(2.0f32..30.0),
-        window in prop::option::of(1usize..200), format in prop::sample::select(&[KvFormat::F32, KvFormat::F16, KvFormat::Bf16][..]),
+        sight in sights(), format in prop::sample::select(&[KvFormat::F32, KvFormat::F16, KvFormat::Bf16][..]),
         threads in 1usize..3, seed in any::<u64>(),
     ) {
         let width = kv_heads * head_dim;
@@ -70,7 +76,7 @@ proptest! {
             }
             sequence
         }).collect();
-        let attention = Attention { group, scale: 4.0 / (head_dim as f32).sqrt(), soft_cap, window };
+        let attention = Attention { group, scale: 4.0 / (head_dim as f32).sqrt(), soft_cap, sight };
         let spans: Vec<_> = lens.iter().zip(&sequences)
             .map(|(&(start, len), sequence)| Span { start, len, pages: &sequence.pages }).collect();
         let rows = lens.iter().map(|(_, len)| len).sum::<usize>();
@@ -108,8 +114,28 @@ fn what_a_page_held_before_does_not_matter() {
     for slot in 16..19 {
         cache.store(slot, &[1.0; 16], &[slot as f32; 16]);
     }
-    let attention = Attention { group: 1, scale: 1.0, soft_cap: None, window: None };
-    let mut y = Vec::new();
-    attention.forward(&[0.0; 16], 16, &[Span { start: 2, len: 1, pages: &[1] }], &cache, &mut y);
-    assert!(y.iter().all(|value| (value - 17.0).abs() < 1e-5), "{y:?}");
+    for sight in [Sight::Back { window: None }, Sight::Whole] {
+        let attention = Attention { group: 1, scale: 1.0, soft_cap: None, sight };
+        let mut y = Vec::new();
+        attention.forward(&[0.0; 16], 16, &[Span { start: 2, len: 1, pages: &[1] }], &cache, &mut y);
+        assert!(y.iter().all(|value| (value - 17.0).abs() < 1e-5), "{y:?}");
+    }
+}
+
+#[test]
+fn what_else_is_computed_makes_no_difference_to_the_bit() {
+    let (len, head_dim, group) = (37, 10, 2);
+    let mut cache = Pages::new(KvFormat::F32, KvShape { pages: 8, page_len: 16, kv_heads: 1, head_dim }).unwrap();
+    for slot in 0..128 {
+        cache.store(slot, &values(slot as u64, head_dim), &values(!slot as u64, head_dim));
+    }
+    let attention = Attention { group, scale: 0.4, soft_cap: None, sight: Sight::Whole };
+    let stride = group * head_dim;
+    let (ours, theirs) = (values(1, len * stride), values(2, 55 * stride));
+    let (our_span, their_span) =
+        (Span { start: 0, len, pages: &[4, 1, 6] }, Span { start: 0, len: 55, pages: &[0, 2, 3, 5] });
+    let (mut alone, mut together) = (Vec::new(), Vec::new());
+    attention.forward(&ours, stride, &[our_span], &cache, &mut alone);
+    attention.forward(&[&*theirs, &*ours].concat(), stride, &[their_span, our_span], &cache, &mut together);
+    assert_eq!(together[theirs.len()..], alone);
 }

@@ -1,11 +1,11 @@
 use super::{Fields, Rope, RopeFrame};
 
-const MAX_HIDDEN: usize = 1 << 20;
-const MAX_HEADS: usize = 1 << 16;
+pub(super) const MAX_HIDDEN: usize = 1 << 20;
+pub(super) const MAX_HEADS: usize = 1 << 16;
 const MAX_HEAD_DIM: usize = 1 << 12;
-const MAX_LAYERS: usize = 1 << 12;
-const MAX_VOCAB: usize = 1 << 24;
-const MAX_POSITIONS: usize = 1 << 30;
+pub(super) const MAX_LAYERS: usize = 1 << 12;
+pub(super) const MAX_VOCAB: usize = 1 << 24;
+pub(super) const MAX_POSITIONS: usize = 1 << 30;
 /// Widest MLP.
 pub(crate) const MAX_MLP: usize = 1 << 22;
 

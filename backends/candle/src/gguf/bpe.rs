@@ -9,7 +9,7 @@ use super::{
     pre_tokenizer::PreTokenizer,
     tokens::{Kind, Token},
 };
-use crate::vocab;
+use crate::spelling;
 
 const MERGES: &str = "`tokenizer.ggml.merges`";
 
@@ -44,7 +44,7 @@ pub(super) fn add_user_defined(tokenizer: &mut Tokenizer, tokens: &[Token]) -> R
 /// The byte that a token of one character stands for.
 fn single(token: &str) -> Option<u8> {
     let mut characters = token.chars();
-    let byte = vocab::byte_of(characters.next()?)?;
+    let byte = spelling::byte_of(characters.next()?)?;
     characters.next().is_none().then_some(byte)
 }
 

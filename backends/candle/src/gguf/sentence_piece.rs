@@ -10,7 +10,7 @@ use super::{
     bpe::{add_user_defined, spoken},
     tokens::{Kind, Token, spelled_byte},
 };
-use crate::vocab::SPACE_MARK;
+use crate::spelling::SPACE_MARK;
 
 /// A vocabulary of pieces of text with scores. The best piece that two neighbours make is put together first, which is what merges in order
 /// of score do; a character that is no piece becomes bytes.

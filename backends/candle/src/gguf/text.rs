@@ -9,11 +9,7 @@ use super::{
     sentence_piece,
     tokens::{Kind, Tokens, piece_bytes},
 };
-use crate::{
-    directory::invalid,
-    tokenizer::Text,
-    vocab::{Spelling, rejected},
-};
+use crate::{directory::invalid, spelling::Spelling, tokenizer::Text, vocab::rejected};
 
 /// The tokenizer, the vocabulary and the chat template that a file describes.
 pub(super) fn text(file: &GgufFile) -> Result<Text, LoadError> {

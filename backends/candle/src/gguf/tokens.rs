@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use tandem_core::{LoadError, TokenId, TokenKind};
 use tandem_gguf::GgufFile;
 
-use crate::{directory::invalid, vocab};
+use crate::{directory::invalid, spelling};
 
 /// Tokens that end generation whatever the file says of them, as llama.cpp has it: files rarely name more than one.
 const ENDS: [&str; 22] = [
@@ -155,9 +155,9 @@ pub(super) fn spelled_byte(byte: u8) -> String {
 
 /// What a text token of `SentencePiece` stands for.
 pub(super) fn piece_bytes(token: &Token) -> Box<[u8]> {
-    match (token.kind, vocab::fallback_byte(&token.text)) {
+    match (token.kind, spelling::fallback_byte(&token.text)) {
         (Kind::Byte, Some(byte)) => [byte].into(),
-        (Kind::Normal, _) => token.text.replace(vocab::SPACE_MARK, " ").into_bytes().into(),
+        (Kind::Normal, _) => token.text.replace(spelling::SPACE_MARK, " ").into_bytes().into(),
         _ => token.text.as_bytes().into(),
     }
 }

@@ -1,7 +1,7 @@
 use tandem_core::LoadError;
-use tandem_kernels::{Attention, Pages, Span};
+use tandem_kernels::{Attention, Pages, Sight, Span};
 
-use super::decoder::norm;
+use super::trunk::norm;
 use crate::{
     config::{DecoderConfig, LayerConfig, MlpConfig, NormPlacement, Projections, QkNorm, Rope},
     layers::{ExpertBuffers, Experts, Linear, Mlp, MlpBuffers, RmsNorm, Rotation},
@@ -66,11 +66,11 @@ impl Layer {
     pub(super) fn load(
         config: &DecoderConfig,
         layer: &LayerConfig,
-        at: usize,
+        prefix: String,
         ropes: &[&Rope],
         weights: &mut Weights,
     ) -> Loaded<Self> {
-        let mut source = Source { config, weights, prefix: format!("model.layers.{at}") };
+        let mut source = Source { config, weights, prefix };
         let (q_width, kv_width) = (config.q_width(), config.kv_width());
         let (attention_norms, mlp_norms) = source.block_norms()?;
         Ok(Self {
@@ -84,7 +84,7 @@ impl Layer {
                 group: config.heads / config.kv_heads,
                 scale: config.score_scale,
                 soft_cap: config.score_cap,
-                window: layer.window,
+                sight: Sight::Back { window: layer.window },
             },
             output: source.linear(&[("self_attn.o_proj", config.hidden_size)], q_width, config.biases.output)?,
             mlp_norms,

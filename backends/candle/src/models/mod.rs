@@ -1,6 +1,8 @@
-//! Model architectures: one decoder, and for each family what its `config.json` asks of it.
+//! Model architectures: one decoder and one encoder, and for each family what its `config.json` asks of it.
 
+mod bert;
 mod decoder;
+mod encoder;
 mod gemma;
 mod granite;
 mod layer;
@@ -10,11 +12,14 @@ mod olmo;
 mod phi;
 mod qwen;
 mod smollm;
+mod trunk;
 mod windows;
 
 pub(crate) use decoder::Decoder;
+pub(crate) use encoder::Encoder;
+pub(crate) use trunk::Trunk;
 
-use crate::config::{DecoderConfig, Fields};
+use crate::config::{DecoderConfig, EncoderConfig, Fields};
 
 /// Reads the fields of one family.
 type Describe = fn(&Fields<'_>) -> Result<DecoderConfig, String>;
@@ -34,11 +39,27 @@ const FAMILIES: [(&str, Describe); 11] = [
     ("Olmo2ForCausalLM", olmo::describe),
 ];
 
+/// Reads the fields of one family of encoders.
+type DescribeEncoder = fn(&Fields<'_>) -> Result<EncoderConfig, String>;
+
+/// Architectures that turn texts into vectors.
+const ENCODERS: [(&str, DescribeEncoder); 4] = [
+    ("BertModel", bert::describe),
+    ("RobertaModel", bert::describe_roberta),
+    ("XLMRobertaModel", bert::describe_roberta),
+    ("DistilBertModel", bert::describe_distilled),
+];
+
 /// The family of an architecture, `None` when this backend does not run it.
 pub(crate) fn family(architecture: &str) -> Option<Describe> {
     FAMILIES.iter().find(|(name, _)| *name == architecture).map(|(_, describe)| *describe)
 }
 
+/// The same for encoders.
+pub(crate) fn encoder_family(architecture: &str) -> Option<DescribeEncoder> {
+    ENCODERS.iter().find(|(name, _)| *name == architecture).map(|(_, describe)| *describe)
+}
+
 pub(crate) fn architectures() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, _)| *name)
+    FAMILIES.iter().map(|(name, _)| *name).chain(ENCODERS.iter().map(|(name, _)| *name))
 }

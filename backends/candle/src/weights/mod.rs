@@ -86,6 +86,13 @@ impl Weights {
         Ok(values)
     }
 
+    /// Rows of `width` values that are looked up and not multiplied with, widened to F32.
+    pub(crate) fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<Vec<f32>, LoadError> {
+        let mut values = Vec::new();
+        self.source.take(name, &[rows, width])?.widen(&mut values).map_err(refused)?;
+        Ok(values)
+    }
+
     /// The layer whose outputs are those of `parts`, one after the other: each is the name of a layer in the file, without `.weight` or
     /// `.bias`, and the number of its outputs. Products of the same input are computed as one.
     pub(crate) fn linear(

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
 
+pub(crate) mod embedding;
+
 use std::{collections::BTreeMap, path::Path};
 
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
