@@ -10,7 +10,8 @@
 //! - `gguf`: what a GGUF file says, in the words of a model directory;
 //! - `tokenizer`, `vocab`: from text to ids and from ids to bytes;
 //! - `backend`, `models/decoder`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
-//! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
+//! - `paged`, `attention`, `kernels`: the KV cache and the loops over it;
+//! - `synth`: models with random weights, to test and measure with.
 
 mod backend;
 mod config;
@@ -23,6 +24,7 @@ mod model_files;
 mod models;
 mod paged;
 mod settings;
+pub mod synth;
 mod tokenizer;
 mod vocab;
 mod weights;

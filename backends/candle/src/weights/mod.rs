@@ -10,7 +10,7 @@ use std::{fmt::Debug, sync::Arc};
 use tandem_core::LoadError;
 use tandem_kernels::Packed;
 
-pub(crate) use self::kept::Kept;
+pub(crate) use self::{gguf::ggml_id, kept::Kept};
 
 use crate::{
     directory::ModelDirectory,
