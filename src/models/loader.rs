@@ -285,7 +285,8 @@ pub fn synthesize(
     use tandem_candle::synth::{self, SynthError};
 
     let SynthOrder { arch, size, seed, directory, gguf, force } = order;
-    let gguf = gguf.iter().map(|name| name.parse()).collect::<Result<_, _>>().map_err(SynthFailure::Refused)?;
+    let gguf = gguf.iter().map(|name| name.parse::<synth::Mix>()).collect::<Result<Vec<_>, _>>();
+    let gguf = gguf.map_err(SynthFailure::Refused)?;
     let order = synth::SynthOrder { arch, size, seed, directory, gguf, force };
     synth::synthesize(&order, progress).map_err(|error| match error {
         SynthError::Unknown(_) => SynthFailure::Refused(error.to_string()),

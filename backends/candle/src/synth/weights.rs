@@ -3,8 +3,8 @@ use std::ops::Range;
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 
 use crate::{
-    config::{DecoderConfig, Head, LogitMap, MlpConfig, NormPlacement, NormWeight},
-    gguf::{Family, Names},
+    config::{DecoderConfig, Head, LogitMap, MlpConfig, NormPlacement, NormWeight, QkNorm},
+    gguf::Names,
 };
 
 /// The middle of what trained models have; with it activations neither vanish nor grow.
@@ -13,9 +13,8 @@ const DEVIATION: f64 = 0.02;
 const LEAST_GAIN: f64 = 0.64;
 /// Of the logits: about as sure of itself as a trained model at temperature 1.
 const LOGIT_DEVIATION: f64 = 2.0;
-/// How much smaller than the logits' the vectors of tokens are where they are the head as well. Were they large, the last token would be
-/// its own likeliest successor; so the layers have to drown it, and the last norm makes up for it.
-const TIED_GAIN: f64 = 8.0;
+/// How much more than attention the MLP of a layer with norms behind both adds, where the vectors of tokens are the head as well.
+const MLP_FACTOR: f64 = 32.0;
 /// Steps of 1/128 that the weights of norms differ by, which BF16 holds exactly, with and without the one that Gemma adds.
 const NORM_STEPS: u64 = 16;
 
@@ -62,7 +61,7 @@ impl Drawing<'_> {
             LogitMap::Plain | LogitMap::Capped(_) => LOGIT_DEVIATION,
         };
         let (vectors, last) = match head {
-            Head::Tied => (LOGIT_DEVIATION / TIED_GAIN / root, TIED_GAIN * logits / LOGIT_DEVIATION),
+            Head::Tied => (LOGIT_DEVIATION / root / self.undone(), self.undone() * logits / LOGIT_DEVIATION),
             // Larger than what the layers add, so that what comes next depends on what came last.
             Head::Own => (1.0 / f64::from(self.config.embedding_scale), 1.0),
         };
@@ -70,7 +69,7 @@ impl Drawing<'_> {
         for layer in 0..self.config.layers.len() {
             self.layer(layer);
         }
-        self.norm("model.norm", hidden_size, last);
+        self.norm("model.norm", hidden_size, power(last));
         if head == Head::Own {
             self.matrix("lm_head", vocab_size, hidden_size, logits / root);
         }
@@ -80,8 +79,10 @@ impl Drawing<'_> {
     fn layer(&mut self, at: usize) {
         let config = self.config;
         let (hidden, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
-        let per_head = [config.head_dim; 2];
-        let [q_norm, k_norm] = if self.names.family == Family::Olmo2 { [q, kv] } else { per_head };
+        let qk_norms = config.qk_norm.map(|over| match over {
+            QkNorm::PerHead => [config.head_dim; 2],
+            QkNorm::AllHeads => [q, kv],
+        });
         let MlpConfig::Dense { width } = config.layers[at].mlp else { unreachable!("no shape has experts") };
         for (layer, _) in self.names.family.layers() {
             let name = format!("model.layers.{at}.{layer}");
@@ -93,12 +94,11 @@ impl Drawing<'_> {
                 "mlp.gate_proj" | "mlp.up_proj" => (width, hidden, config.biases.mlp),
                 "mlp.gate_up_proj" => (2 * width, hidden, config.biases.mlp),
                 "mlp.down_proj" => (hidden, width, config.biases.mlp),
-                "self_attn.q_norm" => {
-                    self.norm(&name, q_norm, 1.0);
-                    continue;
-                }
-                "self_attn.k_norm" => {
-                    self.norm(&name, k_norm, 1.0);
+                "self_attn.q_norm" | "self_attn.k_norm" => {
+                    // Gemma 2 shares its names with Gemma 3, and has none of these.
+                    if let Some([queries, keys]) = qk_norms {
+                        self.norm(&name, if layer.ends_with("q_norm") { queries } else { keys }, 1.0);
+                    }
                     continue;
                 }
                 other => {
@@ -107,8 +107,12 @@ impl Drawing<'_> {
                 }
             };
             let deviation = DEVIATION.max(LEAST_GAIN / (columns as f64).sqrt());
-            let adds = ["self_attn.o_proj", "mlp.down_proj"].contains(layer);
-            self.matrix(&name, rows, columns, if adds { deviation * self.share() } else { deviation });
+            let share = match *layer {
+                "self_attn.o_proj" => self.attention_share(),
+                "mlp.down_proj" => self.share(),
+                _ => 1.0,
+            };
+            self.matrix(&name, rows, columns, deviation * share);
             if bias {
                 self.draw(format!("{name}.bias"), [1, rows], true, Law::Bell { deviation: DEVIATION });
             }
@@ -123,15 +127,32 @@ impl Drawing<'_> {
         }
     }
 
+    /// The same of attention. Vectors that are the head as well are short, so that layers drown them and the last token is not its own
+    /// likeliest successor; then attention, which sees much the same from token to token, must add no more than they are long.
+    fn attention_share(&self) -> f64 {
+        match self.config.head {
+            Head::Own => self.share(),
+            Head::Tied => LOGIT_DEVIATION / (self.config.hidden_size as f64).sqrt(),
+        }
+    }
+
+    /// The part of the model's scaling of vectors that smaller vectors make up for. Not Gemma's: without it they would be too short for
+    /// the norms behind its blocks, which hold small factors badly.
+    fn undone(&self) -> f64 {
+        match self.config.norms {
+            NormPlacement::Around => 1.0,
+            NormPlacement::Before | NormPlacement::After => f64::from(self.config.embedding_scale),
+        }
+    }
+
     /// The factor of a norm before or after a block. That of one after it says how much the block adds, whatever its weights.
     fn block_norm(&self, layer: &str) -> f64 {
-        let after = match self.config.norms {
-            NormPlacement::Before => false,
-            NormPlacement::After => true,
-            NormPlacement::Around => ["post_attention_layernorm", "post_feedforward_layernorm"].contains(&layer),
-        };
-        // A power of two, which leaves BF16 all of its digits for the steps.
-        if after { self.share().log2().round().exp2() } else { 1.0 }
+        let is_tied = self.config.head == Head::Tied;
+        match (self.config.norms, layer) {
+            (NormPlacement::After, _) => power(self.share()),
+            (NormPlacement::Around, "post_feedforward_layernorm") if is_tied => MLP_FACTOR,
+            (NormPlacement::Around | NormPlacement::Before, _) => 1.0,
+        }
     }
 
     fn matrix(&mut self, layer: &str, rows: usize, columns: usize, deviation: f64) {
@@ -150,6 +171,11 @@ impl Drawing<'_> {
         let key = name.bytes().fold(mixed(self.seed), |key, byte| mixed(key ^ u64::from(byte)));
         self.drawn.push(Drawn { name, rows, columns, is_vector, law, key });
     }
+}
+
+/// The nearest power of two, which leaves BF16 all of its digits for the steps of a norm.
+fn power(factor: f64) -> f64 {
+    factor.log2().round().exp2()
 }
 
 impl Drawn {
