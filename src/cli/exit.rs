@@ -29,7 +29,7 @@ impl Failure {
     /// `EX_SOFTWARE`: an error of ours.
     const SOFTWARE: u8 = 70;
     /// `EX_CANTCREAT`: a file cannot be written.
-    const CANNOT_CREATE: u8 = 73;
+    pub(super) const CANNOT_CREATE: u8 = 73;
     /// `EX_IOERR`: reading or writing failed.
     pub(super) const IO: u8 = 74;
     /// `EX_TEMPFAIL`: trying again later makes sense.

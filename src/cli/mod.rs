@@ -2,6 +2,7 @@
 
 mod config;
 mod db;
+mod dev;
 mod exit;
 mod plan;
 mod run_batch;
@@ -37,6 +38,9 @@ enum Command {
     /// Look after the database
     #[command(subcommand)]
     Db(db::DbCommand),
+    /// Tools for those who work on Tandem
+    #[command(subcommand)]
+    Dev(dev::DevCommand),
 }
 
 /// Which settings to use.
@@ -74,6 +78,7 @@ pub fn run() -> ExitCode {
         Command::Plan(plan) => plan.run(),
         Command::Config(command) => command.run(),
         Command::Db(command) => command.run(),
+        Command::Dev(command) => command.run(),
     };
     match result {
         Ok(code) => code,

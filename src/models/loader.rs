@@ -3,7 +3,7 @@ use std::time::Duration;
 use tandem_core::{BackendLoader, LoadError};
 use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
-use super::Plan;
+use super::{Plan, SynthFailure, SynthOrder};
 use crate::settings::{AdapterSettings, BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
@@ -308,6 +308,38 @@ fn candle_settings(
 #[cfg(not(feature = "candle"))]
 fn candle(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
+}
+
+/// Writes a model with random weights, and gives back its files. Tells `progress` how many bytes of weights there are so far, and how many
+/// there will be.
+///
+/// # Errors
+/// When there is no such model, or the directory cannot be written.
+#[cfg(feature = "candle")]
+pub fn synthesize(
+    order: SynthOrder,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Vec<std::path::PathBuf>, SynthFailure> {
+    use tandem_candle::synth::{self, SynthError};
+
+    let SynthOrder { arch, size, seed, directory, gguf, force } = order;
+    let gguf = gguf.iter().map(|name| name.parse::<synth::Mix>()).collect::<Result<Vec<_>, _>>();
+    let gguf = gguf.map_err(SynthFailure::Refused)?;
+    let order = synth::SynthOrder { arch, size, seed, directory, gguf, force };
+    synth::synthesize(&order, progress).map_err(|error| match error {
+        SynthError::Unknown(_) => SynthFailure::Refused(error.to_string()),
+        SynthError::NotEmpty(_) => SynthFailure::Unwritten(format!("{error}; --force writes into it all the same")),
+        SynthError::Io(_) | SynthError::Quantization(_) => SynthFailure::Unwritten(error.to_string()),
+    })
+}
+
+/// Says that this program cannot.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "candle"))]
+pub fn synthesize(_: SynthOrder, _: &mut dyn FnMut(u64, u64)) -> Result<Vec<std::path::PathBuf>, SynthFailure> {
+    Err(SynthFailure::Refused("this program was built without the backend candle, which writes such models".to_owned()))
 }
 
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]

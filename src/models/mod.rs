@@ -6,10 +6,12 @@ mod loader;
 mod plan;
 mod registry;
 mod resident;
+mod synth;
 mod watchdog;
 
 pub use lease::{Embedder, Generator, Lease, LeaseError};
-pub use loader::{backend_versions, plan};
+pub use loader::{backend_versions, plan, synthesize};
 pub use plan::Plan;
 pub use registry::{ModelCard, Models};
+pub use synth::{SynthFailure, SynthOrder};
 pub use watchdog::Hang;

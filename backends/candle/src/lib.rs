@@ -12,7 +12,8 @@
 //! - `tokenizer`, `frame`, `vocab`, `spelling`: from text to ids and from ids to bytes;
 //! - `backend`, `models/decoder`, `models/trunk`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
 //! - `embedder`, `models/encoder`: one pass over whole texts, of an encoder or of the trunk of a decoder;
-//! - `paged`, `attention`, `kernels`: the KV cache and the loops over it.
+//! - `paged`, `kernels`: the KV cache, and loops that are not in `tandem-kernels`;
+//! - `synth`: models with random weights, to test and measure with.
 
 mod backend;
 mod config;
@@ -30,6 +31,7 @@ mod plan;
 mod sentence;
 mod settings;
 mod spelling;
+pub mod synth;
 mod tokenizer;
 mod vocab;
 mod weights;

@@ -23,8 +23,9 @@ use tandem_gguf::{GgufFile, Header, Tensor, check_tokenizer};
 
 use crate::{directory::invalid, tokenizer::Text};
 
-use family::Family;
-pub(crate) use names::{Change, Name, Names};
+pub(crate) use family::Family;
+pub(crate) use names::{Change, Name, Names, ROPE_FACTORS};
+pub(crate) use pre_tokenizer::PreTokenizer;
 
 /// A model in one file, or in several of which the first describes it.
 #[derive(Debug)]

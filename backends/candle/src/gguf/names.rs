@@ -3,8 +3,8 @@ use super::family::Family;
 /// The translation of tensor names.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Names {
-    pub(super) family: Family,
-    pub(super) head_dim: usize,
+    pub(crate) family: Family,
+    pub(crate) head_dim: usize,
 }
 
 /// What a tensor of a file is.
@@ -35,7 +35,7 @@ const OUTER: [(&str, &str); 3] =
     [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output")];
 
 /// Factors of rotary positions.
-pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 pub(super) const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
 pub(super) const ROPE_FACTORS_LONG: &str = "rope_factors_long.weight";
 

@@ -13,7 +13,7 @@ use tokenizers::{
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PreTokenizer {
+pub(crate) struct PreTokenizer {
     /// Expressions that are applied one after the other, each to what those before it left whole. What one matches is a word, and so is
     /// what lies between two matches.
     words: &'static [&'static str],
@@ -60,7 +60,7 @@ const KNOWN: [(&[&str], PreTokenizer); 9] = [
 
 impl PreTokenizer {
     /// By the name in the file.
-    pub(super) fn find(name: &str) -> Result<Self, String> {
+    pub(crate) fn find(name: &str) -> Result<Self, String> {
         let found = KNOWN.iter().find(|(names, _)| names.contains(&name));
         found.map(|(_, one)| *one).ok_or_else(|| {
             let known: Vec<_> = KNOWN.iter().flat_map(|(names, _)| *names).copied().collect();
@@ -69,7 +69,7 @@ impl PreTokenizer {
     }
 
     /// As the library runs it. Words are then written in the alphabet of bytes.
-    pub(super) fn build(self) -> tokenizers::Result<Sequence> {
+    pub(crate) fn build(self) -> tokenizers::Result<Sequence> {
         let split = |expression: &&str| -> tokenizers::Result<PreTokenizerWrapper> {
             let pattern = SplitPattern::Regex((*expression).to_owned());
             Ok(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into())

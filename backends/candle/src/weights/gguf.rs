@@ -32,6 +32,11 @@ const PLAIN: [GgmlDType; 3] = [GgmlDType::F32, GgmlDType::F16, GgmlDType::BF16];
 /// More experts than any model has.
 const MAX_EXPERTS: u64 = 1024;
 
+/// The number that ggml has for a type that is computed with.
+pub(crate) fn ggml_id(dtype: GgmlDType) -> Option<u32> {
+    TYPES.iter().find(|(_, known)| *known == dtype).map(|(id, _)| *id)
+}
+
 /// The tensors of a GGUF model, under the names that Hugging Face has for them.
 #[derive(Debug)]
 pub(super) struct GgufWeights {

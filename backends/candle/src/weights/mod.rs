@@ -12,7 +12,7 @@ use candle_core::quantized::GgmlDType;
 use tandem_core::LoadError;
 use tandem_kernels::Packed;
 
-pub(crate) use self::{kept::Kept, stored::Stored};
+pub(crate) use self::{gguf::ggml_id, kept::Kept, stored::Stored};
 
 use crate::{
     directory::ModelDirectory,
