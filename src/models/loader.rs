@@ -9,10 +9,9 @@ use crate::settings::{AdapterSettings, BackendSettings, ModelSettings, ModelSour
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
 pub(super) fn loader(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
-    let (source, adapters) = (model.source.as_ref(), &model.adapters);
     match backend {
-        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source, adapters),
-        BackendSettings::Candle { .. } => candle(backend, source),
+        BackendSettings::LlamaCpp(_) => llama_cpp(backend, model),
+        BackendSettings::Candle { .. } => candle(backend, model),
         &BackendSettings::Sim { parallel, context, max_step_tokens, step_delay_ms, faults, .. }
             if model.task == Task::Embed =>
         {
@@ -27,6 +26,7 @@ pub(super) fn loader(backend: &BackendSettings, model: &ModelSettings) -> Result
         }
         &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms, faults } => {
             let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
+            let adapters = &model.adapters;
             Ok(Box::new(SimLoader::new(SimSettings {
                 context,
                 parallel,
@@ -90,7 +90,7 @@ fn plan_llama_cpp(
 ) -> Result<Plan, LoadError> {
     use tandem_llama_cpp::{MemoryPlace, Planner};
 
-    let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref(), &model.adapters)?)?;
+    let planner = Planner::new(llama_cpp_settings(asked, model)?)?;
     let plan = planner.plan()?;
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
@@ -121,14 +121,10 @@ fn plan_llama_cpp(
 }
 
 #[cfg(feature = "llama-cpp")]
-fn llama_cpp(
-    backend: &BackendSettings,
-    source: Option<&ModelSource>,
-    adapters: &[AdapterSettings],
-) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(asked) => {
-            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source, adapters)?)))
+            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, model)?)))
         }
         BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -137,8 +133,7 @@ fn llama_cpp(
 #[cfg(feature = "llama-cpp")]
 fn llama_cpp_settings(
     asked: &crate::settings::LlamaCppSettings,
-    source: Option<&ModelSource>,
-    adapters: &[AdapterSettings],
+    model: &ModelSettings,
 ) -> Result<tandem_llama_cpp::LlamaCppSettings, LoadError> {
     use tandem_llama_cpp::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
 
@@ -164,7 +159,8 @@ fn llama_cpp_settings(
         numa,
     } = *asked;
     Ok(LlamaCppSettings {
-        model: path(source)?,
+        model: path(model.source.as_ref())?,
+        sha256: model.sha256,
         context: Some(context),
         parallel,
         max_step_tokens,
@@ -204,7 +200,7 @@ fn llama_cpp_settings(
             settings::Numa::Isolate => Numa::Isolate,
             settings::Numa::Numactl => Numa::Numactl,
         },
-        adapters: adapters.iter().map(llama_cpp_adapter).collect::<Result<_, _>>()?,
+        adapters: model.adapters.iter().map(llama_cpp_adapter).collect::<Result<_, _>>()?,
     })
 }
 
@@ -215,16 +211,12 @@ fn llama_cpp_adapter(adapter: &AdapterSettings) -> Result<tandem_llama_cpp::Adap
 }
 
 #[cfg(not(feature = "llama-cpp"))]
-fn llama_cpp(
-    backend: &BackendSettings,
-    _: Option<&ModelSource>,
-    _: &[AdapterSettings],
-) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(backend: &BackendSettings, _: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 
 #[cfg(feature = "candle")]
-fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn candle(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     use tandem_candle::{CandleLoader, CandleSettings, Dtype, Quantization};
 
     use crate::settings::{CandleDtype, CandleQuantization};
@@ -243,7 +235,8 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
         return not_for_this_backend(backend);
     };
     Ok(Box::new(CandleLoader::new(CandleSettings {
-        model: path(source)?,
+        model: path(model.source.as_ref())?,
+        sha256: model.sha256,
         context: Some(context),
         parallel,
         dtype: match dtype {
@@ -268,7 +261,7 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
 }
 
 #[cfg(not(feature = "candle"))]
-fn candle(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn candle(backend: &BackendSettings, _: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 

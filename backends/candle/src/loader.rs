@@ -31,14 +31,20 @@ impl BackendLoader for CandleLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
         let settings = &self.settings;
         settings.check()?;
-        let files = ModelFiles::open(&settings.model)?;
+        let files = ModelFiles::open(&settings.model, settings.sha256.as_ref())?;
         let (config, config_file) = files.config()?;
         let spec = spec(settings, &config)?;
         let Text { tokenizer, vocab, chat_template } = files.text(&config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
         let cache = KvCache::new(&config, settings.kv_format(), count, block_size)?;
-        let model = Decoder::load(&config, spec.max_context, files.weights(settings.kept())?)?;
+        let shards = files.shards();
+        let model = Decoder::load(&config, spec.max_context, files.weights(settings.kept())?);
+        // Asked for first: a file that was written to is why its tensors may be wrong, and they need not look it.
+        if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
+            return Err(invalid(&shard.path, "the file changed while it was being loaded"));
+        }
+        let model = model?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -61,6 +67,7 @@ impl BackendLoader for CandleLoader {
 fn spec(settings: &CandleSettings, config: &DecoderConfig) -> Result<BackendSpec, LoadError> {
     let &CandleSettings {
         model: _,
+        sha256: _,
         context,
         parallel,
         dtype: _,
