@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""What the server costs: Tandem's decoding of eight sequences against llama-batched-bench, which has no server around it.
+"""What the server costs: Tandem's decoding of some sequences against llama-batched-bench, which has no server around it.
 
-Tandem gets eight streamed greedy completions at once; what counts is the time from when all eight have their first text until the first of
-them has its last, and the tokens that come meanwhile. llama-batched-bench decodes eight sequences of the same lengths in a loop of C++ that
-neither samples nor looks at the logits, and times that alone. The same file, threads, KV cache and flash attention. The two take turns, in an
+Tandem gets eight streamed greedy completions at once (or `--parallel`); what counts is the time from when all have their first text until the
+first of them has its last, and the tokens that come meanwhile. llama-batched-bench decodes as many sequences of the same lengths in a loop of
+C++ that neither samples nor looks at the logits, and times that alone. With `--parallel 1` prompts are compared too: here the time to the
+first text counts, there that of the prompt alone. The same file, threads, KV cache and flash attention. The two take turns, in an
 order that changes from repeat to repeat; Tandem waits while the other runs. Needs nothing beyond Python.
 
     scripts/peer_batched_bench.py --model FILE.gguf [--threads 2] [--repeats 5] [--out result.json]
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from peers.client import Round, ask_all
 from peers.figures import ratios, spread
-from peers.servers import PARALLEL, TANDEM, Contest, output_of
+from peers.servers import TANDEM, Contest, output_of
+from tandem_server import LocalServer
 
 BATCHED_BENCH = "llama-batched-bench"
 # Ids that any vocabulary has.
@@ -37,29 +39,42 @@ def main() -> None:
     contest = Contest.of(args)
     report = contest.described() | {"prompt_tokens": args.prompt_tokens, "tokens": args.tokens}
     rates: dict[str, list[float]] = {TANDEM: [], BATCHED_BENCH: []}
+    prompt_rates: dict[str, list[float]] = {TANDEM: [], BATCHED_BENCH: []}
     with contest.start_tandem() as server:
-        ask_all(server, prompts(-1, 32), 16, PARALLEL)
+        ask_all(server, prompts(-1, 32, args.parallel), 16, args.parallel)
         for repeat in range(args.repeats):
             sides = {
-                TANDEM: lambda: decode_rate(ask_all(server, prompts(repeat, args.prompt_tokens), args.tokens, PARALLEL)),
+                TANDEM: lambda: tandem(server, prompts(repeat, args.prompt_tokens, args.parallel), args.tokens),
                 BATCHED_BENCH: lambda: batched_bench(contest, args.prompt_tokens, args.tokens),
             }
             for label in sides if repeat % 2 == 0 else reversed(sides):
-                rates[label].append(sides[label]())
+                decoded, prompted = sides[label]()
+                rates[label].append(decoded)
+                prompt_rates[label].append(prompted)
                 print(f"repeat {repeat + 1} of {args.repeats}, {label}: {rates[label][-1]:.1f} tokens/s", file=sys.stderr)
 
-    print(f"{report['machine']}; {report['model']}; {report['threads']} threads; {PARALLEL} sequences of {args.prompt_tokens} + {args.tokens} "
+    print(f"{report['machine']}; {report['model']}; {report['threads']} threads; {args.parallel} sequences of {args.prompt_tokens} + {args.tokens} "
           f"tokens; {args.repeats} repeats; decoded tokens/s are median (min to max), the ratio pair by pair, min · median · max\n")
     print(f"| {TANDEM} | {BATCHED_BENCH} | ratio |\n|--:|--:|--:|")
     print(f"| {spread(rates[TANDEM])} | {spread(rates[BATCHED_BENCH])} | {ratios(rates[TANDEM], rates[BATCHED_BENCH])} |")
+    if args.parallel == 1:
+        ratio = ratios(prompt_rates[TANDEM], prompt_rates[BATCHED_BENCH])
+        print(f"\nprompt tokens/s: {spread(prompt_rates[TANDEM])} to {spread(prompt_rates[BATCHED_BENCH])}, ratio {ratio}")
+        report["prompt_results"] = prompt_rates
     if args.out:
         args.out.write_text(json.dumps(report | {"results": rates}, indent=1) + "\n", encoding="utf-8")
 
 
-def prompts(repeat: int, length: int) -> list[list[int]]:
+def prompts(repeat: int, length: int, count: int) -> list[list[int]]:
     """One for each sequence; no two begin alike, so no prefix cache helps."""
     draw = random.Random(repeat)
-    return [draw.choices(range(VOCABULARY), k=length) for _ in range(PARALLEL)]
+    return [draw.choices(range(VOCABULARY), k=length) for _ in range(count)]
+
+
+def tandem(server: LocalServer, of: list[list[int]], tokens: int) -> tuple[float, float]:
+    """The rates of decoding and of prompts, which is that of the slowest."""
+    result = ask_all(server, of, tokens, len(of))
+    return decode_rate(result), len(of[0]) / max(answer.ttft for answer in result.answers)
 
 
 def decode_rate(result: Round) -> float:
@@ -71,14 +86,14 @@ def decode_rate(result: Round) -> float:
     return sum(answer.tokens_between(start, end) for answer in result.answers) / (end - start)
 
 
-def batched_bench(contest: Contest, prompt_tokens: int, tokens: int) -> float:
-    """The decoding rate that llama-batched-bench reports."""
-    shape = ["-npp", str(prompt_tokens), "-ntg", str(tokens), "-npl", str(PARALLEL), "--output-format", "jsonl"]
+def batched_bench(contest: Contest, prompt_tokens: int, tokens: int) -> tuple[float, float]:
+    """The rates of decoding and of prompts that llama-batched-bench reports."""
+    shape = ["-npp", str(prompt_tokens), "-ntg", str(tokens), "-npl", str(contest.parallel), "--output-format", "jsonl"]
     printed = output_of(contest.peer.batched_bench, *contest.llama_flags(), *shape)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     if not lines:
         raise SystemExit(f"error: {BATCHED_BENCH} measured nothing: sequences of {prompt_tokens} + {tokens} tokens may not fit --context")
-    return lines[0]["speed_tg"]
+    return lines[0]["speed_tg"], lines[0]["speed_pp"]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from tandem_server import REPOSITORY, LocalServer, TandemServer, default_binary
 
 PEERS_CACHE = Path(os.environ.get("TANDEM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem") / "peers"
-# Sequences computed together, on both sides.
+# Sequences computed together, on both sides, unless something else is asked for.
 PARALLEL = 8
 TANDEM, LLAMA = "Tandem", "llama-server"
 
@@ -74,6 +74,8 @@ class Contest:
     context: int
     step_tokens: int
     kv_type: str
+    backend: str
+    parallel: int
     tandem_environment: dict[str, str]
     peer_flags: list[str]
 
@@ -88,6 +90,8 @@ class Contest:
         parser.add_argument("--context", type=int, default=1024, help="tokens of one of the eight sequences (1024)")
         parser.add_argument("--step-tokens", type=int, default=512, help="tokens of one step, on both sides (512)")
         parser.add_argument("--kv-type", choices=("f16", "q8_0", "q4_0"), default="f16")
+        parser.add_argument("--parallel", type=int, default=PARALLEL, metavar="N", help="sequences computed together (8)")
+        parser.add_argument("--backend", choices=("llama-cpp", "candle"), default="llama-cpp", help="of Tandem; candle keeps K and V in f16")
         parser.add_argument(
             "--tandem-env", action="append", default=[], metavar="KEY=VALUE", help="for Tandem alone; may be given again"
         )
@@ -103,6 +107,8 @@ class Contest:
         for path in (args.model, args.tandem, peer.server):
             if not path.is_file():
                 raise SystemExit(f"error: there is no file {path}")
+        if args.backend == "candle" and args.kv_type != "f16":
+            raise SystemExit("error: on candle K and V are compared in f16")
         environment = {}
         for setting in args.tandem_env:
             key, equals, value = setting.partition("=")
@@ -111,7 +117,8 @@ class Contest:
             environment[key] = value
         return cls(
             model=args.model.absolute(), tandem=args.tandem.absolute(), peer=peer, threads=args.threads, context=args.context,
-            step_tokens=args.step_tokens, kv_type=args.kv_type, tandem_environment=environment, peer_flags=args.llama_flag,
+            step_tokens=args.step_tokens, kv_type=args.kv_type, backend=args.backend, parallel=args.parallel,
+            tandem_environment=environment, peer_flags=args.llama_flag,
         )
 
     def changed(self, tandem_environment: dict[str, str], peer_flags: list[str]) -> "Contest":
@@ -123,25 +130,26 @@ class Contest:
     def start_tandem(self) -> TandemServer:
         """Tandem, to be entered."""
         settings = {
-            "PARALLEL": PARALLEL,
+            "PARALLEL": self.parallel,
             "CONTEXT": self.context,
             "MAX_STEP_TOKENS": self.step_tokens,
             "THREADS": self.threads,
-            "KV_TYPE": self.kv_type,
         }
+        if self.backend == "llama-cpp":
+            settings["KV_TYPE"] = self.kv_type
         environment = {f"TANDEM__BACKEND__{key}": str(value) for key, value in settings.items()}
-        arguments = ["--profile", "demo", "--backend", "llama-cpp", "--model", str(self.model)]
+        arguments = ["--profile", "demo", "--backend", self.backend, "--model", str(self.model)]
         return TandemServer(self.tandem, arguments, environment | self.tandem_environment)
 
     def start_llama_server(self) -> LlamaServer:
         """llama-server, to be entered."""
-        return LlamaServer(self.peer.server, ["-np", str(PARALLEL), *self.llama_flags()])
+        return LlamaServer(self.peer.server, ["-np", str(self.parallel), *self.llama_flags()])
 
     def llama_flags(self) -> list[str]:
         """What any of the peer's programs needs to compute as Tandem does."""
         flags = {
             "-m": self.model,
-            "-c": PARALLEL * self.context,
+            "-c": self.parallel * self.context,
             "-b": self.step_tokens,
             "-ub": min(self.step_tokens, 512),  # as Tandem cuts its steps
             "-t": self.threads,
@@ -162,6 +170,8 @@ class Contest:
             "model": self.model.name,
             "model_bytes": self.model.stat().st_size,
             "threads": self.threads,
+            "backend": self.backend,
+            "parallel": self.parallel,
             "tandem_environment": self.tandem_environment,
             "llama_flags": self.llama_flags()[2:],
             "load_before": os.getloadavg()[0],

@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "broken files are for the tests of the backend")]
 mod adapter_writer;
 mod adapters;
+mod architectures;
 #[path = "../../backends/llama-cpp/tests/backend/gguf.rs"]
 #[expect(dead_code, reason = "broken files are for the tests of the backends")]
 mod gguf_writer;

@@ -34,7 +34,7 @@ fn main() {
         kv_tokens: None,
         threads,
     };
-    let mut bench = |backend: &mut dyn InferenceBackend| {
+    let bench = |backend: &mut dyn InferenceBackend| {
         println!(
             "{}, {} threads, {}",
             model.display(),

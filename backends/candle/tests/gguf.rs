@@ -288,7 +288,7 @@ fn factors_stretch_rotary_positions_as_llama_3_does() {
     assert!(got.iter().zip(&unstretched).any(|(a, b)| (a.1 - b.1).abs() > 1e-2), "the factors matter");
 
     file.tensor("rope_freqs.weight", &[4], vec![1.0; 4]);
-    assert_invalid(&file.write(), "invalid config: factors: 4 numbers for 5 pairs");
+    assert_invalid(&file.write(), "invalid config: short_factor: 4 numbers for 5 pairs");
     file.tensor("rope_freqs.weight", &[5], vec![0.0; 5]);
     assert_invalid(&file.write(), "tensor rope_freqs.weight: a factor is not positive");
     file.tensor("rope_freqs.weight", &[5], vec![2.0; 5]);
@@ -526,14 +526,6 @@ fn metadata_must_be_what_the_backend_can_run() {
         &|file| file.value("tokenizer.chat_template", Value::Text("x".repeat(300 << 10))),
         "a chat template of 307200 bytes",
     );
-}
-
-#[test]
-fn other_architectures_are_refused_by_their_name_until_there_is_code_for_them() {
-    let mut file = twin(&Model::awkward());
-    file.set("general.architecture", Value::Text("qwen2".to_owned()));
-    file.rename_keys("llama.", "qwen2.");
-    assert_refused(&settings(&file.write()), "architecture Qwen2ForCausalLM is not supported");
 }
 
 /// Pieces with scores, as Llama 2 and Gemma have them, on a model of no sense.

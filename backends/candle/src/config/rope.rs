@@ -43,8 +43,6 @@ pub(crate) enum RopeScaling {
         original_context: f64,
         magnitude: f64,
     },
-    /// A divisor for each pair, as GGUF files have it.
-    Factors(Vec<f64>),
 }
 
 /// What the angles depend on besides their own fields.
@@ -60,12 +58,7 @@ pub(crate) struct RopeFrame {
 impl Rope {
     /// Reads `rope_scaling` or `rope_parameters`, where newer files keep everything, and what older ones keep beside it.
     pub(crate) fn parse(fields: &Fields<'_>, frame: &RopeFrame) -> Result<Self, String> {
-        let rope = Self::parse_partial(fields, frame)?;
-        if rope.rotary_dim == frame.head_dim {
-            Ok(rope)
-        } else {
-            Err("invalid config: partial_rotary_factor: only 1 is supported by this architecture".to_owned())
-        }
+        Self::parse_partial(fields, frame)?.of_whole_heads(frame)
     }
 
     /// The same for architectures that turn only a part of each head if the file says so.
@@ -89,14 +82,22 @@ impl Rope {
             None => Self::of_layer_type(fields, LAYER_TYPES[0])?,
         };
         let theta = fields.optional_positive("rope_theta")?.unwrap_or(frame.theta);
-        Self::parse_object(own, theta, fields, frame)
+        Self::parse_object(own, theta, fields, frame)?.of_whole_heads(frame)
     }
 
     /// The angles of the layers with a window; `frame` has their theta.
     pub(crate) fn parse_local(fields: &Fields<'_>, frame: &RopeFrame) -> Result<Self, String> {
         let own = Self::of_layer_type(fields, LAYER_TYPES[1])?;
         let theta = fields.optional_positive("rope_local_base_freq")?.unwrap_or(frame.theta);
-        Self::parse_object(own, theta, fields, frame)
+        Self::parse_object(own, theta, fields, frame)?.of_whole_heads(frame)
+    }
+
+    fn of_whole_heads(self, frame: &RopeFrame) -> Result<Self, String> {
+        if self.rotary_dim == frame.head_dim {
+            Ok(self)
+        } else {
+            Err("invalid config: partial_rotary_factor: only 1 is supported by this architecture".to_owned())
+        }
     }
 
     fn of_layer_type<'a>(fields: &Fields<'a>, kind: &str) -> Result<Option<Fields<'a>>, String> {
@@ -141,11 +142,9 @@ impl Rope {
     pub(super) fn reach(&self, positions: u32) -> u32 {
         match self.scaling {
             RopeScaling::Yarn { factor, original_context, .. } => positions.max((factor * original_context) as u32),
-            RopeScaling::None
-            | RopeScaling::Linear { .. }
-            | RopeScaling::Llama3 { .. }
-            | RopeScaling::Long { .. }
-            | RopeScaling::Factors(_) => positions,
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Long { .. } => {
+                positions
+            }
         }
     }
 }
@@ -175,7 +174,6 @@ impl RopeScaling {
             Some("longrope" | "su") => scaling.long(),
             Some("yarn") if own.has("short_factor") => scaling.long(),
             Some("yarn") => scaling.yarn(),
-            Some("factors") => scaling.factors("factors").map(Self::Factors),
             Some(other) => Err(format!(
                 "invalid config: rope_type: {other} is not supported; known: default, linear, dynamic, llama3, yarn, longrope"
             )),

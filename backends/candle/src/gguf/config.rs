@@ -289,7 +289,14 @@ fn rope_scaling(metadata: &Metadata<'_>) -> Result<Value, LoadError> {
         _ if !stretched.is_null() => {
             Err(refused(format!("rope factors beside `{}` are not supported", metadata.key("rope.scaling.factor"))))
         }
-        (Some(factors), None, None) => Ok(json!({ "rope_type": "factors", "factors": factors })),
+        // The same, however long the text.
+        (Some(factors), None, None) => Ok(json!({
+            "rope_type": "longrope",
+            "short_factor": factors,
+            "long_factor": factors,
+            "attention_factor": 1.0,
+            "original_max_position_embeddings": metadata.count("context_length").map_err(refused)?,
+        })),
         (None, Some(short), Some(long)) => {
             Ok(json!({ "rope_type": "longrope", "short_factor": short, "long_factor": long }))
         }

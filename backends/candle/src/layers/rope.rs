@@ -80,13 +80,12 @@ fn scaled(scaling: &RopeScaling, frequency: f64, pair: usize, context: u32) -> f
             let factors = if f64::from(context) > *original_context { long } else { short };
             frequency / factors[pair]
         }
-        RopeScaling::Factors(factors) => frequency / factors[pair],
     }
 }
 
 fn magnitude(scaling: &RopeScaling) -> f64 {
     match scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Factors(_) => 1.0,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
         RopeScaling::Yarn { magnitude, .. } | RopeScaling::Long { magnitude, .. } => *magnitude,
     }
 }

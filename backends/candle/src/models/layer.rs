@@ -77,7 +77,9 @@ impl Layer {
             attention_norms,
             qkv: source.qkv()?,
             qk_norms: source.qk_norms()?,
-            rope: layer.rope.as_ref().and_then(|rope| ropes.iter().position(|known| *known == rope)),
+            rope: layer.rope.as_ref().map(|rope| {
+                ropes.iter().position(|known| *known == rope).expect("the decoder has the angles of all layers")
+            }),
             attention: Attention {
                 group: config.heads / config.kv_heads,
                 scale: config.score_scale,

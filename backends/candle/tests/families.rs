@@ -1,0 +1,213 @@
+//! Every family of models, against what Hugging Face's transformers computes with the same files.
+//!
+//! `scripts/make_model_fixtures.py` writes the fixtures: small models with random weights, whose windows are shorter than the prompt and
+//! whose caps are low, so that nothing that a family does can be left out unnoticed.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value};
+use support::{byte_level, load, settings};
+use tandem_candle::CandleSettings;
+use tandem_core::{BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId};
+
+const MAX_ERROR: f64 = 1e-4;
+const PROMPT: usize = 90;
+const CONTEXT: u32 = 160;
+
+/// A model and what its authors' code makes of it.
+struct Fixture {
+    dir: tempfile::TempDir,
+    /// A prompt and its greedy continuation.
+    tokens: Vec<TokenId>,
+    /// Log-probabilities of the token after each of some positions.
+    logprobs: BTreeMap<usize, Vec<f64>>,
+}
+
+/// Tokens of the fixture that run in one step.
+#[derive(Clone)]
+struct Piece<'a> {
+    slot: u32,
+    range: Range<usize>,
+    table: &'a [BlockId],
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+impl Fixture {
+    fn open(name: &str) -> Self {
+        let source = fixtures().join(name);
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            fs_err::copy(source.join(file), dir.path().join(file)).unwrap();
+        }
+        let bytes = fs_err::read(source.join("expected.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let words = |name: &str, dtype: Dtype| {
+            let tensor = expected.tensor(name).unwrap();
+            assert_eq!(tensor.dtype(), dtype);
+            tensor.data().as_chunks::<4>().0.to_vec()
+        };
+        let integers = |name: &str| words(name, Dtype::I32).into_iter().map(i32::from_le_bytes).collect::<Vec<_>>();
+        let logits: Vec<f32> = words("logits", Dtype::F32).into_iter().map(f32::from_le_bytes).collect();
+        let positions = integers("positions");
+        let rows = logits.chunks_exact(logits.len() / positions.len()).map(log_softmax);
+        let logprobs = positions.iter().map(|&position| position as usize).zip(rows).collect::<BTreeMap<_, _>>();
+        let tokenizer = tokenizer(logprobs[&0].len() as u64);
+        fs_err::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let tokens = integers("tokens").into_iter().map(|token| token as TokenId).collect();
+        Self { dir, tokens, logprobs }
+    }
+
+    /// Runs one step, and compares what each piece ends with. Returns the largest relative error.
+    fn step(&self, backend: &mut dyn InferenceBackend, pieces: &[Piece<'_>]) -> f64 {
+        let chunks = pieces.iter().map(|piece| Chunk {
+            slot: SlotId(piece.slot),
+            start: piece.range.start as u32,
+            tokens: &self.tokens[piece.range.clone()],
+            block_table: piece.table,
+            sample: true,
+        });
+        let chunks: Vec<_> = chunks.collect();
+        backend.forward(&Step { kv_ops: &[], chunks: &chunks, adapter: None }).unwrap();
+        let params = SamplingParams::greedy();
+        let row = |chunk: &Chunk<'_>| SampleRow {
+            slot: chunk.slot,
+            params: &params,
+            u: 0.0,
+            prompt: &[],
+            output: &[],
+            banned: &[],
+            allowed: None,
+            logprobs: Some(255),
+        };
+        let rows: Vec<_> = chunks.iter().map(row).collect();
+        let mut out = Vec::new();
+        backend.sample(&rows, &mut out).unwrap();
+        let errors = pieces.iter().zip(out).map(|(piece, sampled)| {
+            let (sampled, end) = (sampled.unwrap(), piece.range.end);
+            let expected = &self.logprobs[&(end - 1)];
+            let top = sampled.logprobs.unwrap().top;
+            assert_eq!(top.len(), expected.len(), "not all log-probabilities are seen");
+            let square = |of: &dyn Fn(f64, f64) -> f64| {
+                let squares = top.iter().map(|&(token, got)| of(f64::from(got), expected[token as usize]).powi(2));
+                squares.sum::<f64>().sqrt()
+            };
+            let error = square(&|got, expected| got - expected) / square(&|_, expected| expected);
+            assert!(error <= MAX_ERROR, "slot {} after {end} tokens: relative error {error:e}", piece.slot);
+            if end >= PROMPT {
+                assert_eq!(sampled.token, self.tokens[end], "slot {} after {end} tokens", piece.slot);
+            }
+            error
+        });
+        errors.fold(0.0, f64::max)
+    }
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let total = logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
+    logits.iter().map(|&logit| f64::from(logit) - total).collect()
+}
+
+/// The byte-level tokenizer of the other tests, cut to a smaller vocabulary.
+fn tokenizer(vocab: u64) -> Value {
+    let mut tokenizer = byte_level();
+    let ids: Map<String, Value> = tokenizer["model"]["vocab"].as_object().unwrap().clone();
+    let kept = ids.into_iter().filter(|(_, id)| id.as_u64().unwrap() < vocab);
+    tokenizer["model"]["vocab"] = kept.collect::<Map<_, _>>().into();
+    tokenizer["model"]["merges"] = Value::Array(Vec::new());
+    tokenizer["added_tokens"] = Value::Array(Vec::new());
+    tokenizer
+}
+
+/// Everything that serving does with a sequence, in pages that lie in no order.
+fn check(name: &str, block_size: u32) {
+    let fixture = Fixture::open(name);
+    let end = fixture.tokens.len() - 1;
+    let pages = CONTEXT.div_ceil(block_size);
+    let table = |of: u32| (0..pages).map(|at| BlockId((at * 7 % pages) * 3 + of)).collect::<Vec<_>>();
+    assert!(!pages.is_multiple_of(7), "the pages of a table would not be distinct");
+    let (whole, chunked, mut hit) = (table(0), table(1), table(2));
+    let shared = PROMPT / 2 / block_size as usize;
+    hit[..shared].copy_from_slice(&whole[..shared]);
+    let settings = CandleSettings {
+        context: Some(CONTEXT),
+        block_size,
+        kv_tokens: Some(pages * block_size * 3),
+        ..settings(fixture.dir.path())
+    };
+    let mut error = 0.0f64;
+    load(settings, |loaded| {
+        let backend = loaded.backend.generator().unwrap();
+        let mut run = |pieces: &[Piece<'_>]| error = error.max(fixture.step(backend, pieces));
+        let first = |range| Piece { slot: 0, range, table: &whole };
+        let second = |range| Piece { slot: 1, range, table: &chunked };
+        let third = |range| Piece { slot: 2, range, table: &hit };
+        run(&[first(0..PROMPT)]);
+        // The same prompt again, in chunks beside the first one's next tokens.
+        let ends: Vec<usize> =
+            fixture.logprobs.keys().map(|position| position + 1).take_while(|&end| end <= PROMPT).collect();
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        for (at, (start, end)) in starts.zip(ends.iter().copied()).enumerate() {
+            run(&[first(PROMPT + at..PROMPT + at + 1), second(start..end)]);
+        }
+        // A third time, behind pages that it shares with the first.
+        run(&[third(shared * block_size as usize..PROMPT)]);
+        for at in PROMPT..end {
+            let mut pieces = vec![second(at..at + 1), third(at..at + 1)];
+            if at >= PROMPT + ends.len() {
+                pieces.insert(0, first(at..at + 1));
+            }
+            run(&pieces);
+        }
+    })
+    .unwrap();
+    eprintln!("{name}: pages of {block_size}, relative error {error:.1e}");
+}
+
+macro_rules! families {
+    ($($name:ident),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            check(stringify!($name), 32);
+            check(stringify!($name), 16);
+        })*
+
+        #[test]
+        fn every_fixture_has_its_test() {
+            let tested = BTreeSet::from([$(stringify!($name).to_owned()),*]);
+            let entries = fs_err::read_dir(fixtures()).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            assert_eq!(names.collect::<BTreeSet<_>>(), tested);
+        }
+    };
+}
+
+families!(
+    llama,
+    llama_linear,
+    llama_yarn,
+    mistral,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    qwen3_moe_window,
+    gemma2,
+    gemma3,
+    gemma3_classic,
+    phi3,
+    phi3_short,
+    smollm3,
+    granite,
+    olmo2,
+);
