@@ -5,13 +5,14 @@ use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings};
 
 use crate::{
     TOLERANCE,
-    gguf::{Gguf, VOCABULARY, Value},
+    gguf::{Gguf, VOCABULARY},
     helpers::{self, settings},
+    hybrids,
 };
 
 /// One of each kind of those that generate.
 pub(crate) fn all() -> [Gguf; 5] {
-    [plain(), sliding_window(), recurrent(), hybrid(), convolutions()]
+    [plain(), sliding_window(), recurrent(), hybrids::with_states(), hybrids::with_convolutions()]
 }
 
 /// Keys and values alone.
@@ -91,7 +92,7 @@ fn sliding_window() -> Gguf {
 }
 
 /// A state in place of KV.
-fn recurrent() -> Gguf {
+pub(crate) fn recurrent() -> Gguf {
     const WIDTH: u64 = 64;
     const INNER: u64 = 128;
     const STATE: u64 = 16;
@@ -129,109 +130,7 @@ fn recurrent() -> Gguf {
     file
 }
 
-/// A state in half of the layers, and keys and values in the others.
-fn hybrid() -> Gguf {
-    const WIDTH: u64 = 64;
-    const INNER: u64 = 128;
-    const STATE: u64 = 16;
-    const RANK: u64 = 4;
-    let mut file = Gguf::new("jamba");
-    for (key, number) in [
-        ("block_count", 4),
-        ("context_length", 1024),
-        ("embedding_length", 64),
-        ("feed_forward_length", 96),
-        ("attention.head_count", 4),
-        ("ssm.conv_kernel", 4),
-        ("ssm.inner_size", 128),
-        ("ssm.state_size", 16),
-        ("ssm.time_step_rank", 4),
-    ] {
-        file.number(key, number);
-    }
-    file.value("jamba.attention.head_count_kv", Value::I32s(KV_HEADS.to_vec()));
-    file.float("attention.layer_norm_rms_epsilon", 1e-6);
-    file.matrix("token_embd.weight", &[WIDTH, VOCABULARY]);
-    file.constant("output_norm.weight", &[WIDTH], 1.0);
-    for (layer, kv_heads) in KV_HEADS.iter().enumerate() {
-        let name = |part: &str| format!("blk.{layer}.{part}");
-        around_a_mixer(&mut file, layer, WIDTH);
-        if *kv_heads > 0 {
-            attention(&mut file, layer, WIDTH);
-            continue;
-        }
-        file.matrix(&name("ssm_in.weight"), &[WIDTH, 2 * INNER]);
-        file.matrix(&name("ssm_conv1d.weight"), &[4, INNER]);
-        file.matrix(&name("ssm_conv1d.bias"), &[INNER]);
-        file.matrix(&name("ssm_x.weight"), &[INNER, RANK + 2 * STATE]);
-        file.constant(&name("ssm_dt_norm.weight"), &[RANK], 1.0);
-        file.constant(&name("ssm_b_norm.weight"), &[STATE], 1.0);
-        file.constant(&name("ssm_c_norm.weight"), &[STATE], 1.0);
-        file.matrix(&name("ssm_dt.weight"), &[RANK, INNER]);
-        file.matrix(&name("ssm_dt.bias"), &[INNER]);
-        file.constant(&name("ssm_a"), &[STATE, INNER], -1.0);
-        file.constant(&name("ssm_d"), &[INNER], 1.0);
-        file.matrix(&name("ssm_out.weight"), &[INNER, WIDTH]);
-    }
-    file
-}
-
-/// The last two tokens' convolutions in half of the layers, and keys and values in the others.
-fn convolutions() -> Gguf {
-    const WIDTH: u64 = 64;
-    let mut file = Gguf::new("lfm2");
-    for (key, number) in [
-        ("block_count", 4),
-        ("context_length", 1024),
-        ("embedding_length", 64),
-        ("feed_forward_length", 96),
-        ("attention.head_count", 4),
-        ("shortconv.l_cache", 3),
-    ] {
-        file.number(key, number);
-    }
-    file.value("lfm2.attention.head_count_kv", Value::I32s(KV_HEADS.to_vec()));
-    file.float("attention.layer_norm_rms_epsilon", 1e-5);
-    file.float("rope.freq_base", 10_000.0);
-    file.matrix("token_embd.weight", &[WIDTH, VOCABULARY]);
-    file.constant("token_embd_norm.weight", &[WIDTH], 1.0);
-    for (layer, kv_heads) in KV_HEADS.iter().enumerate() {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        around_a_mixer(&mut file, layer, WIDTH);
-        if *kv_heads > 0 {
-            attention(&mut file, layer, WIDTH);
-            file.constant(&name("attn_q_norm"), &[16], 1.0);
-            file.constant(&name("attn_k_norm"), &[16], 1.0);
-            continue;
-        }
-        file.matrix(&name("shortconv.conv"), &[3, WIDTH]);
-        file.matrix(&name("shortconv.in_proj"), &[WIDTH, 3 * WIDTH]);
-        file.matrix(&name("shortconv.out_proj"), &[WIDTH, WIDTH]);
-    }
-    file
-}
-
-/// Of each layer of a hybrid model; those without keep a state.
-const KV_HEADS: [i32; 4] = [0, 2, 0, 2];
-
-/// Four heads, of which two share keys and values.
-fn attention(file: &mut Gguf, layer: usize, width: u64) {
-    for (part, rows) in [("attn_q", width), ("attn_k", width / 2), ("attn_v", width / 2), ("attn_output", width)] {
-        file.matrix(&format!("blk.{layer}.{part}.weight"), &[width, rows]);
-    }
-}
-
-/// What every layer has, whatever it mixes tokens with.
-fn around_a_mixer(file: &mut Gguf, layer: usize, width: u64) {
-    let name = |part: &str| format!("blk.{layer}.{part}.weight");
-    file.constant(&name("attn_norm"), &[width], 1.0);
-    file.constant(&name("ffn_norm"), &[width], 1.0);
-    file.matrix(&name("ffn_gate"), &[width, 96]);
-    file.matrix(&name("ffn_up"), &[width, 96]);
-    file.matrix(&name("ffn_down"), &[96, width]);
-}
-
-fn check(file: &Gguf, change: impl Fn(LlamaCppSettings) -> LlamaCppSettings, partial_reuse: bool) {
+pub(crate) fn check(file: &Gguf, change: impl Fn(LlamaCppSettings) -> LlamaCppSettings, partial_reuse: bool) {
     let path = file.write();
     let settings = change(LlamaCppSettings { model: path.to_path_buf(), ..settings(4, 256) });
     helpers::with_backend(LlamaCppLoader::new(settings.clone()), |loaded| {
@@ -257,14 +156,4 @@ fn windows_with_only_their_own_cells_cannot() {
 #[test]
 fn a_recurrent_model_keeps_the_contract() {
     check(&recurrent(), |settings| settings, false);
-}
-
-#[test]
-fn a_hybrid_model_keeps_the_contract() {
-    for file in [hybrid(), convolutions()] {
-        check(&file, |settings| settings, false);
-        check(&file, |settings| LlamaCppSettings { kv_unified: false, ..settings }, false);
-        // Steps of several micro-batches, which llama.cpp cuts so that all sequences of one have as many tokens.
-        check(&file, |settings| LlamaCppSettings { micro_batch_tokens: Some(8), ..settings }, false);
-    }
 }

@@ -12,6 +12,7 @@ mod forger;
 #[expect(dead_code, reason = "a part of it is for the tests of other backends")]
 mod gguf;
 mod helpers;
+mod hybrids;
 mod pins;
 mod text;
 
