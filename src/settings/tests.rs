@@ -84,7 +84,6 @@ fn wrong_settings_are_refused_by_name() {
             "[backend]\nkind = \"candle\"\n[models.sim]\nsource = \"x\"\nsha256 = \"00\"",
             "config: models.sim.sha256: '00' is no SHA-256 hash, which is written in 64 hexadecimal digits",
         ),
-        ("[models.sim]\nsha256 = [1]", "config: models.sim.sha256"),
         ("[models.sim.adapters.a]\nscale = nan", "config: models.sim.adapters.a.scale: is no number that a model can"),
         (
             "[models.sim.adapters.a]\nscale = 1e300",
