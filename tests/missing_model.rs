@@ -1,4 +1,4 @@
-//! A model that is not there, on each backend: one line that names it, and the exit code of wrong settings.
+//! A model that is not there, or is another one, on each backend: one line that names it, and the exit code of wrong settings.
 
 use std::process::Command;
 
@@ -15,6 +15,30 @@ fn a_missing_model_is_named() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(78), "{error}");
         assert!(error.starts_with("error: model model: cannot read no/such/model"), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn a_model_with_another_hash_is_named() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/tiny/tiny-q4_0.gguf");
+    let expected = "ab".repeat(32);
+    for backend in ["llama-cpp", "candle"] {
+        let storage = tempfile::tempdir().unwrap();
+        let config = storage.path().join("tandem.toml");
+        let keys = format!("source = {path:?}\ngguf = {path:?}\nsha256 = {expected:?}");
+        fs_err::write(&config, format!("[backend]\nkind = {backend:?}\n[models.tiny]\n{keys}\n")).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_tandem"))
+            .args(["serve", "--profile", "demo", "--port", "0", "--config"])
+            .arg(&config)
+            .env("STORAGE_PATH", storage.path())
+            .env("RUST_LOG", "off")
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{error}");
+        let begins = format!("error: model tiny: {path}: sha256 mismatch: expected {expected} got ");
+        assert!(error.starts_with(&begins), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
 }

@@ -9,10 +9,9 @@ use crate::settings::{AdapterSettings, BackendSettings, ModelSettings, ModelSour
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
 pub(super) fn loader(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
-    let (source, adapters) = (model.source.as_ref(), &model.adapters);
     match backend {
-        BackendSettings::LlamaCpp(_) => llama_cpp(backend, source, adapters),
-        BackendSettings::Candle { .. } => candle(backend, source),
+        BackendSettings::LlamaCpp(_) => llama_cpp(backend, model),
+        BackendSettings::Candle { .. } => candle(backend, model),
         &BackendSettings::Sim { parallel, context, max_step_tokens, step_delay_ms, faults, .. }
             if model.task == Task::Embed =>
         {
@@ -27,6 +26,7 @@ pub(super) fn loader(backend: &BackendSettings, model: &ModelSettings) -> Result
         }
         &BackendSettings::Sim { parallel, context, max_step_tokens, block_size, kv_tokens, step_delay_ms, faults } => {
             let tokens = kv_tokens.unwrap_or_else(|| parallel.saturating_mul(context));
+            let adapters = &model.adapters;
             Ok(Box::new(SimLoader::new(SimSettings {
                 context,
                 parallel,
@@ -91,7 +91,7 @@ fn plan_llama_cpp(
 ) -> Result<Plan, LoadError> {
     use tandem_llama_cpp::{MemoryPlace, Planner};
 
-    let planner = Planner::new(llama_cpp_settings(asked, model.source.as_ref(), &model.adapters)?)?;
+    let planner = Planner::new(llama_cpp_settings(asked, model)?)?;
     let plan = planner.plan()?;
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
@@ -122,14 +122,10 @@ fn plan_llama_cpp(
 }
 
 #[cfg(feature = "llama-cpp")]
-fn llama_cpp(
-    backend: &BackendSettings,
-    source: Option<&ModelSource>,
-    adapters: &[AdapterSettings],
-) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(asked) => {
-            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, source, adapters)?)))
+            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, model)?)))
         }
         BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -138,8 +134,7 @@ fn llama_cpp(
 #[cfg(feature = "llama-cpp")]
 fn llama_cpp_settings(
     asked: &crate::settings::LlamaCppSettings,
-    source: Option<&ModelSource>,
-    adapters: &[AdapterSettings],
+    model: &ModelSettings,
 ) -> Result<tandem_llama_cpp::LlamaCppSettings, LoadError> {
     use tandem_llama_cpp::{FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};
 
@@ -165,7 +160,8 @@ fn llama_cpp_settings(
         numa,
     } = *asked;
     Ok(LlamaCppSettings {
-        model: path(source)?,
+        model: path(model.source.as_ref())?,
+        sha256: model.sha256,
         context: Some(context),
         parallel,
         max_step_tokens,
@@ -205,7 +201,7 @@ fn llama_cpp_settings(
             settings::Numa::Isolate => Numa::Isolate,
             settings::Numa::Numactl => Numa::Numactl,
         },
-        adapters: adapters.iter().map(llama_cpp_adapter).collect::<Result<_, _>>()?,
+        adapters: model.adapters.iter().map(llama_cpp_adapter).collect::<Result<_, _>>()?,
     })
 }
 
@@ -216,17 +212,13 @@ fn llama_cpp_adapter(adapter: &AdapterSettings) -> Result<tandem_llama_cpp::Adap
 }
 
 #[cfg(not(feature = "llama-cpp"))]
-fn llama_cpp(
-    backend: &BackendSettings,
-    _: Option<&ModelSource>,
-    _: &[AdapterSettings],
-) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(backend: &BackendSettings, _: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 
 #[cfg(feature = "candle")]
 fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
-    let planner = tandem_candle::Planner::new(candle_settings(backend, model.source.as_ref())?)?;
+    let planner = tandem_candle::Planner::new(candle_settings(backend, model)?)?;
     let plan = planner.plan();
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
@@ -249,10 +241,10 @@ fn plan_candle(backend: &BackendSettings, _: &ModelSettings, _: Option<u64>) -> 
 }
 
 #[cfg(feature = "candle")]
-fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn candle(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::Candle { .. } => {
-            Ok(Box::new(tandem_candle::CandleLoader::new(candle_settings(backend, source)?)))
+            Ok(Box::new(tandem_candle::CandleLoader::new(candle_settings(backend, model)?)))
         }
         BackendSettings::LlamaCpp(_) | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -261,7 +253,7 @@ fn candle(backend: &BackendSettings, source: Option<&ModelSource>) -> Result<Box
 #[cfg(feature = "candle")]
 fn candle_settings(
     backend: &BackendSettings,
-    source: Option<&ModelSource>,
+    model: &ModelSettings,
 ) -> Result<tandem_candle::CandleSettings, LoadError> {
     use tandem_candle::{CandleSettings, Dtype, Quantization};
 
@@ -281,7 +273,8 @@ fn candle_settings(
         return Err(LoadError::Unsupported(format!("these settings are for the backend {}", backend.name())));
     };
     Ok(CandleSettings {
-        model: path(source)?,
+        model: path(model.source.as_ref())?,
+        sha256: model.sha256,
         context: Some(context),
         parallel,
         dtype: match dtype {
@@ -306,7 +299,7 @@ fn candle_settings(
 }
 
 #[cfg(not(feature = "candle"))]
-fn candle(backend: &BackendSettings, _: Option<&ModelSource>) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn candle(backend: &BackendSettings, _: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 

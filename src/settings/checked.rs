@@ -6,6 +6,7 @@ use super::{
         Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer,
         RawSettings,
     },
+    sha256,
 };
 
 /// Adapters of one model: all of them are loaded with it.
@@ -101,6 +102,8 @@ pub struct ModelSettings {
     pub name: String,
     /// `None` for the simulated model.
     pub source: Option<ModelSource>,
+    /// The SHA-256 hash that the source, one file, must have; any will do when there is none.
+    pub sha256: Option<[u8; 32]>,
     pub task: Task,
     /// What requests may have the model adapted by.
     pub adapters: Vec<AdapterSettings>,
@@ -207,7 +210,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
     if name.is_empty() || name.len() > 256 || name.contains("..") || name.chars().any(char::is_control) {
         return Err(SettingsError::new(key(""), "is no name for a model"));
     }
-    let RawModel { source, gguf, task, adapters } = raw;
+    let RawModel { source, gguf, sha256, task, adapters } = raw;
     let task = match task {
         Some(_) if kind != Kind::Sim => {
             let reason = format!("does not apply to the backend {}: a model's file says what it is for", kind.name());
@@ -230,6 +233,16 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
             Some(ModelSource::parse(&spec).map_err(|reason| SettingsError::new(key(".source"), reason))?)
         }
     };
+    let sha256 = match (kind, sha256) {
+        (_, None) => None,
+        (Kind::Sim, Some(_)) => {
+            let reason = "does not apply to the backend sim: the simulated model has no file";
+            return Err(SettingsError::new(key(".sha256"), reason));
+        }
+        (Kind::LlamaCpp | Kind::Candle, Some(hash)) => {
+            Some(sha256::parse(&hash).map_err(|reason| SettingsError::new(key(".sha256"), reason))?)
+        }
+    };
     if kind == Kind::Candle && !adapters.is_empty() {
         return Err(SettingsError::new(key(".adapters"), "the backend candle has no adapters"));
     }
@@ -238,7 +251,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
         .into_iter()
         .map(|(adapter, raw)| check_adapter(&key(&format!(".adapters.{adapter}")), adapter, raw, kind))
         .collect::<Result<_, _>>()?;
-    Ok(ModelSettings { name, source, task, adapters })
+    Ok(ModelSettings { name, source, sha256, task, adapters })
 }
 
 fn check_adapter(key: &str, name: String, raw: RawAdapter, kind: Kind) -> Result<AdapterSettings, SettingsError> {

@@ -7,6 +7,7 @@ mod checked;
 mod layers;
 mod llama_cpp;
 mod raw;
+mod sha256;
 mod show;
 mod source;
 

@@ -103,6 +103,7 @@ pub(super) enum RawGpuLayers {
 pub(super) struct RawModel {
     pub(super) source: Option<String>,
     pub(super) gguf: Option<String>,
+    pub(super) sha256: Option<String>,
     pub(super) task: Option<String>,
     #[serde(default)]
     pub(super) adapters: BTreeMap<String, RawAdapter>,

@@ -76,6 +76,14 @@ fn wrong_settings_are_refused_by_name() {
             "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\ntask = \"embed\"",
             "config: models.sim.task: does not apply to the backend llama-cpp: a model's file says what it is for",
         ),
+        (
+            "[models.sim]\nsha256 = \"00\"",
+            "config: models.sim.sha256: does not apply to the backend sim: the simulated model has no file",
+        ),
+        (
+            "[backend]\nkind = \"candle\"\n[models.sim]\nsource = \"x\"\nsha256 = \"00\"",
+            "config: models.sim.sha256: '00' is no SHA-256 hash, which is written in 64 hexadecimal digits",
+        ),
         ("[models.sim.adapters.a]\nscale = nan", "config: models.sim.adapters.a.scale: is no number that a model can"),
         (
             "[models.sim.adapters.a]\nscale = 1e300",
@@ -139,6 +147,25 @@ fn each_backend_loads_the_file_that_is_meant_for_it() {
         let path = |path: &str| Some(ModelSource::Path(path.into()));
         assert_eq!(sources, [path(both), path(gguf_alone)], "{backend}");
     }
+}
+
+#[test]
+fn a_models_hash_is_read_in_either_case() {
+    let hash = "0123456789abcdefABCDEF9876543210".repeat(2);
+    let text = format!(
+        "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"a.gguf\"\nsha256 = \"{hash}\"\n[models.b]\nsource = \"b.gguf\""
+    );
+    let models = with_file(&text).unwrap().models;
+    assert_eq!(models[0].sha256, None);
+    assert_eq!(models[1].sha256.map(|hash| (hash[0], hash[8], hash[31])), Some((0x01, 0xab, 0x10)));
+    let shown = text_of_a_shown_hash(&hash);
+    assert!(shown.contains(&hash), "no secret: {shown}");
+}
+
+fn text_of_a_shown_hash(hash: &str) -> String {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs_err::write(file.path(), format!("[models.sim]\nsha256 = \"{hash}\"")).unwrap();
+    Resolved::load(&Overrides { config: Some(file.path().to_owned()), ..profile("sim") }).unwrap().show()
 }
 
 #[test]

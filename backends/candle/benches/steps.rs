@@ -24,6 +24,7 @@ fn main() {
     let threads = words.get(1).map(|threads| threads.parse().expect("a number of threads"));
     let settings = CandleSettings {
         model: model.clone(),
+        sha256: None,
         context: Some(1024),
         parallel: 32,
         dtype: Dtype::Auto,

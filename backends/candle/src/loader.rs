@@ -43,7 +43,7 @@ impl CandleLoader {
 impl BackendLoader for CandleLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
         self.settings.check()?;
-        let files = ModelFiles::open(&self.settings.model)?;
+        let files = ModelFiles::open(&self.settings.model, self.settings.sha256.as_ref())?;
         let (config, config_file) = files.config()?;
         match config {
             ModelConfig::Generator(config) => self.with_generator(files, &config, &config_file, serve),
@@ -66,13 +66,19 @@ impl CandleLoader {
         let Text { tokenizer, vocab, chat_template } = files.text(config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
+        let shards = files.shards();
         let weights = files.weights(config_file, settings.kept())?;
         let kv_tokens = u64::from(count) * u64::from(block_size);
         let needs = plan::needs(settings, config, weights.bytes(), settings.parallel, kv_tokens);
         needs.check(settings.parallel, spec.max_context, free_ram(), "")?;
         let shape = shape(count, block_size, (config.kv_heads, config.head_dim));
         let cache = KvCache::new(shape, settings.kv_format(), config.layers.len())?;
-        let model = threads.install(|| Decoder::load(config, spec.max_context, weights))?;
+        let model = threads.install(|| Decoder::load(config, spec.max_context, weights));
+        // Asked for first: a file that was written to is why its tensors may be wrong, and they need not look it.
+        if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
+            return Err(invalid(&shard.path, "the file changed while it was being loaded"));
+        }
+        let model = model?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -150,6 +156,7 @@ fn shape(pages: u32, page_len: u32, (kv_heads, head_dim): (usize, usize)) -> KvS
 fn spec(settings: &CandleSettings, config: &DecoderConfig) -> Result<BackendSpec, LoadError> {
     let &CandleSettings {
         model: _,
+        sha256: _,
         context,
         parallel,
         dtype: _,

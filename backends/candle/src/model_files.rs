@@ -2,6 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tandem_core::LoadError;
+use tandem_gguf::Shard;
 
 use crate::{
     config::{DecoderConfig, EmbedderConfig, ModelConfig},
@@ -19,11 +20,23 @@ pub(crate) enum ModelFiles {
 }
 
 impl ModelFiles {
-    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        if GgufModel::is_at(path) {
-            return GgufModel::open(path).map(Self::Gguf);
+    /// With a SHA-256 hash there is one file that has it, and nothing is read of any other.
+    pub(crate) fn open(path: &Path, sha256: Option<&[u8; 32]>) -> Result<Self, LoadError> {
+        if sha256.is_some() && path.is_dir() {
+            return Err(invalid(path, "sha256 is the hash of one file, and this is a directory"));
+        }
+        if sha256.is_some() || GgufModel::is_at(path) {
+            return GgufModel::open(path, sha256).map(Self::Gguf);
         }
         ModelDirectory::open(path).map(Self::Directory)
+    }
+
+    /// The GGUF files as they were when they were opened. Those of a directory are not watched: they were not hashed.
+    pub(crate) fn shards(&self) -> Vec<Shard> {
+        match self {
+            Self::Directory(_) => Vec::new(),
+            Self::Gguf(model) => model.files.iter().map(|file| file.shard().clone()).collect(),
+        }
     }
 
     /// The configuration, and where it comes from, which names the end-of-generation tokens.

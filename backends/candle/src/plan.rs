@@ -37,7 +37,7 @@ impl Planner {
     /// As loading it has, but for want of memory; and for embedding models, which keep next to nothing but their weights.
     pub fn new(settings: CandleSettings) -> Result<Self, LoadError> {
         settings.check()?;
-        let files = ModelFiles::open(&settings.model)?;
+        let files = ModelFiles::open(&settings.model, settings.sha256.as_ref())?;
         let (config, file) = files.config()?;
         let ModelConfig::Generator(config) = config else {
             return Err(LoadError::Unsupported("the memory of embedding models is not planned on candle".to_owned()));
@@ -131,6 +131,7 @@ mod tests {
             model: concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny").into(),
             context: Some(512),
             parallel: 8,
+            sha256: None,
             dtype: Dtype::Auto,
             quantization: Quantization::None,
             block_size: 16,

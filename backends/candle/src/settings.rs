@@ -10,6 +10,8 @@ use crate::weights::Kept;
 pub struct CandleSettings {
     /// A Hugging Face model directory (`config.json`, `tokenizer.json` and safetensors files) or a GGUF file.
     pub model: PathBuf,
+    /// The SHA-256 hash that the model's one file, a GGUF, must have; any will do when there is none.
+    pub sha256: Option<[u8; 32]>,
     /// Tokens of one sequence, at most; `None` is as many as the model was made for.
     pub context: Option<u32>,
     /// Sequences that run at the same time.
@@ -57,6 +59,7 @@ impl CandleSettings {
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         let Self {
             model: _,
+            sha256: _,
             context,
             parallel,
             dtype: _,

@@ -10,6 +10,7 @@ use crate::{
     arrays,
     cursor::HeaderError,
     header::{Header, PICKLE, Tensor},
+    pin,
 };
 
 /// How the names of pickled weights end.
@@ -55,6 +56,10 @@ impl GgufFile {
     /// # Errors
     /// When there is no such file, or with the first rule that it breaks.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
+        Self::open_pinned(path, None)
+    }
+
+    fn open_pinned(path: &Path, sha256: Option<&[u8; 32]>) -> Result<Self, LoadError> {
         let unreadable = |error: io::Error| unreadable(path, &error);
         // Opening a pipe would wait for somebody to write into it.
         if !fs_err::metadata(path).map_err(unreadable)?.is_file() {
@@ -63,6 +68,12 @@ impl GgufFile {
         let file = fs_err::File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let len = metadata.len();
+        // The identity was taken before and the header is read after, both of the open file: none of it is of other bytes than were hashed,
+        // unless the identity has changed.
+        if let Some(sha256) = sha256 {
+            pin::compare(&file, sha256).map_err(unreadable)?.map_err(|reason| invalid(path, reason))?;
+            (&file).rewind().map_err(unreadable)?;
+        }
         let header = Header::read(BufReader::new(&file), len).map_err(|error| match error {
             HeaderError::NotGguf(_) if is_pickled(path) => invalid(path, PICKLE),
             error @ (HeaderError::Io(_) | HeaderError::NotGguf(_) | HeaderError::Malformed(_)) => refused(path, &error),
@@ -73,14 +84,19 @@ impl GgufFile {
     /// Opens a model: its file, or all of them when it is the first of several. A large model may come as `NAME-00001-of-00003.gguf` and so
     /// on; what describes it stands in the first.
     ///
+    /// Where there is a SHA-256 hash, the model is one file with that hash. It is compared before anything of the file is looked at.
+    ///
     /// # Errors
     /// With the first rule that a file breaks, and which file it is.
-    pub fn open_model(path: &Path) -> Result<Vec<Self>, LoadError> {
-        let first = Self::open(path)?;
+    pub fn open_model(path: &Path, sha256: Option<&[u8; 32]>) -> Result<Vec<Self>, LoadError> {
+        let first = Self::open_pinned(path, sha256)?;
         let count = first.header.unsigned("split.count").unwrap_or(0);
         let mut files = vec![first];
         if count <= 1 {
             return Ok(files);
+        }
+        if sha256.is_some() {
+            return Err(invalid(path, format!("sha256 is the hash of one file, and this is a model in {count}")));
         }
         if count > MAX_SHARDS {
             return Err(invalid(path, format!("implausible shard count {count}")));
@@ -214,6 +230,17 @@ mod tests {
         assert_eq!(part, whole[16..24]);
         let numbers = whole.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
         assert!(numbers.clone().all(|number| number.is_finite()) && numbers.sum::<f32>() > 0.0);
+    }
+
+    #[test]
+    fn a_hash_is_compared_before_anything_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("model.gguf");
+        // Not even a GGUF file, which would be said of it otherwise.
+        fs_err::write(&path, "abc").expect("a file");
+        let error = GgufFile::open_model(&path, Some(&[0xa5; 32])).expect_err("another hash").to_string();
+        let got = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(error, format!("{}: sha256 mismatch: expected {} got {got}", path.display(), "a5".repeat(32)));
     }
 
     #[test]

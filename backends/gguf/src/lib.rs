@@ -5,7 +5,8 @@
 //! holds.
 //!
 //! In reading order: `cursor` and `header` from bytes to metadata and the tensor table; `arrays` for the parts of the metadata that are too
-//! large to be kept unasked; `file` for files on disk, of which a model may have several; `text` for what the vocabulary and the chat
+//! large to be kept unasked; `file` for files on disk, of which a model may have several, and `pin` for the hash that one may have to have;
+//! `text` for what the vocabulary and the chat
 //! template must be; `ggml_type` for the sizes of what tensors are made of.
 
 mod arrays;
@@ -13,6 +14,7 @@ mod cursor;
 mod file;
 pub mod ggml_type;
 mod header;
+mod pin;
 mod text;
 
 pub use cursor::HeaderError;

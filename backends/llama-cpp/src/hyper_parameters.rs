@@ -9,6 +9,8 @@ const MAX_LAYERS: u64 = 512;
 const MAX_EXPERTS: u64 = 1024;
 /// Beyond any head; llama.cpp multiplies it in 32 bits.
 const MAX_HEAD_LENGTH: u64 = 1 << 16;
+/// Beyond any width of a state.
+const MAX_STATE: u64 = 1 << 24;
 const ROPE_SCALINGS: &[&str] = &["none", "linear", "yarn", "longrope"];
 
 /// Checks what every architecture has in common. Keys that an architecture does not have, and those that differ from layer to layer, are left
@@ -21,6 +23,7 @@ pub(crate) fn check(header: &Header, architecture: &str) -> Result<(), String> {
     numbers.check_sizes()?;
     numbers.check_heads()?;
     numbers.check_experts()?;
+    numbers.check_states()?;
     numbers.check_rope()
 }
 
@@ -94,6 +97,41 @@ impl Numbers<'_> {
         let divided = groups > 1 && (!experts.is_multiple_of(groups) || !(1..groups).contains(&used_groups));
         if divided || groups > experts.saturating_sub(1) {
             return self.invalid("expert_group_count", format!("{groups} of {experts} experts, {used_groups} used"));
+        }
+        Ok(())
+    }
+
+    /// Of layers that keep a state. Some divide by these numbers, others assert that they fit together.
+    fn check_states(&self) -> Result<(), String> {
+        for (name, least) in [
+            ("ssm.conv_kernel", 1),
+            ("ssm.inner_size", 1),
+            ("ssm.state_size", 1),
+            ("ssm.time_step_rank", 1),
+            // A convolution over one token would leave no state to keep.
+            ("shortconv.l_cache", 2),
+        ] {
+            if let Some(value) = self.unsigned(name)
+                && !(least..=MAX_STATE).contains(&value)
+            {
+                return self.invalid(name, value);
+            }
+        }
+        let inner = self.unsigned("ssm.inner_size").unwrap_or(0);
+        if let Some(groups) = self.unsigned("ssm.group_count").filter(|groups| *groups > 0) {
+            let heads = self.unsigned("ssm.time_step_rank").unwrap_or(1);
+            if !inner.is_multiple_of(groups) || !inner.is_multiple_of(heads) {
+                return self.invalid("ssm.inner_size", format!("{inner}, in {groups} groups and {heads} heads"));
+            }
+        }
+        let width = self.unsigned("embedding_length").unwrap_or(0);
+        if self.architecture == "jamba" && inner != 2 * width {
+            return self.invalid("ssm.inner_size", format!("{inner}, twice embedding_length ({width}) expected"));
+        }
+        let (keys, values) = (self.unsigned("attention.key_length"), self.unsigned("attention.value_length"));
+        if matches!(self.architecture, "lfm2" | "lfm2moe") && keys != values {
+            let text = |length: Option<u64>| length.map_or("the default".to_owned(), |length| length.to_string());
+            return self.invalid("attention.key_length", format!("{}, with {} for values", text(keys), text(values)));
         }
         Ok(())
     }

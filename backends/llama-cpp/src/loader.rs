@@ -110,7 +110,7 @@ impl BackendLoader for LlamaCppLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
         let path = &self.settings.model;
         self.settings.check()?;
-        let file = ModelFile::check(path)?;
+        let file = ModelFile::check(path, self.settings.sha256.as_ref())?;
         let llama = runtime::init(self.settings.numa)?;
         let adapter_files = AdapterFile::check_all(&self.settings, &file)?;
         check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;

@@ -58,13 +58,14 @@ pub(crate) struct ModelFile {
 }
 
 impl ModelFile {
-    /// Checks the file, and its further shards when it is the first of several.
+    /// Checks the file, and its further shards when it is the first of several. With a hash to compare, that comes first: what is checked
+    /// and loaded afterwards is what was hashed, since [`Self::load`] notices another file, or other bytes in it.
     ///
     /// # Errors
     /// With the first rule that a file breaks, and which file it is.
-    pub(crate) fn check(path: &Path) -> Result<Self, LoadError> {
+    pub(crate) fn check(path: &Path, sha256: Option<&[u8; 32]>) -> Result<Self, LoadError> {
         refuse_directory(path)?;
-        let files = GgufFile::open_model(path)?;
+        let files = GgufFile::open_model(path, sha256)?;
         let invalid = |reason| LoadError::Invalid { path: path.display().to_string(), reason };
         let header = files[0].header();
         if header.tensors().is_empty() {
@@ -193,7 +194,7 @@ mod tests {
         let path = folder.path().join("model.gguf");
         fs_err::copy(shipped, &path).expect("the model");
         let vocabulary = || LlamaModelParams::default().with_vocab_only(true);
-        let file = ModelFile::check(&path).expect("a good file");
+        let file = ModelFile::check(&path, None).expect("a good file");
         file.load(&vocabulary()).expect("a good file");
         // Another file under the same name, with the same bytes: only what was checked is trusted.
         fs_err::remove_file(&path).expect("the file");

@@ -65,7 +65,7 @@ impl Planner {
     /// As loading it has, but for want of memory.
     pub fn new(settings: LlamaCppSettings) -> Result<Self, LoadError> {
         settings.check()?;
-        let file = ModelFile::check(&settings.model)?;
+        let file = ModelFile::check(&settings.model, settings.sha256.as_ref())?;
         let adapters = AdapterFile::check_all(&settings, &file)?;
         Self::of(settings, &file, &adapters)
     }

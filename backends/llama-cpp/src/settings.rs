@@ -17,6 +17,8 @@ const MAX_THREADS: u32 = 512;
 pub struct LlamaCppSettings {
     /// A GGUF file; of a model in several files the first.
     pub model: PathBuf,
+    /// The SHA-256 hash that the model's one file must have; any will do when there is none.
+    pub sha256: Option<[u8; 32]>,
     /// Tokens that one sequence may hold, at most: never more than the model was trained on. `None` is that too, up to 8,192.
     ///
     /// Memory for `parallel` times as many is taken at load.
@@ -163,6 +165,7 @@ impl LlamaCppSettings {
     pub fn new(model: PathBuf) -> Self {
         Self {
             model,
+            sha256: None,
             context: None,
             parallel: 8,
             max_step_tokens: 2048,

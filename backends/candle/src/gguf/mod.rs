@@ -45,9 +45,9 @@ impl GgufModel {
         named || (path.is_file() && begins())
     }
 
-    /// Reads and checks the headers of all files.
-    pub(crate) fn open(path: &Path) -> Result<Self, LoadError> {
-        let files = GgufFile::open_model(path)?;
+    /// Reads and checks the headers of all files, after the hash of the one that has to have it.
+    pub(crate) fn open(path: &Path, sha256: Option<&[u8; 32]>) -> Result<Self, LoadError> {
+        let files = GgufFile::open_model(path, sha256)?;
         let header = files[0].header();
         let family = header
             .text("general.architecture")

@@ -41,7 +41,7 @@ fn file(architecture: &'static str) -> Gguf {
 }
 
 fn opened(file: &Gguf) -> Result<GgufModel, LoadError> {
-    GgufModel::open(&file.write())
+    GgufModel::open(&file.write(), None)
 }
 
 /// The fields of the configuration that `expected` has.

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 
 use super::{config::Specials, words};
-use crate::{gguf::PreTokenizer, vocab};
+use crate::{gguf::PreTokenizer, spelling};
 
 /// How text is cut into words: the name that GGUF has for it.
 pub(super) const PRE_TOKENIZER: &str = "qwen2";
@@ -109,7 +109,7 @@ fn spelled(text: &str) -> String {
 fn letter(byte: u8) -> char {
     let mut alphabet = (0..0x180).filter_map(char::from_u32);
     alphabet
-        .find(|character| vocab::byte_of(*character) == Some(byte))
+        .find(|character| spelling::byte_of(*character) == Some(byte))
         .expect("the alphabet has a letter for each byte")
 }
 

@@ -145,6 +145,7 @@ fn alphabet() -> Vec<char> {
 pub(crate) fn settings(model: &Path) -> CandleSettings {
     CandleSettings {
         model: model.to_owned(),
+        sha256: None,
         context: None,
         parallel: 3,
         dtype: Compute::F32,

@@ -7,11 +7,12 @@ use crate::{
     TOLERANCE,
     gguf::{Gguf, VOCABULARY},
     helpers::{self, settings},
+    hybrids,
 };
 
 /// One of each kind of those that generate.
-pub(crate) fn all() -> [Gguf; 3] {
-    [plain(), sliding_window(), recurrent()]
+pub(crate) fn all() -> [Gguf; 5] {
+    [plain(), sliding_window(), recurrent(), hybrids::with_states(), hybrids::with_convolutions()]
 }
 
 /// Keys and values alone.
@@ -91,7 +92,7 @@ fn sliding_window() -> Gguf {
 }
 
 /// A state in place of KV.
-fn recurrent() -> Gguf {
+pub(crate) fn recurrent() -> Gguf {
     const WIDTH: u64 = 64;
     const INNER: u64 = 128;
     const STATE: u64 = 16;
@@ -129,7 +130,7 @@ fn recurrent() -> Gguf {
     file
 }
 
-fn check(file: &Gguf, change: impl Fn(LlamaCppSettings) -> LlamaCppSettings, partial_reuse: bool) {
+pub(crate) fn check(file: &Gguf, change: impl Fn(LlamaCppSettings) -> LlamaCppSettings, partial_reuse: bool) {
     let path = file.write();
     let settings = change(LlamaCppSettings { model: path.to_path_buf(), ..settings(4, 256) });
     helpers::with_backend(LlamaCppLoader::new(settings.clone()), |loaded| {

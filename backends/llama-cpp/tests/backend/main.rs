@@ -12,6 +12,8 @@ mod forger;
 #[expect(dead_code, reason = "a part of it is for the tests of other backends")]
 mod gguf;
 mod helpers;
+mod hybrids;
+mod pins;
 mod text;
 
 use tandem_core::conformance;
