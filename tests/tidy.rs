@@ -19,7 +19,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tandem-sim", &["tandem-core"]),
     ("tandem-gguf", &["tandem-core"]),
     ("tandem-llama-cpp", &["tandem-core", "tandem-gguf"]),
-    ("tandem-candle", &["tandem-core", "tandem-gguf"]),
+    ("tandem-kernels", &[]),
+    ("tandem-candle", &["tandem-core", "tandem-gguf", "tandem-kernels"]),
     ("tandem-migrations", &[]),
     (
         "tandem",
@@ -273,7 +274,8 @@ fn sources(directories: &[&str]) -> Vec<Source> {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs")
+    path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "benches")
+        || path.ends_with("tests.rs")
 }
 
 /// `api` for src/api.rs and for anything under src/api.

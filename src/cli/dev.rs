@@ -26,7 +26,7 @@ pub(super) struct Synth {
     /// Where to write it
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// GGUF files to write too: F16, Q8_0, Q4_0, Q4_K_M, Q5_K_M, Q6_K
+    /// GGUF files to write too: `F16`, `Q8_0`, `Q4_0`, `Q4_K_M`, `Q5_K_M`, `Q6_K`
     #[arg(long, value_name = "QUANTIZATIONS", value_delimiter = ',')]
     gguf: Vec<String>,
     /// What the weights follow from

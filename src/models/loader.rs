@@ -4,7 +4,7 @@ use tandem_core::{BackendLoader, LoadError};
 use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 use super::{Plan, SynthFailure, SynthOrder};
-use crate::settings::{AdapterSettings, BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
+use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
@@ -206,7 +206,9 @@ fn llama_cpp_settings(
 }
 
 #[cfg(feature = "llama-cpp")]
-fn llama_cpp_adapter(adapter: &AdapterSettings) -> Result<tandem_llama_cpp::AdapterSettings, LoadError> {
+fn llama_cpp_adapter(
+    adapter: &crate::settings::AdapterSettings,
+) -> Result<tandem_llama_cpp::AdapterSettings, LoadError> {
     let (name, path, scale) = (adapter.name.clone(), path(adapter.source.as_ref())?, adapter.scale);
     Ok(tandem_llama_cpp::AdapterSettings { name, path, scale })
 }

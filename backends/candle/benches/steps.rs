@@ -6,6 +6,8 @@
 //!
 //! `MODEL` is a GGUF file or a model directory; without one it is the model that ships with the project.
 
+#![expect(clippy::print_stdout, reason = "a table is what it is for")]
+
 use std::{path::PathBuf, time::Instant};
 
 use tandem_candle::{CandleLoader, CandleSettings, Dtype, Quantization};

@@ -176,7 +176,7 @@ fn check(name: &str, block_size: u32) {
         }
     })
     .unwrap();
-    eprintln!("{name}: pages of {block_size}, relative error {error:.1e}");
+    println!("{name}: pages of {block_size}, relative error {error:.1e}");
 }
 
 macro_rules! families {

@@ -120,7 +120,7 @@ fn eight_bit_floats_are_multiplied_with_their_scales() {
         let (rows, columns) = (outputs.div_ceil(32), inputs.div_ceil(32));
         // Powers of two between 1/4 and 2, with both signs.
         let exponent = |output: usize, input: usize| (output * 3 + input * 7 + layer.len()) % 4;
-        let sign = |output: usize, input: usize| (output + input * input) % 3 == 0;
+        let sign = |output: usize, input: usize| (output + input * input).is_multiple_of(3);
         let scale = |row: usize, column: usize| 0.05 + 0.02 * (row + 2 * column) as f32;
         let at = |at: usize| (at / inputs, at % inputs);
         let bytes = (0..outputs * inputs).map(|place| {

@@ -95,11 +95,14 @@ fn convert(matrix: Matrix, dtype: Dtype) -> Result<Matrix> {
     }
     let mut values = Vec::new();
     matrix.widen(&mut values)?;
-    let bytes = match to {
-        GgmlDType::BF16 => values.iter().flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-        GgmlDType::F16 => values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-    };
+    let mut bytes = Vec::with_capacity(values.len() * to.type_size());
+    for value in values {
+        match dtype {
+            Dtype::Auto | Dtype::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
+            Dtype::Bf16 => bytes.extend_from_slice(&bf16::from_f32(value).to_le_bytes()),
+            Dtype::F16 => bytes.extend_from_slice(&f16::from_f32(value).to_le_bytes()),
+        }
+    }
     Ok(Matrix { dtype: to, bytes, ..matrix })
 }
 

@@ -145,10 +145,9 @@ impl SafeTensors {
         let mut values = Vec::new();
         let scales = Matrix { dtype, rows, columns, bytes: scales.bytes };
         scales.widen(&mut values).map_err(super::refused)?;
-        let block = match self.stored {
-            Stored::Fp8 { block: Some(block) } if (rows, columns) != (1, 1) => block,
-            _ => (outputs.div_ceil(rows.max(1)).max(1), inputs.div_ceil(columns.max(1)).max(1)),
-        };
+        let even = (outputs.div_ceil(rows.max(1)).max(1), inputs.div_ceil(columns.max(1)).max(1));
+        let said = if let Stored::Fp8 { block } = self.stored { block } else { None };
+        let block = said.filter(|_| (rows, columns) != (1, 1)).unwrap_or(even);
         let bytes = scale_blocks(&raw.bytes, (outputs, inputs), &values, (rows, columns), block).map_err(refused)?;
         Ok(Matrix { dtype: GgmlDType::BF16, rows: outputs, columns: inputs, bytes })
     }

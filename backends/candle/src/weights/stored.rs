@@ -28,10 +28,10 @@ const AWQ_ORDER: [usize; PER_WORD] = [0, 2, 4, 6, 1, 3, 5, 7];
 impl Stored {
     /// Reads `quantization_config` of a `config.json`.
     pub(crate) fn parse(config: &Value) -> Result<Self, String> {
-        let fields = match &config["quantization_config"] {
-            Value::Null => return Ok(Self::Plain),
-            fields => fields,
-        };
+        let fields = &config["quantization_config"];
+        if fields.is_null() {
+            return Ok(Self::Plain);
+        }
         let refused = |what: &str| Err(format!("invalid config: quantization_config: {what}"));
         let bits = |method: &str| match fields["bits"].as_u64() {
             Some(4) => Ok(()),
@@ -53,15 +53,16 @@ impl Stored {
                     Some(other) => refused(&format!("version: {other} of awq is not supported, only gemm")),
                 }
             }
-            Some("fp8") => match &fields["weight_block_size"] {
-                Value::Null => Ok(Self::Fp8 { block: None }),
-                block => match (block[0].as_u64(), block[1].as_u64()) {
-                    (Some(outputs @ 1..=MAX_BLOCK), Some(inputs @ 1..=MAX_BLOCK)) => {
+            Some("fp8") => {
+                let block = &fields["weight_block_size"];
+                match (block.is_null(), block[0].as_u64(), block[1].as_u64()) {
+                    (true, ..) => Ok(Self::Fp8 { block: None }),
+                    (false, Some(outputs @ 1..=MAX_BLOCK), Some(inputs @ 1..=MAX_BLOCK)) => {
                         Ok(Self::Fp8 { block: Some((outputs as usize, inputs as usize)) })
                     }
                     _ => refused(&format!("weight_block_size: {block} is no pair of sizes")),
-                },
-            },
+                }
+            }
             Some(other) => {
                 refused(&format!("quant_method: {other} is not supported; known: gptq and awq of 4 bits, fp8"))
             }
