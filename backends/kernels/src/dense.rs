@@ -45,6 +45,11 @@ impl Dense for Half {
 /// By row and panel, sums by output.
 pub(crate) type Sums<F, const ROWS: usize, const PANELS: usize> = [[F; PANELS]; ROWS];
 
+/// Up to so many rows the processor waits for weights rather than for sums: they are asked for ahead of time.
+const FEW_ROWS: usize = 4;
+/// Pairs of inputs ahead.
+const AHEAD: usize = 16;
+
 /// Adds the products of `PANELS` panels with the rows of one tile to `sums`; `x` is `[input][row]`.
 ///
 /// Each sum is added up in the order of inputs, whatever rows and panels it is computed beside: a row's results do not depend on the others.
@@ -62,6 +67,11 @@ pub(crate) fn add_products<I: Isa, D: Dense, const ROWS: usize, const PANELS: us
     }
     let (pairs, rest) = x.as_chunks::<2>();
     for (pair, [first, second]) in pairs.iter().enumerate() {
+        if ROWS <= FEW_ROWS {
+            for line in panels.iter().filter_map(|panel| panel.get((pair + AHEAD) * 2 / D::PER_LINE)) {
+                isa.prefetch(line);
+            }
+        }
         let line = |input: usize| if D::PER_LINE == 1 { 2 * pair + input } else { pair };
         step::<I, D, ROWS, PANELS>(isa, panels, line(0), 0, first, sums);
         step::<I, D, ROWS, PANELS>(isa, panels, line(1), 1, second, sums);

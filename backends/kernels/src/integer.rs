@@ -16,7 +16,7 @@ pub(crate) struct Panel<'a> {
 /// The products of a panel with the rows of one tile, added to `bias`; `x` is `[block][row]`, and what it gives is by row.
 ///
 /// `next` are the quants of the panel that comes after this one, as long or empty: they are asked for meanwhile, since what guesses what
-/// will be read is confused by tiles that read the same panel again. Quants of eight bits are too many for that to be a gain.
+/// will be read is confused by tiles that read the same panel again, and too slow for few rows.
 #[inline(always)]
 pub(crate) fn products<I: Isa, Q: Quants, S: Scales, const ROWS: usize>(
     isa: I,
@@ -28,9 +28,7 @@ pub(crate) fn products<I: Isa, Q: Quants, S: Scales, const ROWS: usize>(
     let mut sums = [isa.load(bias); ROWS];
     let blocks = x.as_chunks::<ROWS>().0.iter().zip(panel.quants.chunks_exact(Q::LINES));
     for (at, (x, quants)) in blocks.enumerate() {
-        if let Some(next) = next.get(at * Q::LINES..(at + 1) * Q::LINES)
-            && !Q::WIDE
-        {
+        if let Some(next) = next.get(at * Q::LINES..(at + 1) * Q::LINES) {
             next.iter().for_each(|line| isa.prefetch(line));
         }
         let weights = Q::read(isa, quants);
