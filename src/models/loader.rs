@@ -4,7 +4,7 @@ use tandem_core::{BackendLoader, LoadError};
 use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 use super::{Plan, SynthFailure, SynthOrder};
-use crate::settings::{BackendSettings, ModelSettings, ModelSource, SimFaults, Task};
+use crate::settings::{BackendSettings, ModelSettings, SimFaults, Task};
 
 /// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
@@ -64,7 +64,7 @@ fn not_built(backend: &BackendSettings) -> LoadError {
 }
 
 #[cfg(any(feature = "llama-cpp", feature = "candle"))]
-fn path(source: Option<&ModelSource>) -> Result<std::path::PathBuf, LoadError> {
+fn path(source: Option<&crate::settings::ModelSource>) -> Result<std::path::PathBuf, LoadError> {
     let source = source.ok_or_else(|| LoadError::Unsupported("the model has no source".to_owned()))?;
     source.resolve().map_err(LoadError::Unsupported)
 }
