@@ -44,10 +44,10 @@ def classic(config: Json) -> Json:
     if "num_local_experts" in config:
         config["num_experts"] = config.pop("num_local_experts")
     rope = config.pop("rope_parameters")
+    kinds = config.pop("layer_types", None)
     if "full_attention" in rope:
         config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = rope["full_attention"]
-        kinds = config.pop("layer_types")
         config["sliding_window_pattern"] = kinds.index("full_attention") + 1
     rope = dict(rope)
     config["rope_theta"] = rope.pop("rope_theta")
