@@ -228,7 +228,9 @@ fn naive(logits: &[f32], row: &SampleRow<'_>) -> (TokenId, f64) {
     if params.typical_p < 1.0 {
         let mass: f64 = kept.iter().map(|&at| weight(at)).sum();
         let surprise = |at: usize| -(weight(at) / mass).ln();
-        let entropy: f64 = kept.iter().map(|&at| weight(at) / mass * surprise(at)).sum();
+        // What is too rare for a number adds nothing, rather than zero times infinity.
+        let seen = kept.iter().filter(|&&at| weight(at) > 0.0);
+        let entropy: f64 = seen.map(|&at| weight(at) / mass * surprise(at)).sum();
         let off = |at: usize| (surprise(at) - entropy).abs();
         kept.sort_by(|a, b| off(*a).total_cmp(&off(*b)).then(a.cmp(b)));
         let nearest =
@@ -290,6 +292,19 @@ fn params() -> impl Strategy<Value = SamplingParams> {
             ..SamplingParams::default()
         }
     })
+}
+
+/// A weight that is no number above zero any more has no surprise to count.
+#[test]
+fn typical_sampling_bears_tokens_that_are_too_rare_for_a_number() {
+    let logits = [-30.0, -20.0, 2.9, 3.0, -20.0];
+    let params =
+        SamplingParams { temperature: 0.056, typical_p: 0.05, repetition_penalty: 1.9, ..SamplingParams::default() };
+    for u in [0.0, 0.3, 0.88] {
+        let asked = SampleRow { output: &[0], ..row(&params, u) };
+        assert_eq!(token(&logits, &asked), naive(&logits, &asked).0, "u = {u}");
+        assert_eq!(token(&logits, &asked), 3);
+    }
 }
 
 proptest! {
