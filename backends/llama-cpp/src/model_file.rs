@@ -11,6 +11,22 @@ use tandem_gguf::{GgufFile, Header, Shard, Tensor, Value, chat_template, check_t
 
 use crate::{Numa, hyper_parameters, runtime};
 
+/// What `tokenizer.ggml.token_type` has for a token that stands for one byte.
+const BYTE_TOKEN: f64 = 6.0;
+
+/// llama.cpp aborts when it spells a byte in the vocabulary of word pieces, which has none.
+fn check_byte_tokens(file: &GgufFile, has_word_pieces: bool) -> Result<(), LoadError> {
+    const KEY: &str = "tokenizer.ggml.token_type";
+    let types = if has_word_pieces { file.numbers(KEY)? } else { None };
+    match types.iter().flatten().position(|kind| *kind == BYTE_TOKEN) {
+        Some(token) => Err(LoadError::Invalid {
+            path: file.path().display().to_string(),
+            reason: format!("token {token} is a byte by `{KEY}`, which word pieces do not have"),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// Architectures whose tokens see those behind them too: they turn a text into a vector and cannot continue it.
 const EMBEDDERS: &[&str] = &[
     "bert",
@@ -80,6 +96,7 @@ impl ModelFile {
         check_tensor_types(header).map_err(invalid)?;
         check_tokenizer(header).map_err(invalid)?;
         let has_word_pieces = header.text("tokenizer.ggml.model") == Some("bert");
+        check_byte_tokens(&files[0], has_word_pieces)?;
         let chat_template = chat_template(header).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
