@@ -2,29 +2,42 @@
 
 use std::fmt::Display;
 
-use tandem_gguf::{Header, Value};
+use tandem_core::LoadError;
+use tandem_gguf::{GgufFile, Header, Value};
 
 /// llama.cpp's bounds, which it asserts.
 const MAX_LAYERS: u64 = 512;
 const MAX_EXPERTS: u64 = 1024;
-/// Beyond any head; llama.cpp multiplies it in 32 bits.
+/// Beyond any head, and beyond any number of them; llama.cpp multiplies the two in 32 bits.
 const MAX_HEAD_LENGTH: u64 = 1 << 16;
+const MAX_HEADS: u64 = 1 << 15;
+/// Beyond any inner width of an MLP.
+const MAX_FEED_FORWARD: u64 = 1 << 24;
 /// Beyond any width of a state.
 const MAX_STATE: u64 = 1 << 24;
 const ROPE_SCALINGS: &[&str] = &["none", "linear", "yarn", "longrope"];
 
-/// Checks what every architecture has in common. Keys that an architecture does not have, and those that differ from layer to layer, are left
-/// to llama.cpp.
+/// Checks what every architecture has in common. Keys that an architecture does not have are left to llama.cpp.
 ///
 /// # Errors
 /// With the first key that makes no sense, and its value.
-pub(crate) fn check(header: &Header, architecture: &str) -> Result<(), String> {
-    let numbers = Numbers { header, architecture };
-    numbers.check_sizes()?;
-    numbers.check_heads()?;
-    numbers.check_experts()?;
-    numbers.check_states()?;
-    numbers.check_rope()
+pub(crate) fn check(file: &GgufFile, architecture: &str) -> Result<(), LoadError> {
+    let invalid = |reason| LoadError::Invalid { path: file.path().display().to_string(), reason };
+    let numbers = Numbers { header: file.header(), architecture };
+    numbers.check().map_err(invalid)?;
+    // Some models have a number for each layer instead of one for all.
+    let listed = |name: &str| file.numbers(&numbers.key(name));
+    let (heads, kv_heads) = (listed("attention.head_count")?, listed("attention.head_count_kv")?);
+    numbers.check_listed_heads(heads.as_deref(), kv_heads.as_deref()).map_err(invalid)?;
+    for (name, max) in [
+        ("feed_forward_length", MAX_FEED_FORWARD),
+        ("expert_feed_forward_length", MAX_FEED_FORWARD),
+        ("expert_used_count", MAX_EXPERTS),
+    ] {
+        let list = listed(name)?;
+        numbers.check_list(name, list.as_deref().unwrap_or_default(), max).map_err(invalid)?;
+    }
+    Ok(())
 }
 
 struct Numbers<'a> {
@@ -33,6 +46,14 @@ struct Numbers<'a> {
 }
 
 impl Numbers<'_> {
+    fn check(&self) -> Result<(), String> {
+        self.check_sizes()?;
+        self.check_heads()?;
+        self.check_experts()?;
+        self.check_states()?;
+        self.check_rope()
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }
@@ -69,9 +90,16 @@ impl Numbers<'_> {
         {
             return self.invalid("attention.head_count", format!("{heads}, with {kv_heads} for keys and values"));
         }
-        for name in ["attention.key_length", "attention.value_length"] {
+        for (name, max) in [
+            ("attention.head_count", MAX_HEADS),
+            ("attention.head_count_kv", MAX_HEADS),
+            ("attention.key_length", MAX_HEAD_LENGTH),
+            ("attention.value_length", MAX_HEAD_LENGTH),
+            ("feed_forward_length", MAX_FEED_FORWARD),
+            ("expert_feed_forward_length", MAX_FEED_FORWARD),
+        ] {
             if let Some(value) = self.unsigned(name)
-                && value > MAX_HEAD_LENGTH
+                && value > max
             {
                 return self.invalid(name, value);
             }
@@ -80,6 +108,37 @@ impl Numbers<'_> {
             self.check_positive(name)?;
         }
         Ok(())
+    }
+
+    /// By layer. One without attention has no heads for keys and values.
+    fn check_listed_heads(&self, heads: Option<&[f64]>, kv_heads: Option<&[f64]>) -> Result<(), String> {
+        let (heads_name, kv_name) = ("attention.head_count", "attention.head_count_kv");
+        self.check_list(heads_name, heads.unwrap_or_default(), MAX_HEADS)?;
+        self.check_list(kv_name, kv_heads.unwrap_or_default(), MAX_HEADS)?;
+        let of_all = |name| self.unsigned(name).map(|count| count as f64);
+        let at = |list: Option<&[f64]>, layer: usize, name| match list {
+            Some(list) => list.get(layer).copied(),
+            None => of_all(name),
+        };
+        let layers = heads.map_or(0, <[f64]>::len).max(kv_heads.map_or(0, <[f64]>::len));
+        for layer in 0..layers {
+            let (Some(heads), Some(kv_heads)) = (at(heads, layer, heads_name), at(kv_heads, layer, kv_name)) else {
+                continue;
+            };
+            if kv_heads != 0.0 && (heads == 0.0 || heads % kv_heads != 0.0) {
+                let value = format!("{heads}, with {kv_heads} for keys and values, in layer {layer}");
+                return self.invalid(heads_name, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_list(&self, name: &str, list: &[f64], max: u64) -> Result<(), String> {
+        let wrong = list.iter().enumerate().find(|(_, value)| !(0.0..=max as f64).contains(*value));
+        match wrong {
+            Some((layer, value)) => self.invalid(name, format!("{value} in layer {layer}")),
+            None => Ok(()),
+        }
     }
 
     fn check_experts(&self) -> Result<(), String> {

@@ -92,7 +92,7 @@ impl ModelFile {
             .ok_or_else(|| invalid("names no architecture (`general.architecture`)".into()))?
             .to_owned();
         let purpose = purpose(header, &architecture).map_err(invalid)?;
-        hyper_parameters::check(header, &architecture).map_err(invalid)?;
+        hyper_parameters::check(&files[0], &architecture)?;
         check_tensor_types(header).map_err(invalid)?;
         check_tokenizer(header).map_err(invalid)?;
         let has_word_pieces = header.text("tokenizer.ggml.model") == Some("bert");

@@ -177,21 +177,47 @@ fn the_memory_of_a_hybrid_model_is_of_both_kinds() {
 }
 
 #[test]
-fn states_that_llama_cpp_would_abort_over_are_refused() {
-    let cases: [(Gguf, &str, u32, &str); 5] = [
-        (with_states(), "jamba.ssm.inner_size", 126, "jamba.ssm.inner_size: 126, twice embedding_length (64) expected"),
-        (with_states(), "jamba.ssm.conv_kernel", 0, "jamba.ssm.conv_kernel: 0"),
-        (with_states(), "jamba.ssm.group_count", 3, "jamba.ssm.inner_size: 128, in 3 groups and 4 heads"),
-        (with_convolutions(), "lfm2.shortconv.l_cache", 1, "lfm2.shortconv.l_cache: 1"),
+fn numbers_that_llama_cpp_would_abort_over_are_refused() {
+    let heads = |list: [i32; 4]| Value::I32s(list.to_vec());
+    let cases: [(Gguf, &str, Value, &str); 9] = [
+        (
+            with_states(),
+            "jamba.ssm.inner_size",
+            Value::U32(126),
+            "jamba.ssm.inner_size: 126, twice embedding_length (64) expected",
+        ),
+        (with_states(), "jamba.ssm.conv_kernel", Value::U32(0), "jamba.ssm.conv_kernel: 0"),
+        (with_states(), "jamba.ssm.group_count", Value::U32(3), "jamba.ssm.inner_size: 128, in 3 groups and 4 heads"),
+        (with_convolutions(), "lfm2.shortconv.l_cache", Value::U32(1), "lfm2.shortconv.l_cache: 1"),
         (
             with_convolutions(),
             "lfm2.attention.key_length",
-            32,
+            Value::U32(32),
             "lfm2.attention.key_length: 32, with the default for values",
         ),
+        // In 32 bits this times 16 is what 2 times 16 is.
+        (
+            with_states(),
+            "jamba.attention.head_count_kv",
+            heads([0, 2, 0, i32::MIN + 2]),
+            "jamba.attention.head_count_kv: -2147483646 in layer 3",
+        ),
+        (
+            with_states(),
+            "jamba.attention.head_count_kv",
+            heads([0, 3, 0, 2]),
+            "jamba.attention.head_count: 4, with 3 for keys and values, in layer 1",
+        ),
+        (
+            with_states(),
+            "jamba.attention.head_count",
+            heads([4, 4, 4, 1 << 20]),
+            "jamba.attention.head_count: 1048576 in layer 3",
+        ),
+        (with_states(), "jamba.feed_forward_length", Value::U32(1 << 30), "jamba.feed_forward_length: 1073741824"),
     ];
     for (mut file, key, value, expected) in cases {
-        file.set(key, Value::U32(value));
+        file.set(key, value);
         let path = file.write();
         let settings = LlamaCppSettings { model: path.to_path_buf(), ..settings(2, 64) };
         let error = Box::new(LlamaCppLoader::new(settings)).with_backend(&mut |_| ()).expect_err("the load fails");
