@@ -4,7 +4,7 @@
 //! sequences, prompts and single tokens alike, are one matrix, so that each weight is read once per step whatever the number of
 //! sequences. K and V lie in pages that the engine hands out through block tables, and attention reads them where they lie.
 //!
-//! This version computes in F32 on the CPU. In reading order:
+//! This version computes on the CPU: activations are F32, and 8-bit integers where they meet quantised weights. In reading order:
 //!
 //! - `loader`, `settings`, `model_files`, `directory`, `config`, `weights`: from a path to a checked model;
 //! - `gguf`: what a GGUF file says, in the words of a model directory;

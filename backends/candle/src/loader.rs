@@ -3,7 +3,7 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use tandem_core::{
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, EmbeddingSpec, InferenceBackend, KvLayout,
-    LoadError, Loaded, SlotId, Step, TokenId, free_ram,
+    LoadError, Loaded, MemoryNeeds, SlotId, Step, TokenId, free_ram,
 };
 use tandem_kernels::{KvFormat, KvShape};
 
@@ -82,6 +82,7 @@ impl CandleLoader {
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
+            backend.instructions = tandem_kernels::instructions(),
             kv.blocks = count,
             "model loaded"
         );
@@ -109,16 +110,25 @@ impl CandleLoader {
         let Text { tokenizer, vocab, chat_template: _ } = files.embedder_text(config_file, config)?;
         let threads = thread_pool(settings.threads())?;
         let pages = CandleEmbedder::pages(&spec, settings.block_size);
-        // Pages of one layer serve all, and last for a pass: too few to save bits on.
-        let cache = KvCache::new(shape(pages, settings.block_size, config.body.kv_heads()), KvFormat::F32, 1)?;
         let weights = files.weights(config_file, settings.kept())?;
-        let body = match &config.body {
-            BodyConfig::Encoder(config) => Body::Encoder(Encoder::load(config, weights)?),
-            BodyConfig::Decoder(config) => Body::Decoder(Trunk::load_alone(config, spec.max_input_tokens, weights)?),
-        };
+        // Pages of one layer serve all, and last for a pass: too few to save bits on.
+        let shape = shape(pages, settings.block_size, config.body.kv_heads());
+        let kv = u64::from(pages) * shape.page_bytes(KvFormat::F32) as u64;
+        let needs = MemoryNeeds { weights: weights.bytes(), kv, compute: 0 };
+        needs.check(1, spec.max_pass_tokens, free_ram(), "")?;
+        let cache = KvCache::new(shape, KvFormat::F32, 1)?;
+        let body = threads.install(|| {
+            Ok(match &config.body {
+                BodyConfig::Encoder(config) => Body::Encoder(Encoder::load(config, weights)?),
+                BodyConfig::Decoder(config) => {
+                    Body::Decoder(Trunk::load_alone(config, spec.max_input_tokens, weights)?)
+                }
+            })
+        })?;
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
+            backend.instructions = tandem_kernels::instructions(),
             ?spec,
             "embedding model loaded"
         );

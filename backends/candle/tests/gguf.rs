@@ -16,12 +16,9 @@ use std::{
 
 use forger::Forger;
 use serde_json::json;
-use support::{Model, load, settings};
+use support::{Model, greedy, load, settings};
 use tandem_candle::{CandleLoader, CandleSettings};
-use tandem_core::{
-    BlockId, Chunk, InferenceBackend, LoadError, SampleRow, SamplingParams, SlotId, Step, TokenId, Tokenizer, Vocab,
-    conformance,
-};
+use tandem_core::{LoadError, TokenId, Tokenizer, Vocab, conformance};
 use writer::{Gguf, Value};
 
 fn shipped(name: &str) -> PathBuf {
@@ -49,39 +46,6 @@ fn run(path: &Path, prompt: &[TokenId], tokens: usize) -> (Vec<(TokenId, f32)>, 
     let mut out = None;
     load(settings(path), |loaded| out = Some(greedy(loaded.backend.generator().unwrap(), prompt, tokens))).unwrap();
     out.unwrap()
-}
-
-fn greedy(
-    backend: &mut dyn InferenceBackend,
-    prompt: &[TokenId],
-    tokens: usize,
-) -> (Vec<(TokenId, f32)>, Vec<TokenId>) {
-    let params = SamplingParams::greedy();
-    let table: Vec<_> = (0..(prompt.len() + tokens).div_ceil(4) as u32).map(BlockId).collect();
-    let (mut all, mut first) = (prompt.to_vec(), None);
-    let mut start = 0;
-    for _ in 0..tokens {
-        let chunk =
-            Chunk { slot: SlotId(0), start: start as u32, tokens: &all[start..], block_table: &table, sample: true };
-        backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
-        let row = SampleRow {
-            slot: SlotId(0),
-            params: &params,
-            u: 0.0,
-            prompt: &[],
-            output: &[],
-            banned: &[],
-            allowed: None,
-            logprobs: Some(20),
-        };
-        let mut out = Vec::new();
-        backend.sample(&[row], &mut out).unwrap();
-        let sampled = out.remove(0).unwrap();
-        first.get_or_insert(sampled.logprobs.unwrap().top);
-        start = all.len();
-        all.push(sampled.token);
-    }
-    (first.unwrap(), all.split_off(prompt.len()))
 }
 
 fn question(text: &Text, question: &str) -> Vec<TokenId> {

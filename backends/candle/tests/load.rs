@@ -11,9 +11,9 @@ use std::{
 
 use safetensors::Dtype as Stored;
 use serde_json::{Value, json};
-use support::{Model, Weight, control, load, settings, write_raw, write_tensors};
+use support::{Model, Weight, control, greedy, load, settings, write_raw, write_tensors};
 use tandem_candle::{CandleSettings, Dtype};
-use tandem_core::{InferenceBackend, KvLayout, LoadError};
+use tandem_core::{KvLayout, LoadError};
 
 fn refusal(settings: CandleSettings) -> LoadError {
     load(settings, |_| panic!("the model was served")).expect_err("the model is refused")
@@ -202,38 +202,23 @@ fn weights_are_widened_exactly_or_refused() {
     // Values that all types hold exactly give the same model in each of them.
     let mut model = Model::awkward();
     model.tensors.values_mut().flat_map(|(_, values)| values).for_each(|value| *value = (*value * 64.0).round() / 64.0);
-    let greedy = |dir: &Path| {
-        let mut out = Vec::new();
-        load(settings(dir), |loaded| out = first_logprobs(loaded.backend.generator().unwrap())).unwrap();
-        out
-    };
-    let expected = greedy(model.write().path());
     let bf16 = stored_as(&model, Stored::BF16, |value| half::bf16::from_f32(value).to_le_bytes().into());
     let f16 = stored_as(&model, Stored::F16, |value| half::f16::from_f32(value).to_le_bytes().into());
-    assert_eq!(greedy(bf16.path()), expected);
-    assert_eq!(greedy(f16.path()), expected);
+    let f32 = model.write();
+    // Widened when they are loaded, or in registers.
+    for dtype in [Dtype::F32, Dtype::Auto] {
+        let likeliest = |dir: &Path| {
+            let mut top = Vec::new();
+            let settings = CandleSettings { dtype, ..settings(dir) };
+            load(settings, |loaded| top = greedy(loaded.backend.generator().unwrap(), &[5, 6, 7], 1).0).unwrap();
+            top
+        };
+        let expected = likeliest(f32.path());
+        assert_eq!(likeliest(bf16.path()), expected);
+        assert_eq!(likeliest(f16.path()), expected);
+    }
     let f64s = stored_as(&model, Stored::F64, |value| f64::from(value).to_le_bytes().into());
     assert_invalid(f64s.path(), "model.safetensors", "expected F32, BF16 or F16 got F64");
-}
-
-fn first_logprobs(backend: &mut dyn InferenceBackend) -> Vec<(u32, f32)> {
-    use tandem_core::{BlockId, Chunk, SampleRow, SamplingParams, SlotId, Step};
-    let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &[5, 6, 7], block_table: &[BlockId(2)], sample: true };
-    backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
-    let params = SamplingParams::greedy();
-    let row = SampleRow {
-        slot: SlotId(0),
-        params: &params,
-        u: 0.0,
-        prompt: &[],
-        output: &[],
-        banned: &[],
-        allowed: None,
-        logprobs: Some(20),
-    };
-    let mut out = Vec::new();
-    backend.sample(&[row], &mut out).unwrap();
-    out.remove(0).unwrap().logprobs.unwrap().top
 }
 
 /// Writes the model in two shards, with an index that `edit` may break.
@@ -260,7 +245,7 @@ fn sharded(edit: impl FnOnce(&mut Value)) -> tempfile::TempDir {
 fn shards_make_the_same_model() {
     let logprobs = |dir: &Path| {
         let mut out = Vec::new();
-        load(settings(dir), |loaded| out = first_logprobs(loaded.backend.generator().unwrap())).unwrap();
+        load(settings(dir), |loaded| out = greedy(loaded.backend.generator().unwrap(), &[5, 6, 7], 1).0).unwrap();
         out
     };
     assert_eq!(logprobs(sharded(|_| {}).path()), logprobs(Model::awkward().write().path()));

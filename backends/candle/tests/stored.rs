@@ -9,8 +9,8 @@ use std::path::Path;
 use half::f16;
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use support::{Model, load, settings, write_raw};
-use tandem_core::{BlockId, Chunk, SampleRow, SamplingParams, SlotId, Step, TokenId};
+use support::{Model, greedy, load, settings, write_raw};
+use tandem_core::TokenId;
 
 type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
@@ -51,29 +51,9 @@ fn twins(quantization: Value, store: impl Fn(&str, &[usize]) -> (Vec<Tensor>, Ve
 
 /// The likeliest tokens after a prompt.
 fn likeliest(path: &Path) -> Vec<(TokenId, f32)> {
-    let tokens: Vec<TokenId> = (0..40).map(|at| at * 7 % 250).collect();
-    let table: Vec<_> = (0..3).map(BlockId).collect();
+    let prompt: Vec<TokenId> = (0..40).map(|at| at * 7 % 250).collect();
     let mut top = Vec::new();
-    load(settings(path), |loaded| {
-        let backend = loaded.backend.generator().unwrap();
-        let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &table, sample: true };
-        backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
-        let params = SamplingParams::greedy();
-        let row = SampleRow {
-            slot: SlotId(0),
-            params: &params,
-            u: 0.0,
-            prompt: &[],
-            output: &[],
-            banned: &[],
-            allowed: None,
-            logprobs: Some(20),
-        };
-        let mut out = Vec::new();
-        backend.sample(&[row], &mut out).unwrap();
-        top = out.remove(0).unwrap().logprobs.unwrap().top;
-    })
-    .unwrap();
+    load(settings(path), |loaded| top = greedy(loaded.backend.generator().unwrap(), &prompt, 1).0).unwrap();
     top
 }
 

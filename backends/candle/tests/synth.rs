@@ -10,9 +10,9 @@ use std::{
     sync::Arc,
 };
 
-use support::{load, settings};
+use support::{greedy, load, settings};
 use tandem_candle::synth::{Mix, SynthError, SynthOrder, known, synthesize};
-use tandem_core::{BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId, Vocab};
+use tandem_core::{TokenId, Vocab};
 use tempfile::TempDir;
 
 const TEXT: &str =
@@ -55,40 +55,12 @@ fn ask(path: &Path) -> Answer {
     let mut answer = None;
     load(settings(path), |loaded| {
         let prompt = loaded.tokenizer.encode(TEXT).unwrap();
-        let (first, tokens) = greedy(loaded.backend.generator().unwrap(), &prompt);
+        let (first, tokens) = greedy(loaded.backend.generator().unwrap(), &prompt, TOKENS);
         let (vocab, chat_template) = (loaded.vocab, loaded.chat_template.unwrap());
         answer = Some(Answer { prompt, first, tokens, vocab, chat_template });
     })
     .unwrap();
     answer.unwrap()
-}
-
-fn greedy(backend: &mut dyn InferenceBackend, prompt: &[TokenId]) -> (Vec<(TokenId, f32)>, Vec<TokenId>) {
-    let params = SamplingParams::greedy();
-    let table: Vec<_> = (0..16).map(BlockId).collect();
-    let (mut all, mut first, mut start) = (prompt.to_vec(), None, 0);
-    for _ in 0..TOKENS {
-        let chunk =
-            Chunk { slot: SlotId(0), start: start as u32, tokens: &all[start..], block_table: &table, sample: true };
-        backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
-        let row = SampleRow {
-            slot: SlotId(0),
-            params: &params,
-            u: 0.0,
-            prompt: &[],
-            output: &[],
-            banned: &[],
-            allowed: None,
-            logprobs: Some(20),
-        };
-        let mut out = Vec::new();
-        backend.sample(&[row], &mut out).unwrap();
-        let sampled = out.remove(0).unwrap();
-        first.get_or_insert(sampled.logprobs.unwrap().top);
-        start = all.len();
-        all.push(sampled.token);
-    }
-    (first.unwrap(), all.split_off(prompt.len()))
 }
 
 /// By how much the log probabilities of tokens differ that both find likely.

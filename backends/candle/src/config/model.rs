@@ -146,7 +146,7 @@ fn architecture(fields: &Fields<'_>) -> Result<String, String> {
 
 fn refuse_quantized(fields: &Fields<'_>) -> Result<(), String> {
     match fields.optional::<Value>("quantization_config")? {
-        Some(_) => Err("quantized safetensors (quantization_config) are not supported".to_owned()),
+        Some(_) => Err("invalid config: quantization_config: quantised encoders are not supported".to_owned()),
         None => Ok(()),
     }
 }

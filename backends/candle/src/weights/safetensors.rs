@@ -165,7 +165,7 @@ impl Source for SafeTensors {
                 (Some(layer), Stored::Gptq { .. }, &[words, outputs]) => {
                     (format!("{layer}.weight"), vec![outputs, words * 8], GgmlDType::F16)
                 }
-                (Some(layer), Stored::Awq, &[inputs, words]) => {
+                (Some(layer), Stored::Awq { .. }, &[inputs, words]) => {
                     (format!("{layer}.weight"), vec![words * 8, inputs], GgmlDType::F16)
                 }
                 _ if info.dtype == Dtype::F8_E4M3 => (name.clone(), info.shape.clone(), GgmlDType::BF16),
@@ -177,7 +177,7 @@ impl Source for SafeTensors {
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
-        if let (Stored::Gptq { .. } | Stored::Awq, Some(layer)) = (self.stored, name.strip_suffix(".weight"))
+        if let (Stored::Gptq { .. } | Stored::Awq { .. }, Some(layer)) = (self.stored, name.strip_suffix(".weight"))
             && !self.has(name)
             && self.has(&format!("{layer}.qweight"))
         {

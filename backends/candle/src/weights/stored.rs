@@ -12,14 +12,20 @@ pub(crate) enum Stored {
     Gptq {
         /// How far the zero points are above what is written.
         above: i32,
+        group: Group,
     },
     /// Four bits, packed by output in an order of its own; groups of inputs share a scale and a zero point.
-    Awq,
+    Awq {
+        group: Group,
+    },
     /// Eight-bit floats; blocks of a matrix share a scale. `block` is their outputs and inputs, as far as the file says it.
     Fp8 {
         block: Option<(usize, usize)>,
     },
 }
+
+/// Inputs that share a scale and a zero point: so many, or all.
+pub(crate) type Group = Option<usize>;
 
 const MAX_BLOCK: u64 = 1 << 20;
 /// Where AWQ puts the columns of eight outputs: the one at bit 0 of a word, at bit 4, and so on.
@@ -40,16 +46,24 @@ impl Stored {
                 bits.map_or("none".to_owned(), |bits| bits.to_string())
             )),
         };
+        let group = || match fields["group_size"].as_i64() {
+            Some(-1) => Ok(None),
+            Some(size) if (1..=MAX_BLOCK as i64).contains(&size) => Ok(Some(size as usize)),
+            _ => Err(format!(
+                "invalid config: quantization_config: group_size: {} is no size, nor -1 for all inputs",
+                fields["group_size"]
+            )),
+        };
         match fields["quant_method"].as_str() {
             Some("gptq") => {
                 bits("gptq")?;
                 // The first version wrote zero points less one.
-                Ok(Self::Gptq { above: i32::from(fields["checkpoint_format"] != "gptq_v2") })
+                Ok(Self::Gptq { above: i32::from(fields["checkpoint_format"] != "gptq_v2"), group: group()? })
             }
             Some("awq") => {
                 bits("awq")?;
                 match fields["version"].as_str().map(str::to_ascii_lowercase).as_deref() {
-                    None | Some("gemm") => Ok(Self::Awq),
+                    None | Some("gemm") => Ok(Self::Awq { group: group()? }),
                     Some(other) => refused(&format!("version: {other} of awq is not supported, only gemm")),
                 }
             }
@@ -90,18 +104,23 @@ impl Int4<'_> {
     /// The weights in F16, by output. `Err` names what does not fit.
     pub(super) fn dequantize(&self, stored: Stored) -> Result<Vec<u8>, String> {
         let &Self { outputs, inputs, quants, zeros, scales, groups } = self;
-        let count = scales.len() / 2 / outputs.max(1);
+        let (group, above) = match stored {
+            Stored::Gptq { above, group } => (group, above),
+            Stored::Awq { group } => (group, 0),
+            Stored::Plain | Stored::Fp8 { .. } => return Err("the configuration knows of no four bits".to_owned()),
+        };
+        let per_group = group.unwrap_or(inputs).min(inputs).max(1);
+        let count = inputs.div_ceil(per_group);
         let fits = outputs.is_multiple_of(PER_WORD)
             && inputs.is_multiple_of(PER_WORD)
             && quants.len() == inputs * outputs / 2
-            && count > 0
             && scales.len() == 2 * count * outputs
             && zeros.len() == count * outputs / 2
             && groups.is_none_or(|groups| groups.len() == 4 * inputs);
         if !fits {
-            return Err(format!("quants, zero points and scales do not make {outputs} x {inputs} weights"));
+            let made = format!("{outputs} x {inputs} weights in groups of {per_group} inputs");
+            return Err(format!("quants, zero points and scales do not make {made}"));
         }
-        let per_group = inputs.div_ceil(count);
         let mut values = vec![0; 2 * outputs * inputs];
         for input in 0..inputs {
             let group = groups.map_or(input / per_group, |groups| word(groups, input) as usize);
@@ -110,13 +129,12 @@ impl Int4<'_> {
             }
             for output in 0..outputs {
                 let (quant, zero) = match stored {
-                    Stored::Awq => {
+                    Stored::Awq { .. } => {
                         let shift = 4 * AWQ_ORDER.iter().position(|&at| at == output % PER_WORD).unwrap_or(0);
                         let at = |row: usize| row * outputs / PER_WORD + output / PER_WORD;
                         (nibble(word(quants, at(input)), shift), nibble(word(zeros, at(group)), shift))
                     }
                     Stored::Plain | Stored::Gptq { .. } | Stored::Fp8 { .. } => {
-                        let above = if let Stored::Gptq { above } = stored { above } else { 0 };
                         let quant = word(quants, input / PER_WORD * outputs + output);
                         let zero = word(zeros, group * outputs / PER_WORD + output / PER_WORD);
                         (nibble(quant, 4 * (input % PER_WORD)), nibble(zero, 4 * (output % PER_WORD)) + above)
@@ -230,17 +248,24 @@ mod tests {
         let scales = scales();
         let mut layer =
             Int4 { outputs: OUTPUTS, inputs: INPUTS, quants: &quants, zeros: &zeros, scales: &scales, groups: None };
-        check(&layer.dequantize(Stored::Gptq { above: 1 }).unwrap(), |input| input / 8, 1);
-        check(&layer.dequantize(Stored::Gptq { above: 0 }).unwrap(), |input| input / 8, 0);
+        check(&layer.dequantize(Stored::Gptq { above: 1, group: Some(8) }).unwrap(), |input| input / 8, 1);
+        check(&layer.dequantize(Stored::Gptq { above: 0, group: Some(8) }).unwrap(), |input| input / 8, 0);
         // Inputs in an order of their own.
         let order = words(INPUTS, |input| (input % GROUPS) as u32);
         layer.groups = Some(&order);
-        check(&layer.dequantize(Stored::Gptq { above: 1 }).unwrap(), |input| input % GROUPS, 1);
+        check(&layer.dequantize(Stored::Gptq { above: 1, group: Some(8) }).unwrap(), |input| input % GROUPS, 1);
         let beyond = words(INPUTS, |input| input as u32);
         layer.groups = Some(&beyond);
-        assert_eq!(layer.dequantize(Stored::Gptq { above: 1 }), Err("g_idx: group 3 of 3".to_owned()));
+        assert_eq!(layer.dequantize(Stored::Gptq { above: 1, group: Some(8) }), Err("g_idx: group 3 of 3".to_owned()));
         layer.quants = &quants[..8];
-        assert!(layer.dequantize(Stored::Gptq { above: 1 }).unwrap_err().contains("do not make 16 x 24 weights"));
+        assert!(
+            layer
+                .dequantize(Stored::Gptq { above: 1, group: Some(8) })
+                .unwrap_err()
+                .contains("do not make 16 x 24 weights in groups of 8 inputs")
+        );
+        layer.quants = &quants;
+        assert!(layer.dequantize(Stored::Gptq { above: 1, group: None }).is_err(), "one group has one scale");
     }
 
     #[test]
@@ -253,7 +278,7 @@ mod tests {
         let scales = scales();
         let layer =
             Int4 { outputs: OUTPUTS, inputs: INPUTS, quants: &quants, zeros: &zeros, scales: &scales, groups: None };
-        check(&layer.dequantize(Stored::Awq).unwrap(), |input| input / 8, 0);
+        check(&layer.dequantize(Stored::Awq { group: Some(8) }).unwrap(), |input| input / 8, 0);
     }
 
     #[test]
@@ -275,15 +300,23 @@ mod tests {
     fn what_is_not_known_is_refused() {
         let parse = |fields: Value| Stored::parse(&json!({ "quantization_config": fields }));
         assert_eq!(Stored::parse(&json!({})), Ok(Stored::Plain));
-        assert_eq!(parse(json!({ "quant_method": "gptq", "bits": 4 })), Ok(Stored::Gptq { above: 1 }));
-        let second = json!({ "quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2" });
-        assert_eq!(parse(second), Ok(Stored::Gptq { above: 0 }));
-        assert_eq!(parse(json!({ "quant_method": "awq", "bits": 4, "version": "GEMM" })), Ok(Stored::Awq));
+        assert_eq!(
+            parse(json!({ "quant_method": "gptq", "bits": 4, "group_size": 128 })),
+            Ok(Stored::Gptq { above: 1, group: Some(128) })
+        );
+        let second = json!({ "quant_method": "gptq", "bits": 4, "group_size": -1, "checkpoint_format": "gptq_v2" });
+        assert_eq!(parse(second), Ok(Stored::Gptq { above: 0, group: None }));
+        assert_eq!(
+            parse(json!({ "quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM" })),
+            Ok(Stored::Awq { group: Some(64) })
+        );
         assert_eq!(parse(json!({ "quant_method": "fp8" })), Ok(Stored::Fp8 { block: None }));
         let blocks = json!({ "quant_method": "fp8", "weight_block_size": [128, 64] });
         assert_eq!(parse(blocks), Ok(Stored::Fp8 { block: Some((128, 64)) }));
         for (fields, reason) in [
             (json!({ "quant_method": "gptq", "bits": 8 }), "bits: 8 of gptq are not supported, only 4"),
+            (json!({ "quant_method": "gptq", "bits": 4 }), "group_size: null is no size"),
+            (json!({ "quant_method": "gptq", "bits": 4, "group_size": 0 }), "group_size: 0 is no size"),
             (json!({ "quant_method": "awq", "bits": 4, "version": "gemv" }), "version: gemv of awq"),
             (json!({ "quant_method": "fp8", "weight_block_size": [0, 1] }), "weight_block_size: [0,1] is no pair"),
             (json!({ "quant_method": "bitsandbytes" }), "quant_method: bitsandbytes is not supported"),

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, path::Path};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Map, Value, json};
 use tandem_candle::{CandleLoader, CandleSettings, Dtype as Compute, Quantization};
-use tandem_core::{BackendLoader, LoadError, Loaded, sampling::uniform};
+use tandem_core::{
+    BackendLoader, BlockId, Chunk, InferenceBackend, LoadError, Loaded, SampleRow, SamplingParams, SlotId, Step,
+    TokenId, sampling::uniform,
+};
 use tempfile::TempDir;
 
 /// A tensor: its shape and values.
@@ -159,4 +162,38 @@ pub(crate) fn settings(model: &Path) -> CandleSettings {
 
 pub(crate) fn load(settings: CandleSettings, mut serve: impl FnMut(Loaded<'_>)) -> Result<(), LoadError> {
     Box::new(CandleLoader::new(settings)).with_backend(&mut serve)
+}
+
+/// The likeliest next tokens, best first, and the likeliest continuation of so many tokens.
+pub(crate) fn greedy(
+    backend: &mut dyn InferenceBackend,
+    prompt: &[TokenId],
+    tokens: usize,
+) -> (Vec<(TokenId, f32)>, Vec<TokenId>) {
+    let params = SamplingParams::greedy();
+    let table: Vec<_> = (0..(prompt.len() + tokens).div_ceil(16) as u32).map(BlockId).collect();
+    let (mut all, mut first) = (prompt.to_vec(), None);
+    let mut start = 0;
+    for _ in 0..tokens {
+        let chunk =
+            Chunk { slot: SlotId(0), start: start as u32, tokens: &all[start..], block_table: &table, sample: true };
+        backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
+        let row = SampleRow {
+            slot: SlotId(0),
+            params: &params,
+            u: 0.0,
+            prompt: &[],
+            output: &[],
+            banned: &[],
+            allowed: None,
+            logprobs: Some(20),
+        };
+        let mut out = Vec::new();
+        backend.sample(&[row], &mut out).unwrap();
+        let sampled = out.remove(0).unwrap();
+        first.get_or_insert(sampled.logprobs.unwrap().top);
+        start = all.len();
+        all.push(sampled.token);
+    }
+    (first.unwrap(), all.split_off(prompt.len()))
 }
