@@ -12,11 +12,11 @@ use thiserror::Error;
 
 use crate::{
     api::{self, files::UploadLimits},
-    batch::{self, Batches, LineAnswer, LineExecutor},
+    batch::{self, Batches, LineAnswer, LineExecutor, LineOrder},
     completion::{Completions, Limits},
     models::Models,
     openai::{Endpoint, error::ApiError},
-    settings::{BatchSettings, LimitSettings, ServerSettings, Settings},
+    settings::{BatchOrder, BatchSettings, LimitSettings, ServerSettings, Settings},
     store::{Store, StoreError, Tokens},
 };
 
@@ -188,9 +188,13 @@ fn completions(models: Models, settings: LimitSettings) -> Completions {
 }
 
 fn batch_settings(settings: BatchSettings) -> batch::Settings {
-    let BatchSettings { max_file_bytes: _, max_lines, max_concurrent, window, single_model } = settings;
+    let BatchSettings { max_file_bytes: _, max_lines, max_concurrent, window, order, single_model } = settings;
     batch::Settings {
         window: window as usize,
+        order: match order {
+            BatchOrder::Prefix => LineOrder::Prefix,
+            BatchOrder::File => LineOrder::File,
+        },
         concurrent_max: max_concurrent as usize,
         lines_max: i64::try_from(max_lines).unwrap_or(i64::MAX),
         single_model,

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::settings::Settings;
+use super::twins::SharedAnswer;
 use crate::openai::Endpoint;
 use crate::openai::batches::{LineBody, LineError, LineResponse, OutputRecord};
 use crate::openai::error::{ApiError, ErrorBody, ErrorEnvelope};
@@ -33,6 +34,25 @@ pub struct LineAnswer {
     pub tokens: Tokens,
 }
 
+impl LineAnswer {
+    /// The same answer to another line: under an id of its own, which keeps the kind of the first.
+    pub(super) fn for_another(&self, own: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            #[serde(borrow)]
+            id: Cow<'a, str>,
+        }
+
+        let text = self.body.get();
+        let renamed = serde_json::from_str::<Named<'_>>(text).ok().and_then(|Named { id }| {
+            let (kind, _) = id.split_once('-')?;
+            let named = text.replacen(&format!("\"{id}\""), &format!("\"{kind}-{own}\""), 1);
+            RawValue::from_string(named).ok()
+        });
+        Self { body: renamed.unwrap_or_else(|| self.body.clone()), tokens: self.tokens }
+    }
+}
+
 /// The input of a batch, open for reading.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
@@ -46,6 +66,8 @@ pub(super) struct Execution {
     pub(super) batch_id: String,
     pub(super) line: Claimed,
     pub(super) source: Source,
+    /// Where the answer is or will be that other lines ask for too.
+    pub(super) shared: Option<SharedAnswer>,
 }
 
 #[derive(Deserialize)]
@@ -57,8 +79,9 @@ struct Request<'a> {
 }
 
 /// How an execution ended, before it is worded as a record.
-enum Outcome {
-    Answered(LineAnswer),
+type Outcome = Result<Arc<LineAnswer>, Unanswered>;
+
+enum Unanswered {
     Refused(ApiError),
     NotExecuted { code: &'static str, message: &'static str },
     Later { delay_ms: i64 },
@@ -109,7 +132,7 @@ pub(super) async fn run<E: LineExecutor>(
     settings: &Settings,
     execution: &Execution,
 ) -> Result<Done, StoreError> {
-    let Execution { batch_id, line, source } = execution;
+    let Execution { batch_id, line, source, shared } = execution;
     let text = source.read(line.off, line.len).await?;
     if digest(&text) != line.digest.as_slice() {
         return Err(StoreError::Corrupt("an input file is not what it was".to_owned()));
@@ -118,10 +141,14 @@ pub(super) async fn run<E: LineExecutor>(
         serde_json::from_slice(&text).map_err(|_| StoreError::Corrupt("a checked line does not parse".to_owned()))?;
     let outcome = if line.suspect >= settings.crashes_max {
         let message = "The inference engine crashed while processing this request.";
-        Outcome::NotExecuted { code: "engine_crash", message }
+        Err(Unanswered::NotExecuted { code: "engine_crash", message })
     } else {
         executor.ready().await;
-        execute(executor, settings, line, source.endpoint, request.body.get().as_bytes()).await
+        let body = request.body.get().as_bytes();
+        match shared {
+            None => execute(executor, settings, line, source.endpoint, body).await,
+            Some(shared) => execute_once(executor, settings, execution, shared, body).await,
+        }
     };
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;
     Ok(execution.done(end))
@@ -137,14 +164,31 @@ async fn execute<E: LineExecutor>(
     // A panic is this line's failure and no other's.
     let answer = AssertUnwindSafe(executor.execute(endpoint, body)).catch_unwind();
     match tokio::time::timeout(settings.line_timeout, answer).await {
-        Err(_) => Outcome::NotExecuted { code: "request_timeout", message: "This request took too long." },
-        Ok(Err(_)) => Outcome::Refused(internal_error()),
-        Ok(Ok(Ok(answer))) => Outcome::Answered(answer),
+        Err(_) => Err(Unanswered::NotExecuted { code: "request_timeout", message: "This request took too long." }),
+        Ok(Err(_)) => Err(Unanswered::Refused(internal_error())),
+        Ok(Ok(Ok(answer))) => Ok(Arc::new(answer)),
         Ok(Ok(Err(error))) if is_transient(&error) && line.attempt < settings.attempts_max => {
-            Outcome::Later { delay_ms: retry_delay_ms(settings, line.attempt, error.retry_after) }
+            Err(Unanswered::Later { delay_ms: retry_delay_ms(settings, line.attempt, error.retry_after) })
         }
-        Ok(Ok(Err(error))) => Outcome::Refused(error),
+        Ok(Ok(Err(error))) => Err(Unanswered::Refused(error)),
     }
+}
+
+/// Takes the answer of a line that is the same request, if that has one. A line that fails answers for itself alone.
+async fn execute_once<E: LineExecutor>(
+    executor: &E,
+    settings: &Settings,
+    Execution { batch_id, line, source, .. }: &Execution,
+    shared: &SharedAnswer,
+    body: &[u8],
+) -> Outcome {
+    let mut computed = false;
+    let answer = shared.get_or_try_init(async || {
+        computed = true;
+        execute(executor, settings, line, source.endpoint, body).await
+    });
+    let answer = answer.await?;
+    Ok(if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&hash_id(batch_id, line.line_no, 0))) })
 }
 
 async fn word(
@@ -158,13 +202,17 @@ async fn word(
     let request_id = || format!("req_{}", hash_id(batch_id, line.line_no, line.attempt));
     let respond = |status_code, body| Some(LineResponse { status_code, request_id: request_id(), body });
     let (response, error, ok, tokens) = match &outcome {
-        Outcome::Later { delay_ms } => return Ok(LineEnd::Reopen { not_before: settings.clock.millis() + delay_ms }),
-        Outcome::Answered(answer) => (respond(200, LineBody::Answer(&answer.body)), None, true, answer.tokens),
-        Outcome::Refused(error) => {
+        Err(Unanswered::Later { delay_ms }) => {
+            return Ok(LineEnd::Reopen { not_before: settings.clock.millis() + delay_ms });
+        }
+        Ok(answer) => (respond(200, LineBody::Answer(&answer.body)), None, true, answer.tokens),
+        Err(Unanswered::Refused(error)) => {
             let body = LineBody::Error(ErrorEnvelope { error: &error.body });
             (respond(error.status, body), None, false, Tokens::default())
         }
-        Outcome::NotExecuted { code, message } => (None, Some(LineError { code, message }), false, Tokens::default()),
+        Err(Unanswered::NotExecuted { code, message }) => {
+            (None, Some(LineError { code, message }), false, Tokens::default())
+        }
     };
     let record = OutputRecord { id: record_id(batch_id, line.line_no), custom_id, response, error };
     let body = to_jsonl(&record)?;
@@ -202,7 +250,7 @@ pub(super) fn custom_hash(custom_id: &str) -> [u8; 16] {
     first_bytes(&Sha256::digest(custom_id.as_bytes()))
 }
 
-fn first_bytes<const N: usize>(hash: &[u8]) -> [u8; N] {
+pub(super) fn first_bytes<const N: usize>(hash: &[u8]) -> [u8; N] {
     let mut first = [0; N];
     first.iter_mut().zip(hash).for_each(|(first, byte)| *first = *byte);
     first

@@ -7,11 +7,13 @@
 mod jsonl;
 mod line;
 mod offline;
+mod order;
 mod publish;
 mod recover;
 mod runner;
 mod settings;
 mod state;
+mod twins;
 mod validate;
 mod writer;
 
@@ -27,6 +29,7 @@ use crate::store::{Batch, CancelOutcome, Created, NewBatch, Page, Store, StoreEr
 
 pub use line::{LineAnswer, LineExecutor};
 pub use offline::{OfflineError, OfflineJob, OfflineReport, Progress, run_offline};
+pub use order::LineOrder;
 pub use settings::{CompletionWindow, Settings};
 pub use state::{BatchStatus, StopReason};
 

@@ -10,14 +10,19 @@ use super::line::{self, Execution, LineExecutor, Source};
 use super::publish::{publish, purge};
 use super::settings::Settings;
 use super::state::{BatchStatus, StopReason};
+use super::twins::Twins;
 use super::validate::{damaged_input, fail, validate};
 use super::writer::Writer;
-use crate::store::{Batch, Claimed, Store, StoreError};
+use crate::store::{Batch, ClaimOrder, Claimed, LineEnd, Store, StoreError};
 
 /// Looks again at least this often, whatever it was told.
 const POLL: Duration = Duration::from_secs(30);
 const JOB_RETRY: Duration = Duration::from_secs(5);
 const SUSPECT_POLL: Duration = Duration::from_secs(1);
+/// Windows of lines that a batch has left when it takes the longest first.
+const TAIL_WINDOWS: usize = 2;
+/// Lines that wait for the answer of another are claimed beside those that have work, up to so many windows in all.
+const CLAIMED_WINDOWS: usize = 8;
 
 /// Does for each unfinished batch what its row says is next, at its own pace: events only make it look.
 pub(super) struct Runner<E> {
@@ -27,7 +32,8 @@ pub(super) struct Runner<E> {
     wake: Arc<Notify>,
     stopped: watch::Receiver<bool>,
     lines: JoinSet<Result<(), StoreError>>,
-    in_flight: HashMap<Id, (String, AbortHandle)>,
+    in_flight: HashMap<Id, InFlight>,
+    twins: Arc<Twins>,
     jobs: JoinSet<Result<(), StoreError>>,
     /// Batches with a job: checked, ended or purged by one task at a time.
     busy: HashMap<Id, String>,
@@ -42,6 +48,15 @@ pub(super) struct Runner<E> {
     suspects: bool,
 }
 
+/// A line that was claimed.
+#[derive(Debug)]
+struct InFlight {
+    batch_id: String,
+    task: AbortHandle,
+    /// Whether it only waits for the answer of another.
+    follows: bool,
+}
+
 impl<E: LineExecutor> Runner<E> {
     pub(super) fn new(
         store: Store,
@@ -53,6 +68,7 @@ impl<E: LineExecutor> Runner<E> {
         Self {
             store,
             executor: Arc::new(executor),
+            twins: Arc::new(Twins::new(CLAIMED_WINDOWS * settings.window)),
             settings,
             wake,
             stopped,
@@ -112,8 +128,15 @@ impl<E: LineExecutor> Runner<E> {
 
     /// Claims are made for several lines at once: a claim is a transaction, and costs a sync of the disk.
     fn has_room(&self) -> bool {
-        let free = self.settings.window.saturating_sub(self.in_flight.len());
+        let free = self.free();
         free > 0 && (free * 4 >= self.settings.window)
+    }
+
+    /// Requests that may be begun.
+    fn free(&self) -> usize {
+        let working = self.in_flight.values().filter(|line| !line.follows).count();
+        let window = self.settings.window;
+        window.saturating_sub(working).min((CLAIMED_WINDOWS * window).saturating_sub(self.in_flight.len()))
     }
 
     /// One look at every unfinished batch. Answers when to look again at the latest.
@@ -196,21 +219,29 @@ impl<E: LineExecutor> Runner<E> {
         let share = self.settings.window.div_ceil(waiting.len().max(1));
         for limit in [share, self.settings.window] {
             for batch in &waiting {
-                let held = self.in_flight.values().filter(|(id, _)| *id == batch.id).count();
-                let free = self.settings.window.saturating_sub(self.in_flight.len());
-                let wanted = limit.saturating_sub(held).min(free);
-                if wanted > 0 && !self.dry.contains_key(&batch.id) {
-                    self.claim(batch, wanted, writer).await?;
+                // Again while what was claimed only follows others.
+                while !self.dry.contains_key(&batch.id) {
+                    let works = |line: &&InFlight| line.batch_id == batch.id && !line.follows;
+                    let held = self.in_flight.values().filter(works).count();
+                    let wanted = limit.saturating_sub(held).min(self.free());
+                    if wanted == 0 || !self.claim(batch, wanted, writer).await? {
+                        break;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    async fn claim(&mut self, batch: &Batch, wanted: usize, writer: &Writer) -> Result<(), StoreError> {
-        let Some(source) = self.source(batch).await? else { return Ok(()) };
+    /// False if there was nothing to claim.
+    async fn claim(&mut self, batch: &Batch, wanted: usize, writer: &Writer) -> Result<bool, StoreError> {
+        let Some(source) = self.source(batch).await? else { return Ok(false) };
         let now_ms = self.settings.clock.millis();
-        let lines = self.store.claim(&batch.id, wanted, now_ms).await?;
+        let few = TAIL_WINDOWS * self.settings.window;
+        let is_tail = usize::try_from(batch.open_lines).is_ok_and(|open| open <= few);
+        let order = if is_tail { ClaimOrder::LongestFirst } else { ClaimOrder::Prefix };
+        let lines = self.store.claim(&batch.id, order, wanted, now_ms).await?;
+        let claimed = !lines.is_empty();
         if lines.len() < wanted {
             let due = self.store.next_due(&batch.id).await?;
             let wait = due.map_or(POLL, |due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)));
@@ -219,7 +250,7 @@ impl<E: LineExecutor> Runner<E> {
         for line in lines {
             self.begin_line(batch, line, source.clone(), writer);
         }
-        Ok(())
+        Ok(claimed)
     }
 
     /// True while a suspect runs or waits for its turn: nothing else may start then.
@@ -261,9 +292,16 @@ impl<E: LineExecutor> Runner<E> {
     }
 
     fn begin_line(&mut self, batch: &Batch, line: Claimed, source: Source, writer: &Writer) {
-        let execution = Execution { batch_id: batch.id.clone(), line, source };
+        let (shared, follows) = match &line.twin {
+            Some(twin) => {
+                let (answer, asked) = self.twins.answer(&batch.id, twin);
+                (Some(answer), asked)
+            }
+            None => (None, false),
+        };
+        let execution = Execution { batch_id: batch.id.clone(), line, source, shared };
         let (store, settings, executor) = (self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.executor));
-        let writer = writer.clone();
+        let (writer, twins) = (writer.clone(), Arc::clone(&self.twins));
         let handle = self.lines.spawn(async move {
             let done = match line::run(&*executor, &store, &settings, &execution).await {
                 Ok(done) => done,
@@ -273,10 +311,14 @@ impl<E: LineExecutor> Runner<E> {
                     execution.reopen(&settings)
                 }
             };
+            // An answer that is too large to wait in memory is not kept there for others either.
+            if let (Some(twin), LineEnd::Record { spill_key: Some(_), .. }) = (&execution.line.twin, &done.end) {
+                twins.forget_one(&execution.batch_id, twin);
+            }
             writer.send(done).await;
             Ok(())
         });
-        self.in_flight.insert(handle.id(), (batch.id.clone(), handle));
+        self.in_flight.insert(handle.id(), InFlight { batch_id: batch.id.clone(), task: handle, follows });
     }
 
     fn line_ended(&mut self, ended: Result<(Id, Result<(), StoreError>), JoinError>) {
@@ -284,7 +326,7 @@ impl<E: LineExecutor> Runner<E> {
             Ok((id, result)) => (id, result),
             Err(error) => (error.id(), Ok(())),
         };
-        let Some((batch_id, _)) = self.in_flight.remove(&id) else { return };
+        let Some(InFlight { batch_id, .. }) = self.in_flight.remove(&id) else { return };
         match result {
             Ok(()) => {}
             Err(StoreError::Corrupt(reason)) => {
@@ -310,11 +352,8 @@ impl<E: LineExecutor> Runner<E> {
     /// Drops the futures of a batch's lines, which cancels them in the engine.
     fn abort_lines(&mut self, batch_id: &str) {
         self.sources.remove(batch_id);
-        for (id, line) in self.in_flight.values() {
-            if id == batch_id {
-                line.abort();
-            }
-        }
+        self.twins.forget(batch_id);
+        self.in_flight.values().filter(|line| line.batch_id == batch_id).for_each(|line| line.task.abort());
     }
 
     async fn stop(mut self, writer: Writer, writing: tokio::task::JoinHandle<()>) {

@@ -1,12 +1,14 @@
 use std::time::Duration;
 
+use super::order::LineOrder;
 use crate::clock::Clock;
 
 /// How batches are checked, run and kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Lines in flight at once, over all batches: about twice what the engine decodes together.
+    /// Requests in flight at once, over all batches: about twice what the engine decodes together.
     pub window: usize,
+    pub order: LineOrder,
     /// Batches whose lines run at the same time; the rest wait their turn.
     pub concurrent_max: usize,
     /// Batches that are not finished.
@@ -48,6 +50,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window: 16,
+            order: LineOrder::default(),
             concurrent_max: 4,
             active_max: 100,
             lines_max: 50_000,

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::jsonl::{JsonlReader, RawLine};
 use super::line::{LineExecutor, custom_hash, digest};
+use super::order::{Body, LineOrder, Outline, Prefixes};
 use super::settings::Settings;
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
@@ -76,6 +77,7 @@ struct Check<'a, E> {
     custom_ids: HashMap<[u8; 16], i64>,
     known_models: HashSet<String>,
     first_model: Option<String>,
+    prefixes: Prefixes,
 }
 
 /// A line as it must look, so far only in its outline.
@@ -111,7 +113,9 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         let lines = batch.total;
         let known_models = HashSet::new();
         let first_model = store.first_model(&batch.id).await?;
-        Ok(Self { executor, settings, endpoint, lines, errors, custom_ids, known_models, first_model })
+        // Lines before a restart are not read again for it: later ones are grouped among themselves.
+        let prefixes = Prefixes::default();
+        Ok(Self { executor, settings, endpoint, lines, errors, custom_ids, known_models, first_model, prefixes })
     }
 
     fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
@@ -136,7 +140,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         check_method(envelope.method)?;
         self.check_url(envelope.url)?;
         let body = envelope.body.ok_or_else(|| missing("body"))?;
-        let model = self.check_body(body)?;
+        let (model, fields) = self.check_body(body)?;
         let custom_hash = custom_hash(&custom_id);
         if let Some(first) = self.custom_ids.get(&custom_hash) {
             let message = format!("The custom_id '{custom_id}' is duplicated: line {first} has it too.");
@@ -144,7 +148,13 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         }
         self.custom_ids.insert(custom_hash, line.number);
         let len = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-        Ok(NewLine { line_no: line.number, custom_hash, digest: digest(bytes), off: line.offset, len, model })
+        let Outline { mut prefix, twin, expected } =
+            Outline::of(self.endpoint, line.number, &fields, body.get(), &mut self.prefixes);
+        if self.settings.order == LineOrder::File {
+            prefix.clear();
+        }
+        let (line_no, off, digest) = (line.number, line.offset, digest(bytes));
+        Ok(NewLine { line_no, custom_hash, digest, off, len, model, prefix, twin, expected })
     }
 
     fn check_url(&self, url: Option<Value>) -> Result<(), Refusal> {
@@ -157,9 +167,9 @@ impl<'a, E: LineExecutor> Check<'a, E> {
     }
 
     /// Looks only at what decides whether the file can run at all; the rest is the endpoint's to judge, line by line.
-    fn check_body(&mut self, body: &RawValue) -> Result<String, Refusal> {
+    fn check_body<'b>(&mut self, body: &'b RawValue) -> Result<(String, Body<'b>), Refusal> {
         let refuse = |code, param, message: &str| Err((code, Some(param), message.to_owned()));
-        let Ok(body) = serde_json::from_str::<BTreeMap<String, &RawValue>>(body.get()) else {
+        let Ok(body) = serde_json::from_str::<Body<'b>>(body.get()) else {
             return refuse("invalid_type", "body", "Invalid type for 'body': expected an object.");
         };
         let field = |name| body.get(name).map(|value| value.get()).filter(|value| *value != "null");
@@ -184,7 +194,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         {
             return refuse("invalid_request", param, message);
         }
-        Ok(model)
+        Ok((model, body))
     }
 
     fn check_model(&mut self, model: &str) -> Result<(), Refusal> {

@@ -143,7 +143,16 @@ pub struct BatchSettings {
     pub max_concurrent: u32,
     /// Lines handed to the engine at a time.
     pub window: u32,
+    pub order: BatchOrder,
     pub single_model: bool,
+}
+
+/// The order in which the lines of a batch are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchOrder {
+    /// Lines whose prompts begin alike follow one another.
+    Prefix,
+    File,
 }
 
 #[derive(Clone, Debug)]
@@ -410,13 +419,14 @@ fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {
 }
 
 fn check_batch(raw: &RawBatch, parallel: u32) -> Result<BatchSettings, SettingsError> {
-    let &RawBatch { max_file_bytes, max_lines, max_concurrent, window, single_model } = raw;
+    let &RawBatch { max_file_bytes, max_lines, max_concurrent, window, ref order, single_model } = raw;
     in_range("batch.max_file_bytes", max_file_bytes, 1, 1 << 40)?;
     in_range("batch.max_lines", max_lines, 1, 1 << 32)?;
     in_range("batch.max_concurrent", max_concurrent.into(), 1, 1024)?;
     let window = window.unwrap_or(2 * parallel);
     in_range("batch.window", window.into(), 1, 1 << 16)?;
-    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, window, single_model })
+    let order = one_of("batch.order", order, &[("prefix", BatchOrder::Prefix), ("file", BatchOrder::File)])?;
+    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, window, order, single_model })
 }
 
 fn check_log(raw: RawLog) -> Result<LogSettings, SettingsError> {

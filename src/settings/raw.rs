@@ -133,6 +133,7 @@ pub(super) struct RawBatch {
     pub(super) max_lines: u64,
     pub(super) max_concurrent: u32,
     pub(super) window: Option<u32>,
+    pub(super) order: String,
     pub(super) single_model: bool,
 }
 

@@ -30,7 +30,7 @@ pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch
 pub use blobs::{Blob, BlobWriter, Blobs};
 pub use error::StoreError;
 pub use files::{File, NewFile};
-pub use lines::{Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
+pub use lines::{ClaimOrder, Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
 pub use results::Record;
 
 pub(crate) use blobs::hex;

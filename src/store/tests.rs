@@ -26,6 +26,9 @@ async fn batch_of(store: &Store, lines: i64) -> String {
             off: 0,
             len: 4,
             model: "m".to_owned(),
+            prefix: Vec::new(),
+            twin: None,
+            expected: 0,
         })
         .collect();
     let point = IngestPoint { next_line: 1, next_offset: 0, errors: None };
@@ -44,11 +47,11 @@ async fn a_result_of_an_old_claim_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
     let id = batch_of(&store, 2).await;
-    let old = store.claim(&id, 1, 0).await.unwrap().remove(0);
+    let old = store.claim(&id, ClaimOrder::Prefix, 1, 0).await.unwrap().remove(0);
     assert_eq!(store.release_leases(Some(&id)).await.unwrap(), 1);
     let zombie = [done(&id, &old)];
     assert_eq!(store.complete(&zombie, NOW).await.unwrap(), GroupOutcome { stale: 1, ..GroupOutcome::default() });
-    let new = store.claim(&id, 1, 0).await.unwrap().remove(0);
+    let new = store.claim(&id, ClaimOrder::Prefix, 1, 0).await.unwrap().remove(0);
     assert_eq!((new.line_no, new.attempt, new.epoch), (1, 2, 2));
     assert_eq!(store.complete(&zombie, NOW).await.unwrap().stale, 1);
     assert_eq!(store.batch(&id).await.unwrap().done, 0);
@@ -65,7 +68,7 @@ async fn the_last_line_sends_the_batch_to_publication() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
     let id = batch_of(&store, 3).await;
-    let claimed = store.claim(&id, 5, 0).await.unwrap();
+    let claimed = store.claim(&id, ClaimOrder::Prefix, 5, 0).await.unwrap();
     assert_eq!(claimed.iter().map(|line| line.line_no).collect::<Vec<_>>(), [1, 2, 3]);
     let group: Vec<_> = claimed.iter().map(|line| done(&id, line)).collect();
     store.complete(&group, NOW).await.unwrap();

@@ -1,5 +1,6 @@
 mod life;
 mod offline;
+mod order;
 mod recovery;
 mod validation;
 
@@ -35,6 +36,8 @@ struct FakeState {
     waiting: AtomicUsize,
     gate: Semaphore,
     executions: Mutex<HashMap<String, usize>>,
+    /// What was asked, in its order.
+    order: Mutex<Vec<String>>,
     running: AtomicUsize,
     running_max: AtomicUsize,
     started: AtomicUsize,
@@ -47,6 +50,7 @@ impl Default for FakeState {
             waiting: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             executions: Mutex::default(),
+            order: Mutex::default(),
             running: AtomicUsize::new(0),
             running_max: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
@@ -100,6 +104,7 @@ impl LineExecutor for Fake {
         let _running = Running(&self.state.running);
         self.state.running_max.fetch_max(now, Ordering::SeqCst);
         self.state.started.fetch_add(1, Ordering::SeqCst);
+        self.state.order.lock().unwrap().push(content.clone());
         let execution = {
             let mut executions = self.state.executions.lock().unwrap();
             let count = executions.entry(content.clone()).or_default();

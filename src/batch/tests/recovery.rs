@@ -85,6 +85,9 @@ async fn ingest_first_chunk(world: &World, batch: &Batch) {
             off,
             len: i64::try_from(line.trim_ascii().len()).unwrap(),
             model: "m1".to_owned(),
+            prefix: Vec::new(),
+            twin: None,
+            expected: 0,
         });
         off += i64::try_from(line.len()).unwrap();
     }
