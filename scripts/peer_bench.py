@@ -7,10 +7,10 @@ Three workloads, all of greedy completions of 64 tokens after prompts of random 
     shared  64 requests that begin with the same 512 tokens and end in 32 of their own, 8 at once
     alone   8 requests of 256 tokens, one after the other
 
-Both servers run from beginning to end and only one has work at a time: one that waits takes no processor. In each repeat a workload runs on one
-and then on the other, with the same prompts, and the order changes from repeat to repeat. Prompts are new in every repeat, so that a prefix
-cache, which both have on, only ever holds what belongs to the workload. What is counted is output tokens over wall time, and the time from
-sending a request to the first text of its answer, both seen from the client. Two peers are libraries without a server, `transformers` and
+Both servers run from beginning to end and only one has work at a time: one that waits takes no processor, at the latest two seconds after its
+last answer. In each repeat a workload runs on one and then on the other, with the same prompts, and the order changes from repeat to repeat.
+Prompts are new in every repeat, so that a prefix cache, which both have on, only ever holds what belongs to the workload. What is counted is
+output tokens over wall time, and the time from sending a request to the first text of its answer, both seen from the client. Two peers are libraries without a server, `transformers` and
 `openvino`: they are asked in their own process, and the time is that to the first token, so they are spared HTTP and text. Needs nothing beyond
 Python.
 
@@ -22,6 +22,7 @@ import argparse
 import json
 import random
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from peers.python_peers import PythonPeer, Vllm
 from peers.servers import TANDEM, Contest, Peer, asking
 
 OUTPUT_TOKENS = 64
+# For about a second after its last answer vLLM waits for the next request by spinning.
+SETTLED_AFTER_S = 2
 PYTHON_PEERS = {peer.name: peer for peer in (Vllm("vllm"), PythonPeer("transformers"), PythonPeer("openvino"))}
 
 
@@ -69,7 +72,7 @@ def main() -> None:
     LlamaCpp.add_arguments(parser)
     parser.add_argument("--peer", choices=(LlamaCpp.name, *PYTHON_PEERS), default=LlamaCpp.name)
     parser.add_argument(
-        "--peer-model", type=Path, metavar="PATH", help="for the peer, where it reads another format: a directory for vllm and transformers"
+        "--peer-model", type=Path, metavar="PATH", help="for the peer, where it reads another format: vllm and transformers take a directory"
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
@@ -103,6 +106,7 @@ def measure(
             workload = WORKLOADS[name]
             prompts = workload.prompts(f"{name} {repeat}")[:requests]
             for label, ask in order if repeat % 2 == 0 else reversed(order):
+                time.sleep(SETTLED_AFTER_S)  # sleep: nothing tells when the other side has become quiet
                 result = ask(prompts, tokens, workload.concurrency)
                 rounds[name][label].append(result)
                 print(f"repeat {repeat + 1} of {repeats}, {name}, {label}: {result.rate:.1f} tokens/s", file=sys.stderr)
