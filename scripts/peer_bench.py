@@ -10,9 +10,9 @@ Three workloads, all of greedy completions of 64 tokens after prompts of random 
 Both servers run from beginning to end and only one has work at a time: one that waits takes no processor, at the latest two seconds after its
 last answer. In each repeat a workload runs on one and then on the other, with the same prompts, and the order changes from repeat to repeat.
 Prompts are new in every repeat, so that a prefix cache, which both have on, only ever holds what belongs to the workload. What is counted is
-output tokens over wall time, and the time from sending a request to the first text of its answer, both seen from the client. Two peers are libraries without a server, `transformers` and
-`openvino`: they are asked in their own process, and the time is that to the first token, so they are spared HTTP and text. Needs nothing beyond
-Python.
+output tokens over wall time, and the time from sending a request to the first text of its answer, both seen from the client. Two peers are
+libraries without a server, `transformers` and `openvino`: they are asked in their own process, and the time is that to the first token, so they
+are spared HTTP and text. Needs nothing beyond Python.
 
     scripts/peer_bench.py --model FILE.gguf [--threads 2] [--repeats 5] [--out result.json]
     scripts/peer_bench.py --peer vllm --backend candle --model FILE.gguf --peer-model DIRECTORY
@@ -82,6 +82,8 @@ def main() -> None:
     args = parser.parse_args()
 
     contest = Contest.of(args, args.peer_model)
+    if args.kv_type != "f16" and args.peer != LlamaCpp.name:
+        raise SystemExit(f"error: --kv-type is for {LlamaCpp.name}")
     peer: Peer = PYTHON_PEERS.get(args.peer) or LlamaCpp.of(args)
     report = contest.described(peer) | {"tokens": args.tokens, "repeats": args.repeats, "results": {}}
     with asking(contest.start_tandem()) as ours, peer.start(contest) as theirs:
