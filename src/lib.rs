@@ -7,7 +7,8 @@
 //! - [`batch`]: the Batch API's life, from an input file to an output file. [`store`]: SQLite and files on disk.
 //! - [`completion`]: the one path from a request to tokens and back, online and in batches.
 //! - [`models`]: which models are resident; the one place that names concrete backends.
-//! - [`openai`]: wire types. [`settings`]: what the server is told. [`telemetry`]: logs. [`clock`]: wall time.
+//! - [`openai`]: wire types. [`settings`]: what the server is told. [`telemetry`]: logs. [`clock`]: wall time. [`failpoint`]: where tests
+//!   kill the process.
 
 pub mod api;
 pub mod app;
@@ -15,6 +16,7 @@ pub mod batch;
 pub mod cli;
 pub mod clock;
 pub mod completion;
+pub mod failpoint;
 pub mod models;
 pub mod openai;
 pub mod settings;

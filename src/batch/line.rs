@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::settings::Settings;
 use super::twins::SharedAnswer;
+use crate::failpoint::{failpoint, poison};
 use crate::openai::Endpoint;
 use crate::openai::batches::{LineBody, LineError, LineResponse, OutputRecord};
 use crate::openai::error::{ApiError, ErrorBody, ErrorEnvelope};
@@ -145,11 +146,14 @@ pub(super) async fn run<E: LineExecutor>(
     } else {
         executor.ready().await;
         let body = request.body.get().as_bytes();
+        failpoint("line.running");
+        poison(&request.custom_id);
         match shared {
             None => execute(executor, settings, line, source.endpoint, body).await,
             Some(shared) => execute_once(executor, settings, execution, shared, body).await,
         }
     };
+    failpoint("line.answered");
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;
     Ok(execution.done(end))
 }

@@ -1,6 +1,7 @@
 use super::line::{Source, unexecuted_record};
 use super::settings::Settings;
 use super::state::StopReason;
+use crate::failpoint::failpoint;
 use crate::store::{Batch, Blob, BlobWriter, NewFile, PublishedFiles, Record, Store, StoreError};
 
 /// Records held in memory at once; each is at most as large as `spill_bytes`.
@@ -17,7 +18,9 @@ pub(super) struct Rendered {
 /// Ends a batch whose lines have all ended or are not to be run: its files appear and its status becomes final, in one transaction.
 pub(super) async fn publish(store: &Store, settings: &Settings, batch: &Batch) -> Result<(), StoreError> {
     let Some(epoch) = store.begin_publish(&batch.id).await? else { return Ok(()) };
+    failpoint("publish.begun");
     let Rendered { output, error } = render(store, settings, batch).await?;
+    failpoint("publish.rendered");
     let now = settings.clock.seconds();
     let expires_at = Some(now + batch.output_expires_s.unwrap_or(settings.output_expires_s));
     let file = |blob, kind| NewFile {
@@ -60,6 +63,7 @@ pub(super) async fn render(store: &Store, settings: &Settings, batch: &Batch) ->
             let sink = if failed && !settings.single_output { &mut error } else { &mut output };
             writer(store, sink).await?.write(&body).await?;
         }
+        failpoint("publish.half");
     }
     Ok(Rendered { output: finish(output).await?, error: finish(error).await? })
 }

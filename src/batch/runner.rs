@@ -262,6 +262,8 @@ impl<E: LineExecutor> Runner<E> {
             if self.in_flight.is_empty()
                 && let Some(source) = self.source(batch).await?
             {
+                // A line whose answer is not yet written would be held for an accomplice of the next.
+                writer.flush().await;
                 match self.store.claim_suspect(&batch.id, self.settings.clock.millis()).await? {
                     Some(line) => self.begin_line(batch, line, source, writer),
                     None => drop(self.dry.insert(batch.id.clone(), Instant::now() + SUSPECT_POLL)),

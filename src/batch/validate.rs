@@ -8,6 +8,7 @@ use super::jsonl::{JsonlReader, RawLine};
 use super::line::{LineExecutor, custom_hash, digest};
 use super::order::{Body, LineOrder, Outline, Prefixes};
 use super::settings::Settings;
+use crate::failpoint::failpoint;
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
 use crate::store::{Batch, IngestPoint, NewLine, Store, StoreError};
@@ -59,9 +60,9 @@ pub(super) async fn validate<E: LineExecutor>(
     if !check.errors.is_empty() {
         return fail(store, settings, batch, &check.errors).await;
     }
-    if check.store(store, batch, &mut chunk, reader.position()).await?
-        && store.start_lines(&batch.id, settings.clock.seconds()).await?
-    {
+    let stored = check.store(store, batch, &mut chunk, reader.position()).await?;
+    failpoint("ingest.done");
+    if stored && store.start_lines(&batch.id, settings.clock.seconds()).await? {
         tracing::info!(batch.id = %batch.id, lines = check.lines, "a batch is ready to run");
     }
     Ok(())

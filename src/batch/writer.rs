@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::settings::Settings;
+use crate::failpoint::failpoint;
 use crate::store::{Done, Store};
 
 /// Results that wait for their transaction. More would only hide a database that is too slow.
@@ -91,6 +92,7 @@ async fn commit(store: &Store, settings: &Settings, group: &mut [Done]) -> usize
     if group.is_empty() {
         return 0;
     }
+    failpoint("result.queued");
     group.sort_unstable_by(|a, b| (&a.batch_id, a.line_no).cmp(&(&b.batch_id, b.line_no)));
     let mut delay = Duration::from_millis(50);
     loop {

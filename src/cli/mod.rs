@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::exit::Failure;
 use crate::{
+    failpoint,
     models::{self, Models},
     settings::{Overrides, Settings},
 };
@@ -72,6 +73,7 @@ impl SettingsArgs {
 
 /// Reads the command line, does what it says, and tells how it went.
 pub fn run() -> ExitCode {
+    failpoint::arm();
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::RunBatch(run_batch) => run_batch.run(),

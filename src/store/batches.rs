@@ -5,6 +5,7 @@ use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, QueryOrder
 use super::files::{self, NewFile};
 use super::{Page, Store, StoreError, ids, statement};
 use crate::batch::{BatchStatus, StopReason};
+use crate::failpoint::failpoint;
 
 /// A row of `batches`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -163,7 +164,9 @@ impl Store {
             ..Default::default()
         };
         let batch = row.insert(&tx).await?;
+        failpoint("batch.uncommitted");
         tx.commit().await?;
+        failpoint("batch.committed");
         Ok(Created::New(batch))
     }
 
@@ -210,6 +213,7 @@ impl Store {
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [reason.into(), reason.into(), now.into(), id.into()])).await?;
         tx.commit().await?;
+        failpoint("cancel.marked");
         Ok(changed.rows_affected() == 1)
     }
 
@@ -222,6 +226,7 @@ impl Store {
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [now.into(), id.into()])).await?;
         tx.commit().await?;
+        failpoint("batch.started");
         Ok(changed.rows_affected() == 1)
     }
 
@@ -270,6 +275,7 @@ impl Store {
             return Ok(false);
         }
         tx.commit().await?;
+        failpoint("publish.committed");
         Ok(true)
     }
 
@@ -293,6 +299,7 @@ impl Store {
             }
         }
         tx.commit().await?;
+        failpoint("purge.bite");
         let done = spilled.is_none();
         for key in spilled.into_iter().flatten().chain(released) {
             self.blobs().remove(&key).await?;

@@ -3,6 +3,7 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, Condition, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
 use super::{Blob, Page, Store, StoreError, ids, statement};
+use crate::failpoint::failpoint;
 
 /// A row of `files`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -42,7 +43,9 @@ impl Store {
     pub async fn add_file(&self, file: NewFile) -> Result<File, StoreError> {
         let tx = self.begin().await?;
         let file = insert(&tx, file).await?;
+        failpoint("file.uncommitted");
         tx.commit().await?;
+        failpoint("file.committed");
         Ok(file)
     }
 
@@ -81,6 +84,7 @@ impl Store {
         }
         let needed = is_needed(&tx, &file.storage_key).await?;
         tx.commit().await?;
+        failpoint("file.deleted");
         if !needed {
             self.blobs().remove(&file.storage_key).await?;
         }

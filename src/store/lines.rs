@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, Value};
 
 use super::{Store, StoreError, statement};
+use crate::failpoint::failpoint;
 
 /// A valid line, before it has a row.
 #[derive(Clone, Debug)]
@@ -146,6 +147,7 @@ impl Store {
             insert(&tx, batch_id, rows).await?;
         }
         tx.commit().await?;
+        failpoint("ingest.committed");
         Ok(true)
     }
 
@@ -198,7 +200,9 @@ impl Store {
         }
         let tx = self.begin().await?;
         let lines = Claimed::find_by_statement(statement(sql, values)).all(&tx).await?;
+        failpoint("claim.uncommitted");
         tx.commit().await?;
+        failpoint("claim.committed");
         Ok(lines)
     }
 
@@ -232,7 +236,9 @@ impl Store {
         for (batch_id, totals) in totals {
             count(&tx, batch_id, &totals, now).await?;
         }
+        failpoint("result.uncommitted");
         tx.commit().await?;
+        failpoint("result.committed");
         Ok(outcome)
     }
 

@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod bad_input;
+mod check;
 mod crash;
 mod disconnects;
+mod disk;
 mod embeddings;
 mod faults;
+mod kills;
 mod program;

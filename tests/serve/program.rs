@@ -1,6 +1,6 @@
 use std::{
     io::{BufRead as _, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
 };
@@ -52,18 +52,48 @@ impl Program {
 
     /// Starts a profile on a data directory, with settings from the environment.
     pub(crate) async fn start_profile(profile: &str, storage: &Path, settings: &[(&str, &str)]) -> Self {
-        let mut child = tandem(&["serve", "--profile", profile, "--port", "0"])
-            .env("STORAGE_PATH", storage)
-            .envs(settings.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("Tandem is listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        let program = Self { child, url, client: reqwest::Client::new() };
+        let program = Self::launch(profile, storage, settings).unwrap_or_else(|line| panic!("{line:?}"));
         program.until("/health", |_| true).await;
         program
+    }
+
+    /// Starts profile `sim`, which may be killed before it listens.
+    pub(crate) async fn try_start(storage: &Path, settings: &[(&str, &str)]) -> Option<Self> {
+        let program = Self::launch("sim", storage, settings).ok()?;
+        let listens = async {
+            while program.client.get(program.at("/health")).send().await.ok()?.status() != StatusCode::OK {
+                // sleep: between two polls, within the deadline
+                sleep(Duration::from_millis(5)).await;
+            }
+            Some(())
+        };
+        let listens = timeout(DEADLINE, listens).await.expect("it is never ready");
+        listens.map(|()| program)
+    }
+
+    /// Waits for the line by which it says where it listens; any other is the error.
+    fn launch(profile: &str, storage: &Path, settings: &[(&str, &str)]) -> Result<Self, String> {
+        let mut command = tandem(&["serve", "--profile", profile, "--port", "0"]);
+        command.env("STORAGE_PATH", storage).envs(settings.iter().copied());
+        Self::launch_as(command)
+    }
+
+    /// The same, by a command of the caller's that becomes the server.
+    pub(crate) fn launch_as(mut command: Command) -> Result<Self, String> {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let Some(url) = line.trim().strip_prefix("Tandem is listening on ") else {
+            child.wait().unwrap();
+            return Err(line);
+        };
+        Ok(Self { child, url: url.to_owned(), client: reqwest::Client::new() })
+    }
+
+    /// What it sees under a path, where that is not what others see.
+    pub(crate) fn own(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        root.join(path.strip_prefix("/").unwrap())
     }
 
     pub(crate) fn port(&self) -> &str {
@@ -138,14 +168,43 @@ impl Program {
 
     /// The same for another endpoint.
     pub(crate) async fn submit_to(&self, endpoint: &str, lines: &str) -> String {
+        self.try_submit_to(endpoint, lines).await.unwrap()
+    }
+
+    /// The same as [`submit`](Self::submit), with a server that may go away.
+    pub(crate) async fn try_submit(&self, lines: &str) -> reqwest::Result<String> {
+        self.try_submit_to("/v1/chat/completions", lines).await
+    }
+
+    async fn try_submit_to(&self, endpoint: &str, lines: &str) -> reqwest::Result<String> {
         let part = Part::text(lines.to_owned()).file_name("batch.jsonl");
         let form = Form::new().text("purpose", "batch").part("file", part);
-        let file = self.client.post(self.at("/v1/files")).multipart(form).send().await.unwrap();
-        let file: Value = file.error_for_status().unwrap().json().await.unwrap();
+        let file = self.client.post(self.at("/v1/files")).multipart(form).send().await?;
+        let file: Value = file.error_for_status()?.json().await?;
         let batch = json!({"input_file_id": file["id"], "endpoint": endpoint, "completion_window": "24h"});
-        let batch = self.client.post(self.at("/v1/batches")).json(&batch).send().await.unwrap();
-        let batch: Value = batch.error_for_status().unwrap().json().await.unwrap();
-        batch["id"].as_str().unwrap().to_owned()
+        let batch = self.client.post(self.at("/v1/batches")).json(&batch).send().await?;
+        let batch: Value = batch.error_for_status()?.json().await?;
+        Ok(batch["id"].as_str().unwrap().to_owned())
+    }
+
+    /// Uploads a file until that is refused; the status and the body.
+    pub(crate) async fn until_refused(&self, text: &str) -> (u16, Value) {
+        let refused = async {
+            loop {
+                let part = Part::text(text.to_owned()).file_name("batch.jsonl");
+                let form = Form::new().text("purpose", "batch").part("file", part);
+                let response = self.client.post(self.at("/v1/files")).multipart(form).send().await.unwrap();
+                if !response.status().is_success() {
+                    return (response.status().as_u16(), response.json().await.unwrap());
+                }
+            }
+        };
+        timeout(DEADLINE, refused).await.expect("no upload is refused")
+    }
+
+    /// A request to a path, not yet sent.
+    pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, self.at(path))
     }
 
     /// The batch as soon as `look` likes it.
