@@ -93,6 +93,22 @@ fn crates_keep_their_promises() {
 }
 
 #[test]
+fn what_is_shipped_has_no_failpoints() {
+    let metadata = metadata();
+    let mut offences = Offences::default();
+    for package in array(&metadata, "packages") {
+        let is_shipped =
+            |dependency: &&Value| dependency["kind"].as_str() != Some("dev") && dependency["name"] == "fail";
+        for dependency in array(package, "dependencies").iter().filter(is_shipped) {
+            if !array(dependency, "features").is_empty() {
+                offences.add(format_args!("{}: `fail` has features outside of tests", string(package, "name")));
+            }
+        }
+    }
+    offences.none();
+}
+
+#[test]
 fn every_crate_has_the_workspace_lints() {
     let metadata = metadata();
     let mut offences = Offences::default();
