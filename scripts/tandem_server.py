@@ -51,6 +51,10 @@ class LocalServer:
         raise NotImplementedError
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
