@@ -24,6 +24,16 @@ pub trait LineExecutor: Send + Sync + 'static {
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
     fn execute(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
+
+    /// Checks a request as for execution and counts its tokens, without running it. May keep the thread busy.
+    fn measure(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineSize, ApiError>> + Send;
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineSize {
+    pub input_tokens: u64,
+    pub max_output_tokens: u64,
 }
 
 /// What the endpoint answered with status 200.
@@ -88,17 +98,22 @@ impl Source {
         let (Ok(off), Ok(len)) = (u64::try_from(off), usize::try_from(len)) else {
             return Err(StoreError::Corrupt("a line lies outside its file".to_owned()));
         };
-        let file = Arc::clone(&self.file);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut bytes = vec![0; len];
-            file.file().read_exact_at(&mut bytes, off).map(|()| bytes)
-        });
-        match read.await.map_err(std::io::Error::other)? {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(StoreError::Corrupt("an input file is shorter than it was".to_owned()))
-            }
-            read => Ok(read?),
+        read_at(&self.file, off, len).await
+    }
+}
+
+/// Some bytes of a blob, which are there.
+pub(super) async fn read_at(file: &Arc<fs_err::File>, off: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    let file = Arc::clone(file);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; len];
+        file.file().read_exact_at(&mut bytes, off).map(|()| bytes)
+    });
+    match read.await.map_err(std::io::Error::other)? {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(StoreError::Corrupt("a stored file is shorter than it was".to_owned()))
         }
+        read => Ok(read?),
     }
 }
 
@@ -225,7 +240,7 @@ fn to_jsonl(record: &OutputRecord<'_>) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The engine was gone or full: nothing is wrong with the line.
-fn is_transient(error: &ApiError) -> bool {
+pub(super) fn is_transient(error: &ApiError) -> bool {
     matches!(error.status, 429 | 503)
 }
 

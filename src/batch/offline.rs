@@ -135,7 +135,7 @@ async fn stage(job: &OfflineJob, store: &Store, settings: &Settings) -> Result<S
 }
 
 /// The endpoint that the first line names; a file that names none fails validation with every reason.
-async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, OfflineError> {
+pub(super) async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, OfflineError> {
     let file = store.blobs().open_blob(key).await?;
     let mut reader = JsonlReader::new(tokio::io::BufReader::new(file), settings.line_bytes_max, 1, 0);
     let line = reader.next().await?;
@@ -166,7 +166,7 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
         window_s: WINDOW_S,
         metadata: None,
         output_expires_s: Some(WINDOW_S),
-        identity: Some(Identity { key: hash.clone(), hash }),
+        identity: Some(Identity { key: Some(hash.clone()), hash, repeated: false }),
     };
     match store.create_batch(new, u64::MAX, now).await? {
         Created::New(batch) => Ok((batch, false)),

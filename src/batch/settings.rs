@@ -32,6 +32,8 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// Failed lines go to the output file too, in their place.
     pub single_output: bool,
+    /// Whether the end of a batch is noted as an event that is to be told of.
+    pub tell_ends: bool,
     /// Lifetime of published files, where the client names none.
     pub output_expires_s: i64,
     pub clock: Clock,
@@ -64,6 +66,7 @@ impl Default for Settings {
             group_delay: Duration::from_millis(20),
             stop_grace: Duration::from_secs(30),
             single_output: false,
+            tell_ends: false,
             output_expires_s: 30 * 24 * 3600,
             clock: Clock::system(),
         }

@@ -67,12 +67,12 @@ pub(super) async fn validate<E: LineExecutor>(
 }
 
 /// What one pass over a file has found.
-struct Check<'a, E> {
+pub(super) struct Check<'a, E> {
     executor: &'a E,
     settings: &'a Settings,
     endpoint: Endpoint,
-    lines: i64,
-    errors: Vec<BatchError>,
+    pub(super) lines: i64,
+    pub(super) errors: Vec<BatchError>,
     custom_ids: HashMap<[u8; 16], i64>,
     known_models: HashSet<String>,
     first_model: Option<String>,
@@ -92,6 +92,19 @@ struct Envelope<'a> {
 type Refusal = (&'static str, Option<&'static str>, String);
 
 impl<'a, E: LineExecutor> Check<'a, E> {
+    pub(super) fn new(executor: &'a E, settings: &'a Settings, endpoint: Endpoint) -> Self {
+        Self {
+            executor,
+            settings,
+            endpoint,
+            lines: 0,
+            errors: Vec::new(),
+            custom_ids: HashMap::new(),
+            known_models: HashSet::new(),
+            first_model: None,
+        }
+    }
+
     async fn resume(
         executor: &'a E,
         store: &Store,
@@ -108,13 +121,11 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             Some(text) => serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))?,
             None => Vec::new(),
         };
-        let lines = batch.total;
-        let known_models = HashSet::new();
-        let first_model = store.first_model(&batch.id).await?;
-        Ok(Self { executor, settings, endpoint, lines, errors, custom_ids, known_models, first_model })
+        let (lines, first_model) = (batch.total, store.first_model(&batch.id).await?);
+        Ok(Self { lines, errors, custom_ids, first_model, ..Self::new(executor, settings, endpoint) })
     }
 
-    fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
+    pub(super) fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
         let number = line.number;
         self.check(line).map_err(|(code, param, message)| BatchError {
             code: code.to_owned(),
@@ -205,7 +216,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         Ok(())
     }
 
-    fn note(&mut self, error: BatchError) {
+    pub(super) fn note(&mut self, error: BatchError) {
         if self.errors.len() < ERRORS_MAX {
             self.errors.push(error);
         }
@@ -274,7 +285,7 @@ pub(super) async fn fail(
     batch: &Batch,
     errors: &[BatchError],
 ) -> Result<(), StoreError> {
-    if store.fail_batch(&batch.id, &to_json(errors)?, settings.clock.seconds()).await? {
+    if store.fail_batch(&batch.id, &to_json(errors)?, settings.clock.seconds(), settings.tell_ends).await? {
         let code = errors.first().map_or("", |error| error.code.as_str());
         tracing::info!(batch.id = %batch.id, errors = errors.len(), code, "a batch failed");
     }
@@ -292,12 +303,12 @@ fn unknown_file(id: &str) -> BatchError {
     file_error("invalid_request", Some("file_id"), message)
 }
 
-fn empty_file() -> BatchError {
+pub(super) fn empty_file() -> BatchError {
     let message = "The input file is empty. Please ensure that the batch contains at least one request.";
     file_error("empty_file", None, message.to_owned())
 }
 
-fn too_many(lines_max: i64) -> BatchError {
+pub(super) fn too_many(lines_max: i64) -> BatchError {
     file_error("too_many_tasks", None, format!("The input file contains more than {lines_max} requests."))
 }
 

@@ -32,6 +32,7 @@ pub struct Claimed {
     pub off: i64,
     pub len: i64,
     pub digest: Vec<u8>,
+    pub model: String,
     pub attempt: i64,
     pub epoch: i64,
     /// How many owners have died with this line in their hands.
@@ -87,14 +88,14 @@ UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_open
     WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before <= ?3 ORDER BY line_no LIMIT ?4)
-RETURNING line_no, off, len, digest, attempt, epoch, suspect";
+RETURNING line_no, off, len, digest, model, attempt, epoch, suspect";
 
 const CLAIM_SUSPECT: &str = "
 UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_suspect
     WHERE batch_id = ?2 AND state = 0 AND suspect > 0 AND not_before <= ?3 ORDER BY line_no LIMIT 1)
-RETURNING line_no, off, len, digest, attempt, epoch, suspect";
+RETURNING line_no, off, len, digest, model, attempt, epoch, suspect";
 
 impl Store {
     /// T2. Adds lines and moves the point of ingestion; false if the batch no longer validates.
@@ -175,7 +176,8 @@ impl Store {
                 outcome.reopened += 1;
                 continue;
             };
-            let sql = "INSERT INTO results (batch_id, line_no, is_error, spill_key, body) VALUES (?, ?, ?, ?, ?)";
+            let sql = "INSERT INTO results (batch_id, line_no, is_error, spill_key, body, seq)
+                       VALUES (?1, ?2, ?3, ?4, ?5, (SELECT COALESCE(MAX(seq), 0) + 1 FROM results WHERE batch_id = ?1))";
             let values: [Value; 5] = [
                 done.batch_id.as_str().into(),
                 done.line_no.into(),

@@ -6,6 +6,7 @@
 mod batches;
 mod blobs;
 mod error;
+mod events;
 mod files;
 mod ids;
 mod instances;
@@ -29,9 +30,10 @@ use tandem_migrations::{Migrator, MigratorTrait};
 pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
 pub use blobs::{Blob, BlobWriter, Blobs};
 pub use error::StoreError;
+pub use events::Event;
 pub use files::{File, NewFile};
 pub use lines::{Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
-pub use results::Record;
+pub use results::{Finished, Record};
 
 pub(crate) use blobs::hex;
 

@@ -7,7 +7,7 @@ use reqwest::multipart::{Form, Part};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use tandem::api::{UploadLimits, batches, files};
-use tandem::batch::{Batches, LineAnswer, LineExecutor, Settings};
+use tandem::batch::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
 use tandem::store::{Store, Tokens};
@@ -29,9 +29,24 @@ impl LineExecutor for Echo {
         if content.as_str().unwrap().starts_with("wait") {
             std::future::pending::<()>().await;
         }
+        if content == "refuse" {
+            return Err(refusal());
+        }
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens { input: 5, cached: 0, output: 2, reasoning: 1 } })
     }
+
+    async fn measure(&self, _: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        match body["messages"][0]["content"].as_str() {
+            Some("refuse") => Err(refusal()),
+            _ => Ok(LineSize { input_tokens: 5, max_output_tokens: 20 }),
+        }
+    }
+}
+
+fn refusal() -> ApiError {
+    ApiError::invalid_value("messages", "Invalid 'messages': refused.")
 }
 
 /// A server of these routes alone, on a port of its own.
@@ -56,7 +71,7 @@ impl Server {
         let server = server.workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
         let url = format!("http://{}", server.addrs()[0]);
         tokio::spawn(server.run());
-        Self { url, client: Client::new() }
+        Self { url, client: tandem::http::client().build().unwrap() }
     }
 
     pub(crate) fn get(&self, path: &str) -> reqwest::RequestBuilder {

@@ -61,7 +61,7 @@ impl Program {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("Tandem is listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        let program = Self { child, url, client: reqwest::Client::new() };
+        let program = Self { child, url, client: tandem::http::client().build().unwrap() };
         program.until("/health", |_| true).await;
         program
     }

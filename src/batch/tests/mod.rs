@@ -1,6 +1,9 @@
 mod life;
 mod offline;
 mod recovery;
+mod results;
+mod retry;
+mod steer;
 mod validation;
 
 use std::collections::HashMap;
@@ -12,7 +15,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Batches, LineAnswer, LineExecutor, Settings};
+use super::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use crate::clock::Clock;
 use crate::openai::Endpoint;
 use crate::openai::error::{ApiError, ErrorBody};
@@ -116,6 +119,16 @@ impl LineExecutor for Fake {
         }
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens { input: 3, cached: 1, output: 2, reasoning: 0 } })
+    }
+
+    async fn measure(&self, _: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        let content = body["messages"][0]["content"].as_str().unwrap();
+        match content.split(' ').next().unwrap() {
+            "refuse" => Err(error(400, "context_length_exceeded")),
+            "busy" => Err(error(503, "overloaded")),
+            _ => Ok(LineSize { input_tokens: content.len() as u64, max_output_tokens: 10 }),
+        }
     }
 }
 
