@@ -31,6 +31,10 @@ impl Feed {
         topics.senders.entry(batch_id.to_owned()).or_default().subscribe()
     }
 
+    pub(super) fn watchers(&self, batch_id: &str) -> usize {
+        self.topics().senders.get(batch_id).map_or(0, watch::Sender::receiver_count)
+    }
+
     pub(super) fn announce(&self, batch_id: &str) {
         if let Some(sender) = self.topics().senders.get(batch_id) {
             sender.send_replace(());

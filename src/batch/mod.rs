@@ -109,6 +109,11 @@ impl Batches {
         self.meter.batch(id)
     }
 
+    /// How many readers follow the results of a batch.
+    pub fn followers(&self, id: &str) -> usize {
+        self.feed.watchers(id)
+    }
+
     /// Changes whenever a batch may have ended.
     pub fn ends(&self) -> watch::Receiver<()> {
         self.feed.statuses()

@@ -43,14 +43,22 @@ pub(super) fn check(raw: RawWebhooks) -> Result<Option<WebhookSettings>, Setting
         RawWebhooks { url: None, secret: None } => Ok(None),
         RawWebhooks { url: None, .. } => Err(missing("url")),
         RawWebhooks { secret: None, .. } => Err(missing("secret")),
-        RawWebhooks { url: Some(url), secret: Some(secret) } => {
-            let url = check_url(&url).map_err(|reason| SettingsError::new("webhooks.url", reason))?;
-            let secret = read_secret(&secret).ok_or_else(|| {
-                let reason = "is no secret for webhooks: 'whsec_' and Base64 of 24 to 64 bytes";
-                SettingsError::new("webhooks.secret", reason)
-            })?;
-            Ok(Some(WebhookSettings { url, secret }))
-        }
+        RawWebhooks { url: Some(url), secret: Some(secret) } => WebhookSettings::new(&url, &secret).map(Some),
+    }
+}
+
+impl WebhookSettings {
+    /// Checks both as they are written.
+    ///
+    /// # Errors
+    /// When the URL could give events away, or the secret is none.
+    pub fn new(url: &str, secret: &str) -> Result<Self, SettingsError> {
+        let url = check_url(url).map_err(|reason| SettingsError::new("webhooks.url", reason))?;
+        let secret = read_secret(secret).ok_or_else(|| {
+            let reason = "is no secret for webhooks: 'whsec_' and Base64 of 24 to 64 bytes";
+            SettingsError::new("webhooks.secret", reason)
+        })?;
+        Ok(Self { url, secret })
     }
 }
 

@@ -18,7 +18,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// A record of a line; more is no answer of a model.
 const LINE_BYTES_MAX: usize = 256 << 20;
 /// Codes of errors by which a server tells that it knows the route, and not what is asked for on it.
-const KNOWN_ROUTE: [&str; 4] = ["batch_not_found", "results_gone", "nothing_to_retry", "not_found"];
+const KNOWN_ROUTE: [&str; 4] = ["batch_not_found", "results_gone", NOTHING_TO_RETRY, "not_found"];
+const NOTHING_TO_RETRY: &str = "nothing_to_retry";
 
 /// A client of a server with the Batch API.
 pub(super) struct Client {
@@ -232,6 +233,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match &error {
             ClientError::Unreachable(_) => Self::UNAVAILABLE,
+            ClientError::Refused { code: Some(code), .. } if code == NOTHING_TO_RETRY => 1,
             ClientError::Refused { status, .. } => match status {
                 401 | 403 => Self::NO_PERMISSION,
                 404 | 409 => 1,
