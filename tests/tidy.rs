@@ -53,7 +53,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("batch", &["api", "app", "bench", "cli"]),
     ("api", &["app", "bench", "cli"]),
     ("webhooks", &["api", "app", "batch", "bench", "cli", "completion", "models", "openai"]),
-    ("http", &["api", "app", "batch", "bench", "cli", "completion", "models", "openai", "settings", "store", "webhooks"]),
+    (
+        "http",
+        &["api", "app", "batch", "bench", "cli", "completion", "models", "openai", "settings", "store", "webhooks"],
+    ),
     ("app", &["cli"]),
 ];
 

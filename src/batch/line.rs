@@ -47,7 +47,6 @@ pub struct LineAnswer {
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     file: Arc<fs_err::File>,
-    endpoint: Endpoint,
 }
 
 /// One claim of one line.
@@ -62,6 +61,8 @@ pub(super) struct Execution {
 struct Request<'a> {
     #[serde(borrow)]
     custom_id: Cow<'a, str>,
+    #[serde(borrow)]
+    url: Cow<'a, str>,
     #[serde(borrow)]
     body: &'a RawValue,
 }
@@ -89,9 +90,8 @@ impl Execution {
 impl Source {
     pub(super) async fn open(store: &Store, batch: &Batch) -> Result<Self, StoreError> {
         let damaged = || StoreError::Corrupt(format!("batch {} has no input", batch.id));
-        let endpoint = Endpoint::from_path(&batch.endpoint).ok_or_else(damaged)?;
         let file = store.blobs().open_blob(batch.input_key.as_deref().ok_or_else(damaged)?).await?;
-        Ok(Self { file: Arc::new(file.into_std().await), endpoint })
+        Ok(Self { file: Arc::new(file.into_std().await) })
     }
 
     pub(super) async fn read(&self, off: i64, len: i64) -> Result<Vec<u8>, StoreError> {
@@ -135,8 +135,10 @@ pub(super) async fn run<E: LineExecutor>(
         let message = "The inference engine crashed while processing this request.";
         Outcome::NotExecuted { code: "engine_crash", message }
     } else {
+        let unknown = || StoreError::Corrupt("a checked line is for no endpoint".to_owned());
+        let endpoint = Endpoint::from_path(&request.url).ok_or_else(unknown)?;
         executor.ready().await;
-        execute(executor, settings, line, source.endpoint, request.body.get().as_bytes()).await
+        execute(executor, settings, line, endpoint, request.body.get().as_bytes()).await
     };
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;
     Ok(execution.done(end))

@@ -41,6 +41,8 @@ pub(super) struct Runner<E> {
     damaged: HashSet<String>,
     /// Whether a line may be left that was in the hands of a process that died.
     suspects: bool,
+    /// The batches that could run lines at the last look: what comes anew may bring suspects along.
+    runnable: HashSet<String>,
 }
 
 /// What the runner hears of others, and others of it.
@@ -67,6 +69,7 @@ impl<E: LineExecutor> Runner<E> {
             sources: HashMap::new(),
             damaged: HashSet::new(),
             suspects: true,
+            runnable: HashSet::new(),
         }
     }
 
@@ -153,6 +156,12 @@ impl<E: LineExecutor> Runner<E> {
         }
         // The oldest first: a batch waits its turn until one before it has ended.
         running.truncate(self.settings.concurrent_max);
+        for batch in &running {
+            if !self.runnable.contains(&batch.id) && self.store.has_suspects(&batch.id).await? {
+                self.suspects = true;
+            }
+        }
+        self.runnable = running.iter().map(|batch| batch.id.clone()).collect();
         self.fill(&running, writer).await?;
         Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
     }

@@ -15,6 +15,8 @@ pub struct Settings {
     pub line_bytes_max: usize,
     /// Whether all lines of a file must name one model.
     pub single_model: bool,
+    /// Whether each line may be for an endpoint of its own, as `vllm run-batch` has it.
+    pub any_endpoint: bool,
     pub completion_windows: Vec<CompletionWindow>,
     /// Executions of a line that ends in "try again later" before that becomes its answer.
     pub attempts_max: i64,
@@ -55,6 +57,7 @@ impl Default for Settings {
             lines_max: 50_000,
             line_bytes_max: 10 * 1024 * 1024,
             single_model: false,
+            any_endpoint: false,
             completion_windows: vec![CompletionWindow { name: "24h".to_owned(), seconds: 24 * 3600 }],
             attempts_max: 8,
             crashes_max: 3,

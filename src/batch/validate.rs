@@ -145,9 +145,9 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         let envelope = parse(text)?;
         let custom_id = check_custom_id(envelope.custom_id)?;
         check_method(envelope.method)?;
-        self.check_url(envelope.url)?;
+        let endpoint = self.check_url(envelope.url)?;
         let body = envelope.body.ok_or_else(|| missing("body"))?;
-        let model = self.check_body(body)?;
+        let model = self.check_body(endpoint, body)?;
         let custom_hash = custom_hash(&custom_id);
         if let Some(first) = self.custom_ids.get(&custom_hash) {
             let message = format!("The custom_id '{custom_id}' is duplicated: line {first} has it too.");
@@ -158,23 +158,25 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         Ok(NewLine { line_no: line.number, custom_hash, digest: digest(bytes), off: line.offset, len, model })
     }
 
-    fn check_url(&self, url: Option<Value>) -> Result<(), Refusal> {
+    fn check_url(&self, url: Option<Value>) -> Result<Endpoint, Refusal> {
         let url = url.ok_or_else(|| missing("url"))?;
-        if url.as_str() == Some(self.endpoint.path()) {
-            return Ok(());
+        match url.as_str().and_then(Endpoint::from_path) {
+            Some(endpoint) if endpoint == self.endpoint || self.settings.any_endpoint => Ok(endpoint),
+            _ => {
+                let message = "The URL provided for this request does not match the batch endpoint.";
+                Err(("invalid_url", Some("url"), message.to_owned()))
+            }
         }
-        let message = "The URL provided for this request does not match the batch endpoint.";
-        Err(("invalid_url", Some("url"), message.to_owned()))
     }
 
     /// Looks only at what decides whether the file can run at all; the rest is the endpoint's to judge, line by line.
-    fn check_body(&mut self, body: &RawValue) -> Result<String, Refusal> {
+    fn check_body(&mut self, endpoint: Endpoint, body: &RawValue) -> Result<String, Refusal> {
         let refuse = |code, param, message: &str| Err((code, Some(param), message.to_owned()));
         let Ok(body) = serde_json::from_str::<BTreeMap<String, &RawValue>>(body.get()) else {
             return refuse("invalid_type", "body", "Invalid type for 'body': expected an object.");
         };
         let field = |name| body.get(name).map(|value| value.get()).filter(|value| *value != "null");
-        let (required, label) = match self.endpoint {
+        let (required, label) = match endpoint {
             Endpoint::ChatCompletions => (Some(MESSAGES), "Chat Completions"),
             Endpoint::Completions => (None, "Completions"),
             Endpoint::Embeddings => (Some(INPUT), "Embeddings"),

@@ -38,6 +38,7 @@ struct FakeState {
     waiting: AtomicUsize,
     gate: Semaphore,
     executions: Mutex<HashMap<String, usize>>,
+    endpoints: Mutex<Vec<&'static str>>,
     running: AtomicUsize,
     running_max: AtomicUsize,
     started: AtomicUsize,
@@ -50,6 +51,7 @@ impl Default for FakeState {
             waiting: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             executions: Mutex::default(),
+            endpoints: Mutex::default(),
             running: AtomicUsize::new(0),
             running_max: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
@@ -96,7 +98,8 @@ impl LineExecutor for Fake {
         ready.wait_for(|ready| *ready).await.unwrap();
     }
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+        self.state.endpoints.lock().unwrap().push(endpoint.path());
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = body["messages"][0]["content"].as_str().unwrap().to_owned();
         let now = self.state.running.fetch_add(1, Ordering::SeqCst) + 1;
