@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::listing::{ListQuery, list, page_error, store_error};
+use super::repetition::is_repetition;
 use super::{JsonBody, resource, sse};
 use crate::batch::{BatchStatus, Batches, Settings};
 use crate::openai::Endpoint;
@@ -64,14 +65,14 @@ async fn create(
 
 /// By what a repetition of this request is known: the key that the client gives it, or that the client's library says it is one.
 fn identity(request: &HttpRequest, key: Option<&str>, content: &[u8]) -> Result<Option<Identity>, ApiError> {
-    let header = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
-    let key = header("idempotency-key").or(key);
+    let header = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
+    let key = header.or(key);
     if key.is_some_and(|key| !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())) {
         let message =
             format!("Invalid 'Idempotency-Key': expected 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable characters.");
         return Err(ApiError::invalid_value("Idempotency-Key", message));
     }
-    let repeated = header("x-stainless-retry-count").and_then(|count| count.parse::<u32>().ok()).is_some_and(|n| n > 0);
+    let repeated = is_repetition(request);
     Ok(Some(Identity { key: key.map(str::to_owned), hash: hex(&Sha256::digest(content)), repeated }))
 }
 

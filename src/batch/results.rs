@@ -9,7 +9,7 @@ use super::line::read_at;
 use crate::store::{Batch, Finished, StoreError};
 
 /// Rows or places read at a time.
-const READ_LINES: usize = 32;
+const READ_LINES: usize = 16;
 /// Of the records of one page, and of those that a follower holds; the last one may go beyond.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -41,6 +41,14 @@ pub struct ResultsPage {
     pub batch: Batch,
 }
 
+/// A batch and finished lines of it, both of one time.
+struct Read {
+    batch: Batch,
+    lines: Vec<ResultLine>,
+    /// Whether there were no more.
+    is_last: bool,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     /// A file that held them was deleted or has expired.
@@ -58,8 +66,7 @@ impl Batches {
         let (mut bytes, mut query) = (0, query);
         loop {
             let wanted = (limit + 1 - page.len()).min(READ_LINES);
-            let (batch, lines) = self.finished(id, query, wanted).await?;
-            let ended = lines.len() < wanted;
+            let Read { batch, lines, is_last } = self.finished(id, query, wanted).await?;
             for line in lines {
                 if page.len() == limit || (bytes > PAGE_BYTES && !page.is_empty()) {
                     return Ok(ResultsPage { lines: page, has_more: true, batch });
@@ -68,7 +75,7 @@ impl Batches {
                 bytes += line.record.len();
                 page.push(line);
             }
-            if ended {
+            if is_last {
                 return Ok(ResultsPage { lines: page, has_more: false, batch });
             }
         }
@@ -82,36 +89,42 @@ impl Batches {
         Ok(Follower { batches: self.clone(), id: id.to_owned(), query, news, lines: VecDeque::new() })
     }
 
-    /// A batch and its next finished lines, both of one time.
-    async fn finished(
-        &self,
-        id: &str,
-        query: ResultsQuery,
-        limit: usize,
-    ) -> Result<(Batch, Vec<ResultLine>), ResultsError> {
+    /// The next finished lines of a batch: no more than `limit`, and fewer where records are large.
+    async fn finished(&self, id: &str, query: ResultsQuery, limit: usize) -> Result<Read, ResultsError> {
         let ResultsQuery { after, failed } = query;
         let batch = self.get(id).await?;
         if batch.status()?.has_ended() {
-            let lines = self.published(&batch, query, limit).await?;
-            return Ok((batch, lines));
+            return self.published(batch, query, limit).await;
         }
         let rows = self.store.finished(id, after, failed, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
-        let mut lines = Vec::with_capacity(rows.len());
+        let (mut lines, mut bytes, mut is_last, mut missing) = (Vec::new(), 0, rows.len() < limit, None);
         for row in rows {
+            if bytes > PAGE_BYTES {
+                is_last = false;
+                break;
+            }
             match self.record(row).await {
-                Ok(line) => lines.push(line),
-                // Purged since the row was read: the look below finds that the batch has ended.
-                Err(StoreError::Corrupt(_)) => break,
+                Ok(line) => {
+                    bytes += line.record.len();
+                    lines.push(line);
+                }
+                // Purged since the row was read, if the batch has ended by now.
+                Err(error @ StoreError::Corrupt(_)) => {
+                    missing = Some(error);
+                    break;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         // Rows go once the batch has ended, from the first on: of those that were read some may be missing then.
         let batch = self.get(id).await?;
         if batch.status()?.has_ended() {
-            let lines = self.published(&batch, query, limit).await?;
-            return Ok((batch, lines));
+            return self.published(batch, query, limit).await;
         }
-        Ok((batch, lines))
+        match missing {
+            Some(error) => Err(error.into()),
+            None => Ok(Read { batch, lines, is_last }),
+        }
     }
 
     async fn record(&self, row: Finished) -> Result<ResultLine, StoreError> {
@@ -127,32 +140,41 @@ impl Batches {
         Ok(ResultLine { seq, record })
     }
 
-    async fn published(
-        &self,
-        batch: &Batch,
-        query: ResultsQuery,
-        limit: usize,
-    ) -> Result<Vec<ResultLine>, ResultsError> {
+    async fn published(&self, batch: Batch, query: ResultsQuery, limit: usize) -> Result<Read, ResultsError> {
         let ResultsQuery { after, failed } = query;
         let Some(key) = &batch.index_key else {
             // A batch that has files and no index has lost the files.
             let published = batch.output_file_id.is_some() || batch.error_file_id.is_some();
-            return if published { Err(ResultsError::Gone) } else { Ok(Vec::new()) };
+            return if published {
+                Err(ResultsError::Gone)
+            } else {
+                Ok(Read { batch, lines: Vec::new(), is_last: true })
+            };
         };
         let after = u64::try_from(after).unwrap_or(0);
-        let places = places(self.store.blobs(), key, after, failed, limit).await?;
+        let places = match places(self.store.blobs(), key, after, failed, limit).await {
+            // Let go of with the last of the files.
+            Err(StoreError::Corrupt(_)) => return Err(ResultsError::Gone),
+            places => places?,
+        };
         let (mut output, mut error) = (None, None);
-        let mut lines = Vec::with_capacity(places.len());
+        let (mut lines, mut bytes, mut is_last) = (Vec::new(), 0, places.len() < limit);
         for (seq, Place { failed, off, len }) in places {
+            if bytes > PAGE_BYTES {
+                is_last = false;
+                break;
+            }
             let (file, id) =
                 if failed { (&mut error, &batch.error_file_id) } else { (&mut output, &batch.output_file_id) };
             let file = match file {
                 Some(file) => file,
                 None => file.insert(self.open_published(id.as_deref()).await?),
             };
-            lines.push(ResultLine { seq, record: read_at(file, off, usize::try_from(len).unwrap_or(0)).await? });
+            let record = read_at(file, off, usize::try_from(len).unwrap_or(0)).await?;
+            bytes += record.len();
+            lines.push(ResultLine { seq, record });
         }
-        Ok(lines)
+        Ok(Read { batch, lines, is_last })
     }
 
     async fn open_published(&self, file_id: Option<&str>) -> Result<Arc<fs_err::File>, ResultsError> {

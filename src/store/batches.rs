@@ -3,7 +3,7 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
 use super::files::{self, NewFile};
-use super::{Blob, Page, Store, StoreError, events, ids, statement};
+use super::{Blob, Page, REPETITION_S, Store, StoreError, events, ids, statement};
 use crate::batch::{BatchStatus, StopReason};
 
 /// A row of `batches`.
@@ -132,8 +132,6 @@ pub struct PublishedFiles {
 
 /// A repeated key counts as the same request for this long.
 const IDEMPOTENCY_S: i64 = 24 * 3600;
-/// A client's own repetition of a request comes within this time, if it names no key.
-const REPETITION_S: i64 = 120;
 
 impl Store {
     /// T1. Looks the input file up in the same transaction, so that its bytes cannot be let go in between.

@@ -2,7 +2,7 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, Condition, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
-use super::{Blob, Page, Store, StoreError, ids, statement};
+use super::{Blob, Page, REPETITION_S, Store, StoreError, ids, statement};
 
 /// A row of `files`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -43,6 +43,29 @@ impl Store {
         let tx = self.begin().await?;
         let file = insert(&tx, file).await?;
         tx.commit().await?;
+        Ok(file)
+    }
+
+    /// Adds a file that the client may have sent before, when it did not hear of its arrival: an equal one of the last moments is the same.
+    pub async fn add_repeated_file(&self, file: NewFile) -> Result<File, StoreError> {
+        let tx = self.begin().await?;
+        let known = visible(file.created_at)
+            .filter(Column::Sha256.eq(&file.blob.sha256))
+            .filter(Column::Filename.eq(&file.filename))
+            .filter(Column::Purpose.eq(&file.purpose))
+            .filter(Column::CreatedAt.gt(file.created_at - REPETITION_S))
+            .order_by_desc(Column::Seq)
+            .one(&tx)
+            .await?;
+        let key = file.blob.key.clone();
+        let (file, unneeded) = match known {
+            Some(known) => (known, Some(key)),
+            None => (insert(&tx, file).await?, None),
+        };
+        tx.commit().await?;
+        if let Some(key) = unneeded {
+            self.blobs().remove(&key).await?;
+        }
         Ok(file)
     }
 

@@ -42,6 +42,8 @@ use lock::DirLock;
 /// First release of SQLite that is free of the WAL-reset corruption.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const READERS: u32 = 4;
+/// A client's own repetition of a request comes within this many seconds, if it names no key.
+const REPETITION_S: i64 = 120;
 
 /// The durable state of a server. Clones share it.
 #[derive(Clone, Debug)]

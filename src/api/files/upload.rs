@@ -1,8 +1,10 @@
 use actix_multipart::{Field, Multipart, MultipartError};
+use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::super::listing::store_error;
+use super::super::repetition::is_repetition;
 use super::{now, show_file};
 use crate::batch::FILE_EXPIRES_S;
 use crate::openai::error::ApiError;
@@ -34,6 +36,7 @@ const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
 const INVALID_FORMAT: &str = "Invalid file format for Batch API. Must be .jsonl";
 
 pub(super) async fn create(
+    request: HttpRequest,
     parts: Multipart,
     store: Data<Store>,
     limits: Option<Data<UploadLimits>>,
@@ -54,7 +57,9 @@ pub(super) async fn create(
     let lifetime = expires_after.or_else(|| (purpose == "batch").then_some(FILE_EXPIRES_S));
     let expires_at = lifetime.map(|seconds| created_at + seconds);
     let new = NewFile { purpose, filename: file.filename, blob, created_at, expires_at };
-    let file = store.add_file(new).await.map_err(store_error)?;
+    let repeated = is_repetition(&request);
+    let added = if repeated { store.add_repeated_file(new).await } else { store.add_file(new).await };
+    let file = added.map_err(store_error)?;
     tracing::info!(file.id = %file.id, bytes = file.bytes, "stored a file");
     Ok(Json(show_file(file)))
 }
