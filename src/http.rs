@@ -6,6 +6,7 @@ use reqwest::{Client, ClientBuilder, redirect};
 ///
 /// What reqwest was built with has no cryptography of its own, and a client made in another way panics without it.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is where clients come from")]
 pub fn client() -> ClientBuilder {
     // Refused when there is one already, which is then as good.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -40,7 +40,7 @@ struct Receiver {
 }
 
 async fn take(request: HttpRequest, body: Bytes, script: Data<Script>) -> HttpResponse {
-    let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
+    let header = |name: &str| request.headers().get(name).unwrap().to_str().unwrap().to_owned();
     let received = Received {
         path: request.path().to_owned(),
         id: header("webhook-id"),

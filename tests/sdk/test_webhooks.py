@@ -40,11 +40,10 @@ def hooks():
         thread.join()
 
 
-def test_the_library_unwraps_what_is_sent(hooks, monkeypatch):
+def test_the_library_unwraps_what_is_sent(hooks):
     port, arrived = hooks
-    monkeypatch.setenv("TANDEM__WEBHOOKS__URL", f"http://127.0.0.1:{port}/hook")
-    monkeypatch.setenv("TANDEM__WEBHOOKS__SECRET", SECRET)
-    with TandemServer(default_binary(), ["--profile", "sim"]) as server:
+    settings = {"TANDEM__WEBHOOKS__URL": f"http://127.0.0.1:{port}/hook", "TANDEM__WEBHOOKS__SECRET": SECRET}
+    with TandemServer(default_binary(), ["--profile", "sim"], settings) as server:
         client = OpenAI(base_url=server.base_url, api_key="not-needed-for-local", webhook_secret=SECRET, max_retries=0)
         ended = wait(client, submit(client, [chat_line("a", "sim")]))
         assert ended.status == "completed"
