@@ -5,7 +5,6 @@ use reqwest::{Client, ClientBuilder, redirect};
 /// A client that follows no redirect, over rustls where the URL says `https`.
 ///
 /// What reqwest was built with has no cryptography of its own, and a client made in another way panics without it.
-#[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is where clients come from")]
 pub fn client() -> ClientBuilder {
     // Refused when there is one already, which is then as good.

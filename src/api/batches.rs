@@ -55,7 +55,7 @@ async fn create(
         None | Some(Value::Null) => None,
         Some(_) => Some(required_text(&object, "idempotency_key")?),
     };
-    new.identity = identity(&request, key, &body)?;
+    new.identity = Some(identity(&request, key, &body)?);
     let ignored: Vec<String> = object.keys().filter(|key| !CREATE_FIELDS.contains(&key.as_str())).cloned().collect();
     let created = answer_created(&batches, batches.create(new).await.map_err(store_error)?)?;
     let mut response = HttpResponse::Ok();
@@ -64,7 +64,7 @@ async fn create(
 }
 
 /// By what a repetition of this request is known: the key that the client gives it, or that the client's library says it is one.
-fn identity(request: &HttpRequest, key: Option<&str>, content: &[u8]) -> Result<Option<Identity>, ApiError> {
+fn identity(request: &HttpRequest, key: Option<&str>, content: &[u8]) -> Result<Identity, ApiError> {
     let header = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
     let key = header.or(key);
     if key.is_some_and(|key| !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())) {
@@ -73,7 +73,7 @@ fn identity(request: &HttpRequest, key: Option<&str>, content: &[u8]) -> Result<
         return Err(ApiError::invalid_value("Idempotency-Key", message));
     }
     let repeated = is_repetition(request);
-    Ok(Some(Identity { key: key.map(str::to_owned), hash: hex(&Sha256::digest(content)), repeated }))
+    Ok(Identity { key: key.map(str::to_owned), hash: hex(&Sha256::digest(content)), repeated })
 }
 
 fn answer_created(batches: &Batches, created: Created) -> Result<BatchObject, ApiError> {
@@ -137,8 +137,8 @@ fn show_batch(batches: &Batches, batch: &Batch) -> Result<BatchObject, ApiError>
 
 /// How a batch that runs gets on. One that is only being checked has nothing to tell, unless it is paused.
 fn progress(batches: &Batches, batch: &Batch, status: BatchStatus) -> Option<BatchProgress> {
-    let running = matches!(status, BatchStatus::InProgress | BatchStatus::Finalizing);
-    if !running && !(status == BatchStatus::Validating && batch.paused_at.is_some()) {
+    let is_held = status == BatchStatus::Validating && batch.paused_at.is_some();
+    if !is_held && !matches!(status, BatchStatus::InProgress | BatchStatus::Finalizing) {
         return None;
     }
     let rate = batches.rate(&batch.id);

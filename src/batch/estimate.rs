@@ -7,13 +7,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::Batches;
 use super::jsonl::JsonlReader;
 use super::line::{LineExecutor, LineSize, is_transient};
 use super::meter::Meter;
 use super::offline::first_endpoint;
 use super::settings::Settings;
 use super::validate::{Check, empty_file, too_many};
-use super::{Batches, OfflineError};
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
 use crate::openai::error::ApiError;
@@ -132,10 +132,7 @@ async fn estimate<E: LineExecutor>(
     }
     let endpoint = match order.endpoint {
         Some(endpoint) => endpoint,
-        None => first_endpoint(store, settings, &file.storage_key).await.map_err(|error| match error {
-            OfflineError::Store(error) => error,
-            error => std::io::Error::other(error).into(),
-        })?,
+        None => first_endpoint(store, settings, &file.storage_key).await?,
     };
     let blob = store.blobs().open_blob(&file.storage_key).await?;
     let input = tokio::io::BufReader::with_capacity(256 * 1024, blob);

@@ -136,7 +136,7 @@ async fn stage(job: &OfflineJob, store: &Store, settings: &Settings) -> Result<S
 }
 
 /// The endpoint that the first line names; a file that names none fails validation with every reason.
-pub(super) async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, OfflineError> {
+pub(super) async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, StoreError> {
     let file = store.blobs().open_blob(key).await?;
     let mut reader = JsonlReader::new(tokio::io::BufReader::new(file), settings.line_bytes_max, 1, 0);
     let line = reader.next().await?;

@@ -199,7 +199,7 @@ impl Batches {
 pub enum Followed {
     Line(ResultLine),
     /// The batch has ended, and this was all of it.
-    Ended(Batch),
+    Ended(Box<Batch>),
 }
 
 /// Reads the finished lines of a batch as they come. It holds a page of them at most, and reads no further until it is asked to: a slow
@@ -229,7 +229,7 @@ impl Follower {
                 continue;
             }
             if page.batch.status().map_err(ResultsError::from)?.has_ended() {
-                return Ok(Some(Followed::Ended(page.batch)));
+                return Ok(Some(Followed::Ended(Box::new(page.batch))));
             }
             if self.news.changed().await.is_err() {
                 return Ok(None);

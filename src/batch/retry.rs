@@ -108,10 +108,10 @@ impl Batches {
         key: &str,
         line_bytes_max: usize,
     ) -> Result<JsonlReader<tokio::io::BufReader<fs_err::tokio::File>>, RetryError> {
-        let file = self.store.blobs().open_blob(key).await.map_err(|error| match error {
-            StoreError::Corrupt(_) => RetryError::Gone,
-            error => error.into(),
-        })?;
+        let file = match self.store.blobs().open_blob(key).await {
+            Err(StoreError::Corrupt(_)) => return Err(RetryError::Gone),
+            opened => opened?,
+        };
         Ok(JsonlReader::new(tokio::io::BufReader::with_capacity(256 * 1024, file), line_bytes_max, 1, 0))
     }
 }

@@ -155,7 +155,7 @@ async fn a_batch_is_paused_and_resumed() {
     for what in ["pause", "resume"] {
         let response = server.post(&under(&id, what)).send().await.unwrap();
         assert_eq!(
-            (response.status().as_u16(), &response.headers()["x-should-retry"].to_str().unwrap()[..]),
+            (response.status().as_u16(), response.headers()["x-should-retry"].to_str().unwrap()),
             (409, "false")
         );
         let body: Value = response.json().await.unwrap();

@@ -190,9 +190,9 @@ async fn an_event_is_given_up_at_last_or_when_it_is_unwanted() {
         receiver.next().await;
         let last = wait_s == 86_400;
         if last {
-            forgotten(&server).await
+            forgotten(&server).await;
         } else {
-            put_off_any(&server, &clock).await
+            put_off_any(&server, &clock).await;
         }
         webhooks.stop().await;
     }

@@ -53,7 +53,7 @@ pub(super) async fn retry(
     batches: Data<Batches>,
 ) -> Result<Json<BatchObject>, ApiError> {
     let identity = identity(&request, None, format!("retry {id}").as_bytes())?;
-    let created = batches.retry(&id, identity).await.map_err(|error| match error {
+    let created = batches.retry(&id, Some(identity)).await.map_err(|error| match error {
         RetryError::Running(status) => wrong_status("retry", status),
         RetryError::Nothing => {
             let message = "No request of this batch failed, expired or was cancelled, so there is nothing to retry.";
@@ -69,10 +69,8 @@ pub(super) async fn retry(
 
 /// A batch whose window is over is still shown as one that runs, which would be no reason.
 fn shown(batch: &Batch, status: BatchStatus) -> BatchStatus {
-    match status.shown(batch.stop_reason()) {
-        BatchStatus::InProgress => BatchStatus::Finalizing,
-        status => status,
-    }
+    let shown = status.shown(batch.stop_reason());
+    if shown == BatchStatus::InProgress { BatchStatus::Finalizing } else { shown }
 }
 
 fn wrong_status(what: &str, status: BatchStatus) -> ApiError {

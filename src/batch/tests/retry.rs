@@ -3,10 +3,8 @@ use crate::batch::{BatchStatus, EstimateError, EstimateOrder, ModelEstimate, Ret
 use crate::store::{Identity, StoreError};
 
 async fn retry(world: &World, id: &str) -> String {
-    match world.batches.retry(id, None).await.unwrap() {
-        Created::New(batch) => batch.id,
-        other => panic!("{other:?}"),
-    }
+    let Created::New(batch) = world.batches.retry(id, None).await.unwrap() else { panic!("not new") };
+    batch.id
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ impl Client {
 }
 
 async fn send(request: RequestBuilder) -> Result<Response> {
-    let response = request.send().await.map_err(unreachable)?;
+    let response = request.send().await.map_err(|error| unreachable(&error))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -143,12 +143,12 @@ async fn send(request: RequestBuilder) -> Result<Response> {
 }
 
 async fn json_of(response: Response) -> Result<Value> {
-    let text = response.text().await.map_err(unreachable)?;
+    let text = response.text().await.map_err(|error| unreachable(&error))?;
     serde_json::from_str(&text).map_err(|_| ClientError::Unreadable("an answer that is not JSON".to_owned()))
 }
 
-fn unreachable(error: reqwest::Error) -> ClientError {
-    ClientError::Unreachable(crate::app::with_causes(&error))
+fn unreachable(error: &reqwest::Error) -> ClientError {
+    ClientError::Unreachable(crate::app::with_causes(error))
 }
 
 #[derive(Deserialize)]
@@ -189,7 +189,7 @@ pub(super) fn pieces(response: Response) -> impl Stream<Item = Result<Vec<u8>>> 
                     return Some((Err(error), (None, Vec::new())));
                 }
                 Ok(None) => response = None,
-                Err(error) => return Some((Err(unreachable(error)), (None, Vec::new()))),
+                Err(error) => return Some((Err(unreachable(&error)), (None, Vec::new()))),
             }
         }
     })

@@ -97,7 +97,7 @@ async fn stream(client: &Client, wanted: &Wanted, sink: &mut Sink, seen: &mut Op
     let mut lines = std::pin::pin!(pieces(response));
     let mut event = Event::default();
     while let Some(line) = lines.next().await {
-        match event.take(line?) {
+        match event.take(&line?) {
             None => {}
             Some(Event { name, .. }) if name == b"error" => return Ok(None),
             Some(Event { name, data, .. }) if name == b"batch" => {
@@ -127,7 +127,7 @@ struct Event {
 
 impl Event {
     /// Reads one more line; the event, if this ends it.
-    fn take(&mut self, line: Vec<u8>) -> Option<Self> {
+    fn take(&mut self, line: &[u8]) -> Option<Self> {
         if line.is_empty() {
             let event = std::mem::take(self);
             return (!event.data.is_empty()).then_some(event);
@@ -186,7 +186,7 @@ mod tests {
     fn events_are_read_line_by_line() {
         let mut event = Event::default();
         let lines = [": keep-alive", "", "id: 7", "data: {\"a\":1}", "", "event:batch", "data:x", "", "retry"];
-        let events: Vec<_> = lines.iter().filter_map(|line| event.take(line.as_bytes().to_vec())).collect();
+        let events: Vec<_> = lines.iter().filter_map(|line| event.take(line.as_bytes())).collect();
         let [record, batch] = &events[..] else { panic!("{events:?}") };
         assert_eq!((record.id.as_deref(), &record.data[..]), (Some("7"), &b"{\"a\":1}"[..]));
         assert_eq!((&batch.name[..], &batch.data[..], batch.id.as_deref()), (&b"batch"[..], &b"x"[..], None));
