@@ -109,3 +109,23 @@ async fn an_estimate_needs_a_file_for_a_batch_and_its_models() {
     let file_id = world.upload("\n\n").await;
     assert_eq!(world.batches.estimate(order(&file_id)).await.unwrap().errors[0].code, "empty_file");
 }
+
+#[tokio::test]
+async fn a_start_removes_nothing_that_is_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = {
+        let world = World::start(dir.path()).await;
+        let file_id = world.upload(&(lines(3, "hello") + &line("bad", "refuse"))).await;
+        let id = world.create_from(&file_id).await;
+        let ended = world.ended(&id).await;
+        world.store.delete_file(&file_id, NOW).await.unwrap();
+        world.batches.stop().await;
+        world.store.close().await.unwrap();
+        ended
+    };
+    let world = World::start(dir.path()).await;
+    let page = world.batches.results(&ended.id, crate::batch::ResultsQuery::default(), 10).await.unwrap();
+    assert_eq!(page.lines.len(), 4);
+    let again = retry(&world, &ended.id).await;
+    assert_eq!(world.ended(&again).await.failed, 1);
+}

@@ -60,3 +60,24 @@ async fn a_batch_that_runs_has_a_rate() {
     world.ended(&id).await;
     assert_eq!(world.batches.rate(&id), None, "what has ended is forgotten");
 }
+
+#[tokio::test]
+async fn an_end_is_noted_where_it_is_to_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start_with(dir.path(), |settings| settings.tell_ends = true).await;
+    let expired = world.create(&line("a", "gate")).await;
+    eventually(async || (world.fake.running() == 1).then_some(())).await;
+    let completed = world.run(&line("a", "hello")).await.id;
+    world.clock.fetch_add(DAY_S * 1000, Ordering::SeqCst);
+    world.batches.wake();
+    world.ended(&expired).await;
+    let failed = world.run("{\n").await.id;
+    let events = world.store.due_events(i64::MAX, 10).await.unwrap();
+    let noted: Vec<_> = events.iter().map(|event| (event.kind.as_str(), event.batch_id.as_str())).collect();
+    let expected = [("batch.completed", &completed), ("batch.expired", &expired), ("batch.failed", &failed)];
+    assert_eq!(noted, expected.map(|(kind, id)| (kind, id.as_str())));
+    let quiet = tempfile::tempdir().unwrap();
+    let world = World::start(quiet.path()).await;
+    world.run(&line("a", "hello")).await;
+    assert_eq!(world.store.next_event_at().await.unwrap(), None, "nobody is to be told");
+}
