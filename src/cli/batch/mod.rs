@@ -34,8 +34,13 @@ const CHATS: &str = "/v1/chat/completions";
 /// what is asked for is not there; 64 to 78 as in sysexits.h when the command itself fails.
 #[derive(Debug, Args)]
 pub(super) struct BatchCommand {
-    /// Where the server's API is [default: <http://127.0.0.1:8000/v1>]
-    #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", global = true)]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "OPENAI_BASE_URL",
+        global = true,
+        help = "Where the server's API is [default: http://127.0.0.1:8000/v1]"
+    )]
     base_url: Option<String>,
     /// Print JSON as the server sends it
     #[arg(long, global = true)]
