@@ -12,12 +12,14 @@ use thiserror::Error;
 
 use crate::{
     api::{self, files::UploadLimits},
-    batch::{self, Batches, LineAnswer, LineExecutor, LineOrder},
+    batch::{self, Batches, LineAnswer, LineExecutor, LineOrder, LineSize},
+    clock::Clock,
     completion::{Completions, Limits},
     models::Models,
     openai::{Endpoint, error::ApiError},
     settings::{BatchOrder, BatchSettings, LimitSettings, ServerSettings, Settings},
     store::{Store, StoreError, Tokens},
+    webhooks::Webhooks,
 };
 
 /// Seconds that open connections get to finish when the server stops.
@@ -30,6 +32,7 @@ pub struct App {
     models: Models,
     store: Store,
     batches: Batches,
+    webhooks: Option<Webhooks>,
 }
 
 /// Why the server does not run, by who has to do something about it.
@@ -80,8 +83,10 @@ impl App {
         let models = models();
         let completions = completions(models.clone(), settings.limits);
         let executor = CompletionExecutor { models: models.clone(), completions: completions.clone() };
-        let batches =
-            Batches::start(store.clone(), executor, batch_settings(settings.batch)).await.map_err(store_error)?;
+        let batch_settings =
+            batch::Settings { tell_ends: settings.webhooks.is_some(), ..batch_settings(settings.batch) };
+        let batches = Batches::start(store.clone(), executor, batch_settings).await.map_err(store_error)?;
+        let webhooks = start_webhooks(settings, &store, &batches)?;
         let upload_limits = UploadLimits { batch_bytes: settings.batch.max_file_bytes, ..UploadLimits::default() };
         let shared = (models.clone(), store.clone(), batches.clone());
         let debug = settings.server.debug;
@@ -107,7 +112,7 @@ impl App {
         .disable_signals()
         .listen(listener)?
         .run();
-        Ok(Self { address, server, models, store, batches })
+        Ok(Self { address, server, models, store, batches, webhooks })
     }
 
     /// Where the server listens.
@@ -133,7 +138,7 @@ impl App {
     /// # Errors
     /// When a model cannot be loaded at start, or the server fails.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { address, server, models, store, batches } = self;
+        let Self { address, server, models, store, batches, webhooks } = self;
         let handle = server.handle();
         let server = tokio::spawn(server);
         let outcome = tokio::select! {
@@ -143,6 +148,9 @@ impl App {
         tracing::info!(%address, "stopping");
         let drained = tokio::join!(batches.stop(), handle.stop(outcome.is_ok()));
         let ((), ()) = drained;
+        if let Some(webhooks) = webhooks {
+            webhooks.stop().await;
+        }
         let served = server.await;
         if let Err(error) = store.close().await {
             tracing::warn!(
@@ -165,6 +173,12 @@ async fn first_failure(models: &Models) -> AppError {
             std::future::pending().await
         }
     }
+}
+
+fn start_webhooks(settings: &Settings, store: &Store, batches: &Batches) -> Result<Option<Webhooks>, AppError> {
+    let Some(receiver) = settings.webhooks.clone() else { return Ok(None) };
+    let started = Webhooks::start(store.clone(), receiver, Clock::system(), batches.ends());
+    started.map(Some).map_err(|error| std::io::Error::other(error).into())
 }
 
 fn listen(settings: &ServerSettings) -> Result<TcpListener, AppError> {
@@ -236,6 +250,11 @@ impl LineExecutor for CompletionExecutor {
             reasoning: usage.completion_tokens_details.reasoning_tokens,
         };
         Ok(LineAnswer { body: answer.body, tokens })
+    }
+
+    async fn measure(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let size = self.completions.measure(endpoint, body).await?;
+        Ok(LineSize { input_tokens: size.prompt_tokens, max_output_tokens: size.max_output_tokens })
     }
 }
 

@@ -52,6 +52,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("completion", &["api", "app", "batch", "bench", "cli", "store"]),
     ("batch", &["api", "app", "bench", "cli"]),
     ("api", &["app", "bench", "cli"]),
+    ("webhooks", &["api", "app", "batch", "bench", "cli", "completion", "models", "openai"]),
+    (
+        "http",
+        &["api", "app", "batch", "bench", "cli", "completion", "models", "openai", "settings", "store", "webhooks"],
+    ),
     ("app", &["cli"]),
 ];
 

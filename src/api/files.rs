@@ -1,3 +1,4 @@
+mod estimate;
 mod upload;
 
 use actix_web::HttpRequest;
@@ -36,7 +37,8 @@ pub fn routes(cfg: &mut ServiceConfig) {
             .route(web::get().to(show))
             .route(web::delete().to(delete)),
     )
-    .service(resource("/v1/files/{id}/content", &[Method::GET]).route(web::get().to(content)));
+    .service(resource("/v1/files/{id}/content", &[Method::GET]).route(web::get().to(content)))
+    .service(resource("/v1/files/{id}/estimate", &[Method::GET]).route(web::get().to(estimate::show)));
 }
 
 async fn index(query: Query<ListQuery>, store: Data<Store>) -> Result<Json<ListObject<FileObject>>, ApiError> {

@@ -11,6 +11,7 @@ pub mod files;
 mod health;
 mod listing;
 mod models;
+mod repetition;
 mod request_id;
 mod sse;
 mod tokens;

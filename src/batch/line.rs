@@ -26,6 +26,16 @@ pub trait LineExecutor: Send + Sync + 'static {
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
     fn execute(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
+
+    /// Checks a request as for execution and counts its tokens, without running it. May keep the thread busy.
+    fn measure(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineSize, ApiError>> + Send;
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineSize {
+    pub input_tokens: u64,
+    pub max_output_tokens: u64,
 }
 
 /// What the endpoint answered with status 200.
@@ -58,7 +68,6 @@ impl LineAnswer {
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     file: Arc<fs_err::File>,
-    endpoint: Endpoint,
 }
 
 /// One claim of one line.
@@ -75,6 +84,8 @@ pub(super) struct Execution {
 struct Request<'a> {
     #[serde(borrow)]
     custom_id: Cow<'a, str>,
+    #[serde(borrow)]
+    url: Cow<'a, str>,
     #[serde(borrow)]
     body: &'a RawValue,
 }
@@ -103,26 +114,30 @@ impl Execution {
 impl Source {
     pub(super) async fn open(store: &Store, batch: &Batch) -> Result<Self, StoreError> {
         let damaged = || StoreError::Corrupt(format!("batch {} has no input", batch.id));
-        let endpoint = Endpoint::from_path(&batch.endpoint).ok_or_else(damaged)?;
         let file = store.blobs().open_blob(batch.input_key.as_deref().ok_or_else(damaged)?).await?;
-        Ok(Self { file: Arc::new(file.into_std().await), endpoint })
+        Ok(Self { file: Arc::new(file.into_std().await) })
     }
 
     pub(super) async fn read(&self, off: i64, len: i64) -> Result<Vec<u8>, StoreError> {
         let (Ok(off), Ok(len)) = (u64::try_from(off), usize::try_from(len)) else {
             return Err(StoreError::Corrupt("a line lies outside its file".to_owned()));
         };
-        let file = Arc::clone(&self.file);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut bytes = vec![0; len];
-            file.file().read_exact_at(&mut bytes, off).map(|()| bytes)
-        });
-        match read.await.map_err(std::io::Error::other)? {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(StoreError::Corrupt("an input file is shorter than it was".to_owned()))
-            }
-            read => Ok(read?),
+        read_at(&self.file, off, len).await
+    }
+}
+
+/// Some bytes of a blob, which are there.
+pub(super) async fn read_at(file: &Arc<fs_err::File>, off: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    let file = Arc::clone(file);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; len];
+        file.file().read_exact_at(&mut bytes, off).map(|()| bytes)
+    });
+    match read.await.map_err(std::io::Error::other)? {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(StoreError::Corrupt("a stored file is shorter than it was".to_owned()))
         }
+        read => Ok(read?),
     }
 }
 
@@ -144,13 +159,15 @@ pub(super) async fn run<E: LineExecutor>(
         let message = "The inference engine crashed while processing this request.";
         Err(Unanswered::NotExecuted { code: "engine_crash", message })
     } else {
+        let unknown = || StoreError::Corrupt("a checked line is for no endpoint".to_owned());
+        let endpoint = Endpoint::from_path(&request.url).ok_or_else(unknown)?;
         executor.ready().await;
         let body = request.body.get().as_bytes();
         failpoint("line.running");
         poison(&request.custom_id);
         match shared {
-            None => execute(executor, settings, line, source.endpoint, body).await,
-            Some(shared) => execute_once(executor, settings, execution, shared, body).await,
+            None => execute(executor, settings, line, endpoint, body).await,
+            Some(shared) => execute_once(executor, settings, execution, endpoint, shared, body).await,
         }
     };
     failpoint("line.answered");
@@ -182,14 +199,15 @@ async fn execute<E: LineExecutor>(
 async fn execute_once<E: LineExecutor>(
     executor: &E,
     settings: &Settings,
-    Execution { batch_id, line, source, .. }: &Execution,
+    Execution { batch_id, line, .. }: &Execution,
+    endpoint: Endpoint,
     shared: &SharedAnswer,
     body: &[u8],
 ) -> Outcome {
     let mut computed = false;
     let answer = shared.get_or_try_init(async || {
         computed = true;
-        execute(executor, settings, line, source.endpoint, body).await
+        execute(executor, settings, line, endpoint, body).await
     });
     let answer = answer.await?;
     Ok(if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&hash_id(batch_id, line.line_no, 0))) })
@@ -277,7 +295,7 @@ fn to_jsonl(record: &OutputRecord<'_>) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The engine was gone or full: nothing is wrong with the line.
-fn is_transient(error: &ApiError) -> bool {
+pub(super) fn is_transient(error: &ApiError) -> bool {
     matches!(error.status, 429 | 503)
 }
 

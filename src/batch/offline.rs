@@ -60,7 +60,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// A file that is run offline may take as long as it needs.
 const WINDOW_S: i64 = 10 * 365 * 24 * 3600;
 
-/// Answers every line of a file through the same path as a served batch.
+/// Answers every line of a file through the same path as a served batch, each at the endpoint that it names.
 ///
 /// What is finished is kept in a folder beside the output (`OUT.tandem`) until the output is written, so the same call goes on where an
 /// interrupted one ended. `interrupted` ends the run early, in order.
@@ -73,6 +73,7 @@ pub async fn run_offline<E: LineExecutor>(
 ) -> Result<OfflineReport, OfflineError> {
     settings.single_output = job.errors.is_none();
     settings.lines_max = i64::MAX;
+    settings.any_endpoint = true;
     settings.completion_windows = vec![CompletionWindow { name: "offline".to_owned(), seconds: WINDOW_S }];
     let state_dir = state_dir(job);
     let store = Store::open(&state_dir).await?;
@@ -135,7 +136,7 @@ async fn stage(job: &OfflineJob, store: &Store, settings: &Settings) -> Result<S
 }
 
 /// The endpoint that the first line names; a file that names none fails validation with every reason.
-async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, OfflineError> {
+pub(super) async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, StoreError> {
     let file = store.blobs().open_blob(key).await?;
     let mut reader = JsonlReader::new(tokio::io::BufReader::new(file), settings.line_bytes_max, 1, 0);
     let line = reader.next().await?;
@@ -166,7 +167,7 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
         window_s: WINDOW_S,
         metadata: None,
         output_expires_s: Some(WINDOW_S),
-        identity: Some(Identity { key: hash.clone(), hash }),
+        identity: Some(Identity { key: Some(hash.clone()), hash, repeated: false }),
     };
     match store.create_batch(new, u64::MAX, now).await? {
         Created::New(batch) => Ok((batch, false)),

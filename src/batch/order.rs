@@ -60,7 +60,8 @@ impl Outline {
             Endpoint::Completions => ("prompt", is_drawn(body), longest(body)),
             Endpoint::Embeddings => ("input", false, 0),
         };
-        let twin = (!drawn).then(|| first_bytes(&Sha256::digest(text.as_bytes())));
+        let hash = || Sha256::new().chain_update(endpoint.path()).chain_update(text).finalize();
+        let twin = (!drawn).then(|| first_bytes(&hash()));
         // Nothing of an input to an embedder is kept for another.
         let prefix = if endpoint == Endpoint::Embeddings { Vec::new() } else { prefixes.place(line_no, body, prompt) };
         Self { prefix, twin, expected }

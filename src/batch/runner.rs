@@ -6,14 +6,16 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::feed::Feed;
 use super::line::{self, Execution, LineExecutor, Source};
+use super::meter::Meter;
 use super::publish::{publish, purge};
 use super::settings::Settings;
 use super::state::{BatchStatus, StopReason};
 use super::twins::Twins;
 use super::validate::{damaged_input, fail, validate};
 use super::writer::Writer;
-use crate::store::{Batch, ClaimOrder, Claimed, LineEnd, Store, StoreError};
+use crate::store::{Batch, ClaimOrder, Claimed, Done, LineEnd, Store, StoreError};
 
 /// Looks again at least this often, whatever it was told.
 const POLL: Duration = Duration::from_secs(30);
@@ -29,8 +31,7 @@ pub(super) struct Runner<E> {
     store: Store,
     executor: Arc<E>,
     settings: Arc<Settings>,
-    wake: Arc<Notify>,
-    stopped: watch::Receiver<bool>,
+    signals: Signals,
     lines: JoinSet<Result<(), StoreError>>,
     in_flight: HashMap<Id, InFlight>,
     twins: Arc<Twins>,
@@ -46,6 +47,16 @@ pub(super) struct Runner<E> {
     damaged: HashSet<String>,
     /// Whether a line may be left that was in the hands of a process that died.
     suspects: bool,
+    /// The batches that could run lines at the last look: what comes anew may bring suspects along.
+    runnable: HashSet<String>,
+}
+
+/// What the runner hears of others, and others of it.
+pub(super) struct Signals {
+    pub(super) wake: Arc<Notify>,
+    pub(super) feed: Feed,
+    pub(super) meter: Meter,
+    pub(super) stopped: watch::Receiver<bool>,
 }
 
 /// A line that was claimed.
@@ -58,20 +69,13 @@ struct InFlight {
 }
 
 impl<E: LineExecutor> Runner<E> {
-    pub(super) fn new(
-        store: Store,
-        executor: E,
-        settings: Arc<Settings>,
-        wake: Arc<Notify>,
-        stopped: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(store: Store, executor: Arc<E>, settings: Arc<Settings>, signals: Signals) -> Self {
         Self {
             store,
-            executor: Arc::new(executor),
+            executor,
             twins: Arc::new(Twins::new(CLAIMED_WINDOWS * settings.window)),
             settings,
-            wake,
-            stopped,
+            signals,
             lines: JoinSet::new(),
             in_flight: HashMap::new(),
             jobs: JoinSet::new(),
@@ -81,13 +85,15 @@ impl<E: LineExecutor> Runner<E> {
             sources: HashMap::new(),
             damaged: HashSet::new(),
             suspects: true,
+            runnable: HashSet::new(),
         }
     }
 
     pub(super) async fn run(mut self) {
-        let (writer, writing) = Writer::spawn(self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.wake));
-        let wake = Arc::clone(&self.wake);
-        let mut stopped = self.stopped.clone();
+        let Signals { wake, feed, meter: _, stopped } = &self.signals;
+        let (wake, mut stopped) = (Arc::clone(wake), stopped.clone());
+        let (writer, writing) =
+            Writer::spawn(self.store.clone(), Arc::clone(&self.settings), Arc::clone(&wake), feed.clone());
         loop {
             let next = match self.tick(&writer).await {
                 Ok(next) => next,
@@ -157,20 +163,28 @@ impl<E: LineExecutor> Runner<E> {
             };
             if matches!(status, BatchStatus::Validating | BatchStatus::InProgress) {
                 if batch.expires_at <= now && self.store.stop_batch(&batch.id, StopReason::Expire, now).await? {
-                    self.wake.notify_one();
+                    self.signals.wake.notify_one();
                     continue;
                 }
                 let left = u64::try_from(batch.expires_at - now).unwrap_or(0);
                 next = next.min(Instant::now() + Duration::from_secs(left));
             }
             if status == BatchStatus::InProgress && !self.damaged.contains(&batch.id) {
-                running.push(batch);
+                if batch.paused_at.is_none() {
+                    running.push(batch);
+                }
             } else {
                 self.begin_job(batch, status, writer);
             }
         }
         // The oldest first: a batch waits its turn until one before it has ended.
         running.truncate(self.settings.concurrent_max);
+        for batch in &running {
+            if !self.runnable.contains(&batch.id) && self.store.has_suspects(&batch.id).await? {
+                self.suspects = true;
+            }
+        }
+        self.runnable = running.iter().map(|batch| batch.id.clone()).collect();
         self.fill(&running, writer).await?;
         Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
     }
@@ -178,6 +192,9 @@ impl<E: LineExecutor> Runner<E> {
     /// Starts what a batch that runs no lines needs next, unless that is under way.
     fn begin_job(&mut self, batch: Batch, status: BatchStatus, writer: &Writer) {
         self.abort_lines(&batch.id);
+        if status.has_ended() {
+            self.signals.meter.forget_batch(&batch.id);
+        }
         if self.busy.values().any(|id| *id == batch.id) || is_later(&mut self.resting, &batch.id) {
             return;
         }
@@ -286,7 +303,7 @@ impl<E: LineExecutor> Runner<E> {
             Err(StoreError::Corrupt(reason)) => {
                 tracing::error!(batch.id = %batch.id, reason, "the input of a batch is gone");
                 self.damaged.insert(batch.id.clone());
-                self.wake.notify_one();
+                self.signals.wake.notify_one();
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -304,6 +321,7 @@ impl<E: LineExecutor> Runner<E> {
         let execution = Execution { batch_id: batch.id.clone(), line, source, shared };
         let (store, settings, executor) = (self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.executor));
         let (writer, twins) = (writer.clone(), Arc::clone(&self.twins));
+        let running = self.signals.meter.begin(&batch.id, &execution.line.model);
         let handle = self.lines.spawn(async move {
             let done = match line::run(&*executor, &store, &settings, &execution).await {
                 Ok(done) => done,
@@ -317,6 +335,10 @@ impl<E: LineExecutor> Runner<E> {
             if let (Some(twin), LineEnd::Record { spill_key: Some(_), .. }) = (&execution.line.twin, &done.end) {
                 twins.forget_one(&execution.batch_id, twin);
             }
+            if let Done { end: LineEnd::Record { tokens, .. }, .. } = &done {
+                running.answered(*tokens);
+            }
+            drop(running);
             writer.send(done).await;
             Ok(())
         });
@@ -345,6 +367,7 @@ impl<E: LineExecutor> Runner<E> {
             Err(error) => (error.id(), Err(std::io::Error::other(error).into())),
         };
         let Some(batch_id) = self.busy.remove(&id) else { return };
+        self.signals.feed.announce_status(&batch_id);
         if let Err(error) = result {
             tracing::error!(batch.id = %batch_id, error = ?error, "work on a batch failed; trying again");
             self.resting.insert(batch_id, Instant::now() + JOB_RETRY);

@@ -20,12 +20,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// The command line says what makes no sense, as clap has it.
+    pub(super) const USAGE: u8 = 2;
     /// `EX_DATAERR`: the input is wrong.
     pub(super) const DATA: u8 = 65;
     /// `EX_NOINPUT`: the input is not there.
     pub(super) const NO_INPUT: u8 = 66;
     /// `EX_UNAVAILABLE`: something that the command needs is taken.
-    const UNAVAILABLE: u8 = 69;
+    pub(super) const UNAVAILABLE: u8 = 69;
     /// `EX_SOFTWARE`: an error of ours.
     const SOFTWARE: u8 = 70;
     /// `EX_CANTCREAT`: a file cannot be written.
@@ -34,6 +36,10 @@ impl Failure {
     pub(super) const IO: u8 = 74;
     /// `EX_TEMPFAIL`: trying again later makes sense.
     pub(super) const TEMPORARY: u8 = 75;
+    /// `EX_PROTOCOL`: a server said what cannot be understood.
+    pub(super) const PROTOCOL: u8 = 76;
+    /// `EX_NOPERM`: a server does not let us.
+    pub(super) const NO_PERMISSION: u8 = 77;
     /// `EX_CONFIG`: a setting is wrong, or what it names is.
     const CONFIG: u8 = 78;
 

@@ -1,5 +1,6 @@
 //! The commands. Printing to standard output is theirs alone.
 
+mod batch;
 mod config;
 mod db;
 mod dev;
@@ -32,6 +33,7 @@ enum Command {
     /// Run the server: with no arguments, profile demo on 127.0.0.1:8000
     Serve(serve::Serve),
     RunBatch(run_batch::RunBatch),
+    Batch(batch::BatchCommand),
     Plan(plan::PlanCommand),
     /// Show or check settings
     #[command(subcommand)]
@@ -77,6 +79,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::RunBatch(run_batch) => run_batch.run(),
+        Command::Batch(batch) => batch.run(),
         Command::Plan(plan) => plan.run(),
         Command::Config(command) => command.run(),
         Command::Db(command) => command.run(),

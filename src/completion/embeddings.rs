@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tandem_core::TokenId;
 use tandem_engine::{EmbedRequest, EmbedderInfo, Priority, Vectors};
 
 use super::prepare::{check_length, check_token_ids};
-use super::read::{self, EmbeddingOptions, Encoding, Prompt, Truncation};
+use super::read::{self, EmbeddingOptions, EmbeddingRequest, Encoding, Prompt, Truncation};
 use super::respond::raw;
-use super::{Answer, Completions, engine_errors, off_the_reactor, prompt};
+use super::{Answer, Completions, Measure, engine_errors, off_the_reactor, prompt};
+use crate::models::Embedder;
 use crate::openai::embeddings::{EmbeddingList, EmbeddingObject, EmbeddingUsage, Vector};
 use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
@@ -35,12 +37,8 @@ impl Completions {
         let limits = &self.shared.limits;
         let deadline = limits.deadline(priority);
         let object = read::body::object(body)?;
-        let request = read::embeddings(&object, limits)?;
-        let lease = self.lease(&request.model).await?.embedder();
-        let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Embeddings.what()))?;
-        let (info, options) = (Arc::clone(lease.info()), request.options.clone());
-        let size = request.inputs.iter().map(Prompt::size).sum();
-        let inputs = off_the_reactor(size, move || tokens(request.inputs, &request.options, &info)).await??;
+        let EmbeddingRequest { model, inputs, options, ignored } = read::embeddings(&object, limits)?;
+        let (lease, inputs) = self.tokenized_inputs(&model, inputs, options.clone()).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
         let asked = EmbedRequest { inputs, priority, normalize: options.normalize };
         let embedding = lease.embed(asked).map_err(|error| engine_errors::of_submit(error, "input"))?;
@@ -55,7 +53,28 @@ impl Completions {
         let usage = openai::Usage { prompt_tokens, total_tokens: prompt_tokens, ..openai::Usage::default() };
         let model = lease.name().to_owned();
         let body = off_the_reactor(size, move || raw(&list(vectors, &model, usage, options.encoding))).await??;
-        Ok(Embedded { answer: Answer { body, usage }, ignored: request.ignored })
+        Ok(Embedded { answer: Answer { body, usage }, ignored })
+    }
+
+    pub(super) async fn measure_inputs(&self, body: &Map<String, Value>) -> Result<Measure, ApiError> {
+        let EmbeddingRequest { model, inputs, options, ignored: _ } = read::embeddings(body, &self.shared.limits)?;
+        let (_, inputs) = self.tokenized_inputs(&model, inputs, options).await?;
+        let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
+        Ok(Measure { prompt_tokens, max_output_tokens: 0 })
+    }
+
+    async fn tokenized_inputs(
+        &self,
+        model: &str,
+        inputs: Vec<Prompt>,
+        options: EmbeddingOptions,
+    ) -> Result<(Embedder, Vec<Vec<TokenId>>), ApiError> {
+        let lease = self.lease(model).await?.embedder();
+        let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Embeddings.what()))?;
+        let info = Arc::clone(lease.info());
+        let size = inputs.iter().map(Prompt::size).sum();
+        let inputs = off_the_reactor(size, move || tokens(inputs, &options, &info)).await??;
+        Ok((lease, inputs))
     }
 }
 

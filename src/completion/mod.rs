@@ -95,6 +95,14 @@ pub struct Answer {
     pub usage: openai::Usage,
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measure {
+    pub prompt_tokens: u64,
+    /// Of all choices together.
+    pub max_output_tokens: u64,
+}
+
 /// Turns requests into tokens. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Completions {
@@ -145,6 +153,26 @@ impl Completions {
         plan.settings.deadline = deadline;
         plan.settings.timeout = self.shared.limits.request_timeout;
         Started::submit(form, lease, plan)
+    }
+
+    /// Checks a request as [`respond`](Self::respond) does and counts its tokens, without submitting it. A long one is prepared on a
+    /// thread for such work, a short one here.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or that its model is not there.
+    pub async fn measure(&self, endpoint: Endpoint, body: &[u8]) -> Result<Measure, ApiError> {
+        let object = read::body::object(body)?;
+        let limits = &self.shared.limits;
+        let (_, plan) = match endpoint {
+            Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, limits)?, Priority::Batch).await?,
+            Endpoint::Completions => self.plan_text(read::completions(&object, limits)?, Priority::Batch).await?,
+            Endpoint::Embeddings => return self.measure_inputs(&object).await,
+        };
+        // The choices for a prompt share its tokens.
+        let prompts = plan.requests.chunks(plan.settings.n.max(1)).filter_map(|choices| choices.first());
+        let prompt_tokens = prompts.map(|request| request.prompt.len() as u64).sum();
+        let max_output_tokens = plan.requests.iter().map(|request| u64::from(request.stop.max_tokens)).sum();
+        Ok(Measure { prompt_tokens, max_output_tokens })
     }
 
     async fn plan_chat(&self, request: ChatRequest, priority: Priority) -> Result<(Generator, Plan), ApiError> {

@@ -346,6 +346,18 @@ impl ApiError {
         Self::server(500, "grammar_dead_end", message)
     }
 
+    /// A batch's files were deleted or have expired.
+    #[must_use]
+    pub fn results_gone() -> Self {
+        Self::request(404, "results_gone", None, "The results of this batch are no longer stored.")
+    }
+
+    #[must_use]
+    pub fn stopping() -> Self {
+        let error = Self::server(503, "server_stopping", "The server is stopping, please reconnect later.");
+        Self { retry_after: Some(5), ..error }
+    }
+
     #[must_use]
     pub fn generation_timeout(seconds: u64) -> Self {
         Self::request(408, "request_timeout", None, format!("The request was not answered within {seconds} seconds."))

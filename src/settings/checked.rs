@@ -7,6 +7,7 @@ use super::{
         RawSettings,
     },
     sha256,
+    webhooks::{self, WebhookSettings},
 };
 
 /// Adapters of one model: all of them are loaded with it.
@@ -27,6 +28,8 @@ pub struct Settings {
     pub models: Vec<ModelSettings>,
     pub limits: LimitSettings,
     pub batch: BatchSettings,
+    /// `None` if nobody is told of the ends of batches.
+    pub webhooks: Option<WebhookSettings>,
     pub log: LogSettings,
     /// What was said and has no effect, for the log.
     pub notes: Vec<String>,
@@ -180,7 +183,7 @@ impl BackendSettings {
 
 impl Settings {
     pub(super) fn check(profile: String, raw: RawSettings, notes: Vec<String>) -> Result<Self, SettingsError> {
-        let RawSettings { server, storage, backend, engine, models, limits, batch, log } = raw;
+        let RawSettings { server, storage, backend, engine, models, limits, batch, webhooks, log } = raw;
         let parallel = backend.parallel;
         let (kind, prefix_cache) = (backend.kind, backend.prefix_cache);
         let models: Vec<_> =
@@ -198,6 +201,7 @@ impl Settings {
             models,
             limits: check_limits(&limits)?,
             batch: check_batch(&batch, parallel)?,
+            webhooks: webhooks::check(webhooks)?,
             log: check_log(log)?,
             notes,
         })

@@ -10,6 +10,7 @@ mod raw;
 mod sha256;
 mod show;
 mod source;
+mod webhooks;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub use checked::{
 pub use layers::Resolved;
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};
 pub use source::ModelSource;
+pub use webhooks::{WebhookSecret, WebhookSettings};
 
 /// What a command line says about settings.
 #[derive(Clone, Debug, Default)]

@@ -14,6 +14,8 @@ pub(super) struct RawSettings {
     pub(super) models: BTreeMap<String, RawModel>,
     pub(super) limits: RawLimits,
     pub(super) batch: RawBatch,
+    #[serde(default)]
+    pub(super) webhooks: RawWebhooks,
     pub(super) log: RawLog,
 }
 
@@ -135,6 +137,19 @@ pub(super) struct RawBatch {
     pub(super) window: Option<u32>,
     pub(super) order: String,
     pub(super) single_model: bool,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWebhooks {
+    pub(super) url: Option<String>,
+    pub(super) secret: Option<String>,
+}
+
+impl std::fmt::Debug for RawWebhooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawWebhooks").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

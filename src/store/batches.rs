@@ -3,7 +3,7 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
 use super::files::{self, NewFile};
-use super::{Page, Store, StoreError, ids, statement};
+use super::{Blob, Page, REPETITION_S, Store, StoreError, events, ids, statement};
 use crate::batch::{BatchStatus, StopReason};
 use crate::failpoint::failpoint;
 
@@ -50,6 +50,10 @@ pub struct Model {
     pub cancelling_at: Option<i64>,
     pub cancelled_at: Option<i64>,
     pub purged: i64,
+    /// Since when no line of it starts, in Unix seconds.
+    pub paused_at: Option<i64>,
+    /// The blob that says where each finished line stands in the published files.
+    pub index_key: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -84,9 +88,12 @@ pub struct NewBatch {
 /// By which a client's repeated request is known.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    pub key: String,
+    /// What the client names its request by.
+    pub key: Option<String>,
     /// Of the request: the same key with another request is a mistake of the client.
     pub hash: String,
+    /// Whether the client says that it has sent this request before: an equal one of the last moments is then the same.
+    pub repeated: bool,
 }
 
 #[derive(Debug)]
@@ -120,6 +127,8 @@ pub struct BatchCounts {
 pub struct PublishedFiles {
     pub output: Option<NewFile>,
     pub error: Option<NewFile>,
+    /// Where each record stands in them.
+    pub index: Option<Blob>,
 }
 
 /// A repeated key counts as the same request for this long.
@@ -129,14 +138,12 @@ impl Store {
     /// T1. Looks the input file up in the same transaction, so that its bytes cannot be let go in between.
     pub async fn create_batch(&self, new: NewBatch, active_max: u64, now: i64) -> Result<Created, StoreError> {
         let tx = self.begin().await?;
-        if let Some(identity) = &new.identity {
-            let sql = "UPDATE batches SET idem_key = NULL WHERE idem_key = ? AND created_at <= ?";
-            tx.execute_raw(statement(sql, [identity.key.as_str().into(), (now - IDEMPOTENCY_S).into()])).await?;
-            if let Some(known) = Entity::find().filter(Column::IdemKey.eq(&identity.key)).one(&tx).await? {
-                let same = known.idem_hash.as_deref() == Some(&identity.hash);
-                tx.commit().await?;
-                return Ok(if same { Created::Known(known) } else { Created::Mismatch });
-            }
+        if let Some(identity) = &new.identity
+            && let Some(known) = find_known(&tx, identity, now).await?
+        {
+            let same = known.idem_hash.as_deref() == Some(&identity.hash);
+            tx.commit().await?;
+            return Ok(if same { Created::Known(known) } else { Created::Mismatch });
         }
         if Entity::find().filter(Column::Purged.eq(0)).count(&tx).await? >= active_max {
             return Ok(Created::TooMany);
@@ -147,7 +154,10 @@ impl Store {
             .filter(files::is_visible(now))
             .one(&tx)
             .await?;
-        let (idem_key, idem_hash) = new.identity.map(|identity| (identity.key, identity.hash)).unzip();
+        let (idem_key, idem_hash) = match new.identity {
+            Some(Identity { key, hash, repeated: _ }) => (key, Some(hash)),
+            None => (None, None),
+        };
         let row = ActiveModel {
             id: Set(ids::new_batch_id()),
             endpoint: Set(new.endpoint),
@@ -196,6 +206,16 @@ impl Store {
         Ok(Entity::find().filter(Column::Purged.eq(0)).order_by_asc(Column::Seq).all(self.readers()).await?)
     }
 
+    /// Has no more lines of a batch start, or lets them start again. Changes nothing where that is so already, or when the batch is ending.
+    pub async fn pause_batch(&self, id: &str, paused: bool, now: i64) -> Result<Batch, StoreError> {
+        let sql = "UPDATE batches SET paused_at = ?1
+                   WHERE id = ?2 AND status IN ('validating', 'in_progress') AND (paused_at IS NULL) = (?1 IS NOT NULL)";
+        let tx = self.begin().await?;
+        tx.execute_raw(statement(sql, [paused.then_some(now).into(), id.into()])).await?;
+        tx.commit().await?;
+        self.batch(id).await
+    }
+
     /// A client's cancel. One compare-and-swap decides between it and publication.
     pub async fn cancel_batch(&self, id: &str, now: i64) -> Result<CancelOutcome, StoreError> {
         if self.stop_batch(id, StopReason::Cancel, now).await? {
@@ -231,13 +251,18 @@ impl Store {
     }
 
     /// T3, the bad end of validation, and the end of a batch whose input is damaged. Nothing of it is published.
-    pub async fn fail_batch(&self, id: &str, errors: &str, now: i64) -> Result<bool, StoreError> {
+    /// With `tell`, the end is noted as an event.
+    pub async fn fail_batch(&self, id: &str, errors: &str, now: i64, tell: bool) -> Result<bool, StoreError> {
         let sql = "UPDATE batches SET status = 'failed', failed_at = ?, errors = ?, total = 0, done = 0, failed = 0, open_lines = 0
                    WHERE id = ? AND status IN ('validating', 'in_progress', 'cancelling', 'finalizing')";
         let tx = self.begin().await?;
-        let changed = tx.execute_raw(statement(sql, [now.into(), errors.into(), id.into()])).await?;
+        let changed =
+            tx.execute_raw(statement(sql, [now.into(), errors.into(), id.into()])).await?.rows_affected() == 1;
+        if changed && tell {
+            events::insert(&tx, id, now).await?;
+        }
         tx.commit().await?;
-        Ok(changed.rows_affected() == 1)
+        Ok(changed)
     }
 
     /// A stopped batch whose lines are all at rest goes on to publication.
@@ -258,21 +283,34 @@ impl Store {
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
     }
 
-    /// T6. The files appear and the batch ends, together; false if another publication has overtaken this one.
-    pub async fn publish(&self, id: &str, epoch: i64, published: PublishedFiles, now: i64) -> Result<bool, StoreError> {
+    /// T6. The files appear and the batch ends, together; false if another publication has overtaken this one. With `tell`, the end is noted
+    /// as an event.
+    pub async fn publish(
+        &self,
+        id: &str,
+        epoch: i64,
+        published: PublishedFiles,
+        now: i64,
+        tell: bool,
+    ) -> Result<bool, StoreError> {
         let tx = self.begin().await?;
         let output = insert_published(&tx, published.output).await?;
         let error = insert_published(&tx, published.error).await?;
-        let sql = "UPDATE batches SET output_file_id = ?, error_file_id = ?,
+        let index = published.index.map(|blob| blob.key);
+        let sql = "UPDATE batches SET output_file_id = ?, error_file_id = ?, index_key = ?,
                        status = CASE stop_reason WHEN 'cancel' THEN 'cancelled' WHEN 'expire' THEN 'expired' ELSE 'completed' END,
                        cancelled_at = CASE WHEN stop_reason = 'cancel' THEN ? END,
                        expired_at = CASE WHEN stop_reason = 'expire' THEN ? END,
                        completed_at = CASE WHEN stop_reason IS NULL THEN ? END
                    WHERE id = ? AND status = 'finalizing' AND epoch = ?";
-        let values = [output.into(), error.into(), now.into(), now.into(), now.into(), id.into(), epoch.into()];
+        let values =
+            [output.into(), error.into(), index.into(), now.into(), now.into(), now.into(), id.into(), epoch.into()];
         if tx.execute_raw(statement(sql, values)).await?.rows_affected() == 0 {
             tx.rollback().await?;
             return Ok(false);
+        }
+        if tell {
+            events::insert(&tx, id, now).await?;
         }
         tx.commit().await?;
         failpoint("publish.committed");
@@ -289,13 +327,7 @@ impl Store {
             let row = tx.query_one_raw(statement(sql, [id.into()])).await?.ok_or(StoreError::NotFound)?;
             let key: Option<String> = row.try_get_by_index(0)?;
             if let Some(key) = key {
-                let kept = files::Entity::find()
-                    .filter(files::Column::StorageKey.eq(&key))
-                    .filter(files::Column::DeletedAt.is_null())
-                    .one(&tx)
-                    .await?;
-                let needed = kept.is_some() || files::is_needed(&tx, &key).await?;
-                released = (!needed).then_some(key);
+                released = (!files::is_needed(&tx, &key).await?).then_some(key);
             }
         }
         tx.commit().await?;
@@ -319,6 +351,21 @@ impl Store {
         tx.commit().await?;
         Ok(changed.rows_affected() == 1)
     }
+}
+
+/// The batch that an earlier sending of the same request has made, or of another under the same key.
+async fn find_known(tx: &DatabaseTransaction, identity: &Identity, now: i64) -> Result<Option<Batch>, StoreError> {
+    let Identity { key, hash, repeated } = identity;
+    if let Some(key) = key {
+        let sql = "UPDATE batches SET idem_key = NULL WHERE idem_key = ? AND created_at <= ?";
+        tx.execute_raw(statement(sql, [key.as_str().into(), (now - IDEMPOTENCY_S).into()])).await?;
+        return Ok(Entity::find().filter(Column::IdemKey.eq(key)).one(tx).await?);
+    }
+    if !repeated {
+        return Ok(None);
+    }
+    let recent = Entity::find().filter(Column::IdemHash.eq(hash)).filter(Column::CreatedAt.gt(now - REPETITION_S));
+    Ok(recent.order_by_desc(Column::Seq).one(tx).await?)
 }
 
 async fn insert_published(tx: &DatabaseTransaction, file: Option<NewFile>) -> Result<Option<String>, StoreError> {

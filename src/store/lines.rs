@@ -221,7 +221,8 @@ impl Store {
                 outcome.reopened += 1;
                 continue;
             };
-            let sql = "INSERT INTO results (batch_id, line_no, is_error, spill_key, body) VALUES (?, ?, ?, ?, ?)";
+            let sql = "INSERT INTO results (batch_id, line_no, is_error, spill_key, body, seq)
+                       VALUES (?1, ?2, ?3, ?4, ?5, (SELECT COALESCE(MAX(seq), 0) + 1 FROM results WHERE batch_id = ?1))";
             let values: [Value; 5] = [
                 done.batch_id.as_str().into(),
                 done.line_no.into(),

@@ -6,6 +6,7 @@
 mod batches;
 mod blobs;
 mod error;
+mod events;
 mod files;
 mod ids;
 mod instances;
@@ -29,9 +30,10 @@ use tandem_migrations::{Migrator, MigratorTrait};
 pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
 pub use blobs::{Blob, BlobWriter, Blobs};
 pub use error::StoreError;
+pub use events::Event;
 pub use files::{File, NewFile};
 pub use lines::{ClaimOrder, Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
-pub use results::Record;
+pub use results::{Finished, Record};
 
 pub(crate) use blobs::hex;
 
@@ -40,6 +42,8 @@ use lock::DirLock;
 /// First release of SQLite that is free of the WAL-reset corruption.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const READERS: u32 = 4;
+/// A client's own repetition of a request comes within this many seconds, if it names no key.
+const REPETITION_S: i64 = 120;
 
 /// The durable state of a server. Clones share it.
 #[derive(Clone, Debug)]

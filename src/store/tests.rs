@@ -76,9 +76,9 @@ async fn the_last_line_sends_the_batch_to_publication() {
     assert!(!store.stop_batch(&id, crate::batch::StopReason::Cancel, NOW).await.unwrap(), "too late to cancel");
     let old = store.begin_publish(&id).await.unwrap().unwrap();
     let new = store.begin_publish(&id).await.unwrap().unwrap();
-    let nothing = || PublishedFiles { output: None, error: None };
-    assert!(!store.publish(&id, old, nothing(), NOW).await.unwrap(), "an overtaken publication ends nothing");
-    assert!(store.publish(&id, new, nothing(), NOW).await.unwrap());
+    let nothing = || PublishedFiles { output: None, error: None, index: None };
+    assert!(!store.publish(&id, old, nothing(), NOW, false).await.unwrap(), "an overtaken publication ends nothing");
+    assert!(store.publish(&id, new, nothing(), NOW, false).await.unwrap());
     assert_eq!(store.batch(&id).await.unwrap().status, "completed");
 }
 
@@ -87,8 +87,8 @@ async fn an_ended_batch_stays_ended() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).await.unwrap();
     let id = batch_of(&store, 1).await;
-    assert!(store.fail_batch(&id, "[]", NOW).await.unwrap());
-    assert!(!store.fail_batch(&id, "[]", NOW).await.unwrap());
+    assert!(store.fail_batch(&id, "[]", NOW, false).await.unwrap());
+    assert!(!store.fail_batch(&id, "[]", NOW, false).await.unwrap());
     let tx = store.begin().await.unwrap();
     let back =
         tx.execute_raw(statement("UPDATE batches SET status = 'in_progress' WHERE id = ?", [id.as_str().into()])).await;
@@ -165,7 +165,7 @@ async fn a_repeated_key_is_the_same_request() {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
-        identity: Some(Identity { key: "key".to_owned(), hash: hash.to_owned() }),
+        identity: Some(Identity { key: Some("key".to_owned()), hash: hash.to_owned(), repeated: false }),
     };
     let Created::New(first) = store.create_batch(new("a"), 1, NOW).await.unwrap() else { panic!("not new") };
     let Created::Known(again) = store.create_batch(new("a"), 1, NOW + 5).await.unwrap() else { panic!("not known") };

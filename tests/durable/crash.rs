@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tandem::batch::{LineAnswer, LineExecutor, OfflineJob, Settings, run_offline};
+use tandem::batch::{LineAnswer, LineExecutor, LineSize, OfflineJob, Settings, run_offline};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
 use tandem::store::Tokens;
@@ -36,6 +36,10 @@ impl LineExecutor for Noting {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens::default() })
+    }
+
+    async fn measure(&self, _: Endpoint, _: &[u8]) -> Result<LineSize, ApiError> {
+        Ok(LineSize::default())
     }
 }
 

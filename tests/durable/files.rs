@@ -128,3 +128,22 @@ async fn an_unknown_file_is_not_found_whatever_it_is_called() {
         assert!(body["error"]["message"].as_str().unwrap().starts_with("No such File object: "));
     }
 }
+
+#[tokio::test]
+async fn a_librarys_own_repetition_makes_no_second_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let upload = async |text: &str, count: &'static str| {
+        let form = Form::new().text("purpose", "batch").part("file", part("in.jsonl", text));
+        let request = server.post("/v1/files").header("x-stainless-retry-count", count).multipart(form);
+        answer(request).await.1["id"].clone()
+    };
+    let first = upload(&line("a", "hello"), "0").await;
+    assert_eq!(upload(&line("a", "hello"), "1").await, first);
+    assert_ne!(upload(&line("a", "bye"), "1").await, first, "other bytes");
+    assert_ne!(upload(&line("a", "hello"), "0").await, first, "asked for twice, it is two");
+    let blobs: usize = (fs_err::read_dir(dir.path().join("blobs")).unwrap())
+        .map(|folder| fs_err::read_dir(folder.unwrap().path()).unwrap().count())
+        .sum();
+    assert_eq!(blobs, 3, "what is not kept is removed");
+}

@@ -87,7 +87,7 @@ impl Program {
             child.wait().unwrap();
             return Err(line);
         };
-        Ok(Self { child, url: url.to_owned(), client: reqwest::Client::new() })
+        Ok(Self { child, url: url.to_owned(), client: tandem::http::client().build().unwrap() })
     }
 
     /// What it sees under a path, where that is not what others see.

@@ -1,9 +1,12 @@
 use actix_multipart::{Field, Multipart, MultipartError};
+use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::super::listing::store_error;
+use super::super::repetition::is_repetition;
 use super::{now, show_file};
+use crate::batch::FILE_EXPIRES_S;
 use crate::openai::error::ApiError;
 use crate::openai::files::FileObject;
 use crate::store::{Blob, BlobWriter, NewFile, Store};
@@ -30,11 +33,10 @@ const FILENAME_BYTES_MAX: usize = 255;
 /// A first line longer than this is left for the batch to judge.
 const FIRST_LINE_BYTES_MAX: usize = 1 << 20;
 const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
-/// A batch's input goes after 30 days unless the client says otherwise.
-const BATCH_EXPIRES_S: i64 = 30 * 24 * 3600;
 const INVALID_FORMAT: &str = "Invalid file format for Batch API. Must be .jsonl";
 
 pub(super) async fn create(
+    request: HttpRequest,
     parts: Multipart,
     store: Data<Store>,
     limits: Option<Data<UploadLimits>>,
@@ -52,10 +54,12 @@ pub(super) async fn create(
     }
     let blob: Blob = file.blob.finish().await.map_err(store_error)?;
     let created_at = now();
-    let lifetime = expires_after.or_else(|| (purpose == "batch").then_some(BATCH_EXPIRES_S));
+    let lifetime = expires_after.or_else(|| (purpose == "batch").then_some(FILE_EXPIRES_S));
     let expires_at = lifetime.map(|seconds| created_at + seconds);
     let new = NewFile { purpose, filename: file.filename, blob, created_at, expires_at };
-    let file = store.add_file(new).await.map_err(store_error)?;
+    let repeated = is_repetition(&request);
+    let added = if repeated { store.add_repeated_file(new).await } else { store.add_file(new).await };
+    let file = added.map_err(store_error)?;
     tracing::info!(file.id = %file.id, bytes = file.bytes, "stored a file");
     Ok(Json(show_file(file)))
 }

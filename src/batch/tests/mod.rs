@@ -2,6 +2,9 @@ mod life;
 mod offline;
 mod order;
 mod recovery;
+mod results;
+mod retry;
+mod steer;
 mod validation;
 
 use std::collections::HashMap;
@@ -13,7 +16,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Batches, LineAnswer, LineExecutor, Settings};
+use super::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use crate::clock::Clock;
 use crate::openai::Endpoint;
 use crate::openai::error::{ApiError, ErrorBody};
@@ -38,6 +41,7 @@ struct FakeState {
     executions: Mutex<HashMap<String, usize>>,
     /// What was asked, in its order.
     order: Mutex<Vec<String>>,
+    endpoints: Mutex<Vec<&'static str>>,
     running: AtomicUsize,
     running_max: AtomicUsize,
     started: AtomicUsize,
@@ -51,6 +55,7 @@ impl Default for FakeState {
             gate: Semaphore::new(0),
             executions: Mutex::default(),
             order: Mutex::default(),
+            endpoints: Mutex::default(),
             running: AtomicUsize::new(0),
             running_max: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
@@ -97,7 +102,8 @@ impl LineExecutor for Fake {
         ready.wait_for(|ready| *ready).await.unwrap();
     }
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+        self.state.endpoints.lock().unwrap().push(endpoint.path());
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = body["messages"][0]["content"].as_str().unwrap().to_owned();
         let now = self.state.running.fetch_add(1, Ordering::SeqCst) + 1;
@@ -121,6 +127,16 @@ impl LineExecutor for Fake {
         }
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens { input: 3, cached: 1, output: 2, reasoning: 0 } })
+    }
+
+    async fn measure(&self, _: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        let content = body["messages"][0]["content"].as_str().unwrap();
+        match content.split(' ').next().unwrap() {
+            "refuse" => Err(error(400, "context_length_exceeded")),
+            "busy" => Err(error(503, "overloaded")),
+            _ => Ok(LineSize { input_tokens: content.len() as u64, max_output_tokens: 10 }),
+        }
     }
 }
 

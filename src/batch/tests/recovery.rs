@@ -166,3 +166,24 @@ fn a_cancel_survives_a_crash() {
         assert_eq!(batch.output_file_id, None);
     });
 }
+
+#[test]
+fn suspects_of_a_paused_batch_are_run_when_it_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = until_killed(async {
+        let world = World::start(dir.path()).await;
+        let id = world.create(&lines(20, "gate")).await;
+        eventually(async || (world.fake.running() == 8).then_some(())).await;
+        world.batches.pause(&id, true).await.unwrap();
+        id
+    });
+    until_killed(async {
+        let world = World::start(dir.path()).await;
+        world.fake.open_gate();
+        // Others run meanwhile, and are not held up.
+        assert_eq!(world.run(&lines(3, "hello")).await.done, 3);
+        assert!(world.store.has_suspects(&id).await.unwrap());
+        world.batches.pause(&id, false).await.unwrap();
+        assert_eq!(world.ended(&id).await.done, 20);
+    });
+}

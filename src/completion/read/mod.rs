@@ -14,7 +14,7 @@ mod text;
 mod unhonoured;
 
 pub(super) use chat::{ChatRequest, chat};
-pub(super) use embeddings::{EmbeddingOptions, Encoding, TRUNCATE, Truncation, embeddings};
+pub(super) use embeddings::{EmbeddingOptions, EmbeddingRequest, Encoding, TRUNCATE, Truncation, embeddings};
 pub(super) use fields::{Fields, integer};
 pub(super) use messages::{Message, ToolCall, messages};
 pub(super) use options::Options;
