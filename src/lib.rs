@@ -4,11 +4,13 @@
 //!
 //! - [`cli`]: the commands. [`app`]: the server as a value with a port.
 //! - [`api`]: HTTP handlers, one file per resource.
+//! - [`access`]: who may ask for what, and how much.
 //! - [`batch`]: the Batch API's life, from an input file to an output file. [`store`]: SQLite and files on disk.
 //! - [`completion`]: the one path from a request to tokens and back, online and in batches.
 //! - [`models`]: which models are resident; the one place that names concrete backends.
-//! - [`openai`]: wire types. [`settings`]: what the server is told. [`telemetry`]: logs. [`clock`]: wall time.
+//! - [`openai`]: wire types. [`settings`]: what the server is told. [`telemetry`]: logs. [`tls`]: certificates. [`clock`]: wall time.
 
+pub mod access;
 pub mod api;
 pub mod app;
 pub mod batch;
@@ -20,3 +22,4 @@ pub mod openai;
 pub mod settings;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

@@ -11,6 +11,7 @@ use sea_orm_migration::prelude::{MigrationTrait, async_trait};
 mod m20261101_000001_create_files;
 mod m20261101_000002_create_batches;
 mod m20261101_000003_create_instances;
+mod m20261124_000004_create_api_keys;
 
 pub use sea_orm_migration::MigratorTrait;
 
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261101_000001_create_files::Migration),
             Box::new(m20261101_000002_create_batches::Migration),
             Box::new(m20261101_000003_create_instances::Migration),
+            Box::new(m20261124_000004_create_api_keys::Migration),
         ]
     }
 }

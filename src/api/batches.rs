@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::listing::{ListQuery, list, page_error, store_error};
-use super::{JsonBody, resource};
+use super::{JsonBody, Rule, resource};
+use crate::access::Scope;
 use crate::batch::{BatchStatus, Batches, Settings};
 use crate::openai::Endpoint;
 use crate::openai::batches::{
@@ -13,8 +14,9 @@ use crate::openai::batches::{
 };
 use crate::openai::error::ApiError;
 use crate::openai::files::ListObject;
-use crate::store::{Batch, CancelOutcome, Created, Identity, NewBatch, StoreError, hex};
+use crate::store::{Batch, CancelOutcome, Created, Identity, NewBatch, StoreError, Tenant, hex};
 
+const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::BatchesWrite };
 const LIMIT_DEFAULT: u64 = 20;
 const LIMIT_MAX: u64 = 100;
 const METADATA_PAIRS_MAX: usize = 16;
@@ -25,18 +27,21 @@ const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
-        resource("/v1/batches", &[Method::GET, Method::POST]).route(web::post().to(create)).route(web::get().to(index)),
+        resource("/v1/batches", &[Method::GET, Method::POST], RULE)
+            .route(web::post().to(create))
+            .route(web::get().to(index)),
     )
-    .service(resource("/v1/batches/{id}", &[Method::GET]).route(web::get().to(show)))
-    .service(resource("/v1/batches/{id}/cancel", &[Method::POST]).route(web::post().to(cancel)));
+    .service(resource("/v1/batches/{id}", &[Method::GET], RULE).route(web::get().to(show)))
+    .service(resource("/v1/batches/{id}/cancel", &[Method::POST], RULE).route(web::post().to(cancel)));
 }
 
 async fn create(
     request: HttpRequest,
     JsonBody(body): JsonBody,
+    tenant: Tenant,
     batches: Data<Batches>,
 ) -> Result<Json<BatchObject>, ApiError> {
-    let mut new = read_create(&body, batches.settings())?;
+    let mut new = read_create(&body, tenant, batches.settings())?;
     if let Some(key) = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()) {
         new.identity = Some(Identity { key: key.to_owned(), hash: hex(&Sha256::digest(&body)) });
     }
@@ -49,20 +54,24 @@ async fn create(
     }
 }
 
-async fn index(query: Query<ListQuery>, batches: Data<Batches>) -> Result<Json<ListObject<BatchObject>>, ApiError> {
+async fn index(
+    query: Query<ListQuery>,
+    tenant: Tenant,
+    batches: Data<Batches>,
+) -> Result<Json<ListObject<BatchObject>>, ApiError> {
     let page = query.page(LIMIT_DEFAULT, LIMIT_MAX)?;
-    let (rows, more) = batches.list(&page).await.map_err(page_error)?;
+    let (rows, more) = batches.list(&tenant, &page).await.map_err(page_error)?;
     let objects = rows.iter().map(show_batch).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(list(objects, more, |batch| &batch.id)))
 }
 
-async fn show(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    let batch = batches.get(&id).await.map_err(|error| not_found(error, &id))?;
+async fn show(id: Path<String>, tenant: Tenant, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
+    let batch = batches.get(&tenant, &id).await.map_err(|error| not_found(error, &id))?;
     show_batch(&batch).map(Json)
 }
 
-async fn cancel(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    match batches.cancel(&id).await.map_err(|error| not_found(error, &id))? {
+async fn cancel(id: Path<String>, tenant: Tenant, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
+    match batches.cancel(&tenant, &id).await.map_err(|error| not_found(error, &id))? {
         CancelOutcome::Cancelling(batch) => show_batch(&batch).map(Json),
         CancelOutcome::Unchanged(batch) => match batch.status().map_err(store_error)? {
             status @ (BatchStatus::Completed | BatchStatus::Failed | BatchStatus::Expired) => {
@@ -132,7 +141,7 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-fn read_create(body: &[u8], settings: &Settings) -> Result<NewBatch, ApiError> {
+fn read_create(body: &[u8], tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
     let body: Value =
         serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(error.line(), error.column()))?;
     let Value::Object(body) = body else { return Err(ApiError::not_an_object()) };
@@ -147,6 +156,7 @@ fn read_create(body: &[u8], settings: &Settings) -> Result<NewBatch, ApiError> {
         ApiError::invalid_value("completion_window", message)
     })?;
     Ok(NewBatch {
+        tenant,
         input_file_id,
         endpoint: endpoint.path().to_owned(),
         window: window.name.clone(),

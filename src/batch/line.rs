@@ -13,7 +13,7 @@ use super::settings::Settings;
 use crate::openai::Endpoint;
 use crate::openai::batches::{LineBody, LineError, LineResponse, OutputRecord};
 use crate::openai::error::{ApiError, ErrorBody, ErrorEnvelope};
-use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tokens, hex};
+use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tenant, Tokens, hex};
 
 /// Answers one request of a batch: the same path that online requests take. Dropping the future cancels the request.
 pub trait LineExecutor: Send + Sync + 'static {
@@ -23,7 +23,13 @@ pub trait LineExecutor: Send + Sync + 'static {
     /// nor its attempts are spent on it.
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
-    fn execute(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
+    /// `tenant` is whose batch it is.
+    fn execute(
+        &self,
+        tenant: &Tenant,
+        endpoint: Endpoint,
+        body: &[u8],
+    ) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
 }
 
 /// What the endpoint answered with status 200.
@@ -38,6 +44,7 @@ pub struct LineAnswer {
 pub(super) struct Source {
     file: Arc<fs_err::File>,
     endpoint: Endpoint,
+    tenant: Tenant,
 }
 
 /// One claim of one line.
@@ -81,7 +88,7 @@ impl Source {
         let damaged = || StoreError::Corrupt(format!("batch {} has no input", batch.id));
         let endpoint = Endpoint::from_path(&batch.endpoint).ok_or_else(damaged)?;
         let file = store.blobs().open_blob(batch.input_key.as_deref().ok_or_else(damaged)?).await?;
-        Ok(Self { file: Arc::new(file.into_std().await), endpoint })
+        Ok(Self { file: Arc::new(file.into_std().await), endpoint, tenant: batch.tenant() })
     }
 
     pub(super) async fn read(&self, off: i64, len: i64) -> Result<Vec<u8>, StoreError> {
@@ -121,7 +128,7 @@ pub(super) async fn run<E: LineExecutor>(
         Outcome::NotExecuted { code: "engine_crash", message }
     } else {
         executor.ready().await;
-        execute(executor, settings, line, source.endpoint, request.body.get().as_bytes()).await
+        execute(executor, settings, line, source, request.body.get().as_bytes()).await
     };
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;
     Ok(execution.done(end))
@@ -131,11 +138,11 @@ async fn execute<E: LineExecutor>(
     executor: &E,
     settings: &Settings,
     line: &Claimed,
-    endpoint: Endpoint,
+    source: &Source,
     body: &[u8],
 ) -> Outcome {
     // A panic is this line's failure and no other's.
-    let answer = AssertUnwindSafe(executor.execute(endpoint, body)).catch_unwind();
+    let answer = AssertUnwindSafe(executor.execute(&source.tenant, source.endpoint, body)).catch_unwind();
     match tokio::time::timeout(settings.line_timeout, answer).await {
         Err(_) => Outcome::NotExecuted { code: "request_timeout", message: "This request took too long." },
         Ok(Err(_)) => Outcome::Refused(internal_error()),

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::store::{Batch, CancelOutcome, Created, NewBatch, Page, Store, StoreError};
+use crate::store::{Batch, CancelOutcome, Created, NewBatch, Page, Store, StoreError, Tenant};
 
 pub use line::{LineAnswer, LineExecutor};
 pub use offline::{OfflineError, OfflineJob, OfflineReport, Progress, run_offline};
@@ -58,17 +58,17 @@ impl Batches {
         Ok(created)
     }
 
-    pub async fn get(&self, id: &str) -> Result<Batch, StoreError> {
-        self.store.batch(id).await
+    pub async fn get(&self, tenant: &Tenant, id: &str) -> Result<Batch, StoreError> {
+        self.store.batch(tenant, id).await
     }
 
-    pub async fn list(&self, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
-        self.store.batches(page).await
+    pub async fn list(&self, tenant: &Tenant, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
+        self.store.batches(tenant, page).await
     }
 
     /// Stops a batch that still validates or runs; its lines in flight are aborted, those that ended are published.
-    pub async fn cancel(&self, id: &str) -> Result<CancelOutcome, StoreError> {
-        let outcome = self.store.cancel_batch(id, self.settings.clock.seconds()).await?;
+    pub async fn cancel(&self, tenant: &Tenant, id: &str) -> Result<CancelOutcome, StoreError> {
+        let outcome = self.store.cancel_batch(tenant, id, self.settings.clock.seconds()).await?;
         self.wake();
         Ok(outcome)
     }

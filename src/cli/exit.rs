@@ -20,6 +20,8 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// Wrong usage, as the parser of arguments has it.
+    pub(super) const USAGE: u8 = 2;
     /// `EX_DATAERR`: the input is wrong.
     pub(super) const DATA: u8 = 65;
     /// `EX_NOINPUT`: the input is not there.
@@ -53,7 +55,7 @@ impl Failure {
         let code = match error {
             StoreError::Locked { .. } | StoreError::Busy(_) => Self::TEMPORARY,
             StoreError::Corrupt(_) => Self::DATA,
-            StoreError::Full(_) | StoreError::Io(_) => Self::CANNOT_CREATE,
+            StoreError::Full(_) | StoreError::Quota | StoreError::Io(_) => Self::CANNOT_CREATE,
             StoreError::NotFound | StoreError::Database(_) => Self::SOFTWARE,
         };
         Self::new(code, format!("{what}: {}", crate::app::with_causes(error)))
@@ -90,6 +92,7 @@ impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         match &error {
             AppError::Bind { .. } => Self::new(Self::UNAVAILABLE, error.to_string()),
+            AppError::Settings(error) => Self::new(Self::CONFIG, error.to_string()),
             AppError::Store { path, source } => Self::from_store(&format!("storage {path}"), source),
             AppError::Model { .. } => Self::new(Self::CONFIG, error.to_string()),
             AppError::Server(_) => Self::software(error.to_string()),

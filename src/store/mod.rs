@@ -3,6 +3,7 @@
 //! Every write is one transaction on the one writer connection, begun `IMMEDIATE`; readers have a pool of their own. Each file here is
 //! one table (or the blobs) with its queries; statements that carry a fence or an index hint are bound SQL, the rest goes through entities.
 
+mod api_keys;
 mod batches;
 mod blobs;
 mod error;
@@ -12,6 +13,7 @@ mod instances;
 mod lines;
 mod lock;
 mod results;
+mod tenant;
 
 #[cfg(test)]
 mod tests;
@@ -26,12 +28,14 @@ use sea_orm::{
 };
 use tandem_migrations::{Migrator, MigratorTrait};
 
+pub use api_keys::{ApiKey, ApiKeys, NewApiKey, has_api_keys};
 pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
 pub use blobs::{Blob, BlobWriter, Blobs};
 pub use error::StoreError;
 pub use files::{File, NewFile};
 pub use lines::{Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
 pub use results::Record;
+pub use tenant::{NotATenant, Tenant};
 
 pub(crate) use blobs::hex;
 

@@ -74,8 +74,8 @@ async fn bad_uploads_are_refused_and_leave_nothing() {
             json!("duplicate_field"),
             "Duplicate field",
         ),
-        (long("created_at", "3599"), 400, json!("invalid_value"), "Invalid 'expires_after[seconds]'"),
-        (long("created_at", "2592001"), 400, json!("invalid_value"), "Invalid 'expires_after[seconds]'"),
+        (long("created_at", "3599"), 400, json!("invalid_cursor"), "Invalid 'expires_after[seconds]'"),
+        (long("created_at", "2592001"), 400, json!("invalid_cursor"), "Invalid 'expires_after[seconds]'"),
         (long("now", "3600"), 400, json!("invalid_value"), "Invalid value: 'now'."),
     ];
     for (form, status, code, message) in cases {

@@ -6,11 +6,12 @@ use actix_web::{App, HttpServer};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tandem::access::Access;
 use tandem::api::{UploadLimits, batches, files};
 use tandem::batch::{Batches, LineAnswer, LineExecutor, Settings};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
-use tandem::store::{Store, Tokens};
+use tandem::store::{Store, Tenant, Tokens};
 
 /// Answers with what it was asked; never answers a message that begins with `wait`.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ impl LineExecutor for Echo {
 
     async fn ready(&self) {}
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];
         if content.as_str().unwrap().starts_with("wait") {
@@ -44,9 +45,10 @@ impl Server {
     pub(crate) async fn start(dir: &Path) -> Self {
         let store = Store::open(dir).await.unwrap();
         let batches = Batches::start(store.clone(), Echo, Settings::default()).await.unwrap();
-        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000 };
+        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000, tenant_bytes: None };
         let server = HttpServer::new(move || {
             App::new()
+                .app_data(Data::new(Access::open()))
                 .app_data(Data::new(store.clone()))
                 .app_data(Data::new(batches.clone()))
                 .app_data(Data::new(limits))

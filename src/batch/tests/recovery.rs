@@ -20,7 +20,7 @@ fn a_killed_batch_is_finished_by_the_next_process() {
         let world = World::start(dir.path()).await;
         let id = world.create(&text).await;
         eventually(async || {
-            let batch = world.batches.get(&id).await.unwrap();
+            let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
             (batch.done == 100 && world.fake.running() == 8).then_some(())
         })
         .await;
@@ -48,7 +48,7 @@ fn a_half_checked_file_is_checked_on() {
         let store = Store::open(dir.path()).await.unwrap();
         let world = World { fake: Fake::default(), batches: idle(&store, &clock).await, store, clock };
         let id = world.create(&text).await;
-        let batch = world.batches.get(&id).await.unwrap();
+        let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
         // The first chunk only, as if the process had died after it.
         ingest_first_chunk(&world, &batch).await;
         id
@@ -152,7 +152,7 @@ fn a_cancel_survives_a_crash() {
         let world = World::start(dir.path()).await;
         let id = world.create(&lines(10, "gate")).await;
         eventually(async || (world.fake.running() == 8).then_some(())).await;
-        world.store.cancel_batch(&id, clock.load(Ordering::SeqCst) / 1000).await.unwrap();
+        world.store.cancel_batch(&Tenant::default(), &id, clock.load(Ordering::SeqCst) / 1000).await.unwrap();
         id
     });
     until_killed(async {
