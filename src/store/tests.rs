@@ -183,3 +183,35 @@ async fn a_repeated_key_is_the_same_request() {
         "a day later it is new"
     );
 }
+
+#[tokio::test]
+async fn what_there_was_before_tenants_is_the_default_tenant_s() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = connect(&dir.path().join("tandem.db"), 1, false).await.unwrap();
+    Migrator::up(&old, Some(3)).await.unwrap();
+    let sql =
+        "INSERT INTO batches (id, endpoint, input_file_id, window, status, idem_key, idem_hash, created_at, expires_at)
+               VALUES ('batch_a', '/v1/completions', 'file-x', '24h', 'validating', 'key', 'a', ?, ?)";
+    old.execute_raw(statement(sql, [NOW.into(), (NOW + 86400).into()])).await.unwrap();
+    old.close().await.unwrap();
+
+    let store = Store::open(dir.path()).await.unwrap();
+    let batch = store.batch(&Tenant::default(), "batch_a").await.unwrap();
+    let other: Tenant = "other".parse().unwrap();
+    assert!(store.batch(&other, "batch_a").await.is_err());
+    let again = |tenant: &Tenant| NewBatch {
+        tenant: tenant.clone(),
+        input_file_id: "file-x".to_owned(),
+        endpoint: "/v1/completions".to_owned(),
+        window: "24h".to_owned(),
+        window_s: 86400,
+        metadata: None,
+        output_expires_s: None,
+        identity: Some(Identity { key: "key".to_owned(), hash: "a".to_owned() }),
+    };
+    let Created::Known(known) = store.create_batch(again(&batch.tenant()), 10, NOW).await.unwrap() else {
+        panic!("not known")
+    };
+    assert_eq!(known.id, "batch_a");
+    assert!(matches!(store.create_batch(again(&other), 10, NOW).await.unwrap(), Created::New(_)));
+}

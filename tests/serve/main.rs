@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod access;
 mod bad_input;
 mod crash;
 mod disconnects;
 mod embeddings;
 mod faults;
 mod program;
+mod tenants;
+mod tls;
+mod transport;
