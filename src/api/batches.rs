@@ -8,6 +8,7 @@ use super::listing::{ListQuery, list, page_error, store_error};
 use super::{JsonBody, Rule, resource};
 use crate::access::Scope;
 use crate::batch::{BatchStatus, Batches, Settings};
+use crate::completion::json_object;
 use crate::openai::Endpoint;
 use crate::openai::batches::{
     BatchErrors, BatchObject, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
@@ -142,9 +143,7 @@ fn usage(batch: &Batch) -> BatchUsage {
 }
 
 fn read_create(body: &[u8], tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
-    let body: Value =
-        serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(error.line(), error.column()))?;
-    let Value::Object(body) = body else { return Err(ApiError::not_an_object()) };
+    let body = json_object(body)?;
     let input_file_id = required_text(&body, "input_file_id")?.to_owned();
     let endpoint = required_text(&body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)

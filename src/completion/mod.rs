@@ -41,6 +41,7 @@ pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
+pub(crate) use read::body::object as json_object;
 use read::{ChatRequest, CompletionRequest};
 use templates::Templates;
 

@@ -499,12 +499,6 @@ impl ApiError {
     pub fn uri_too_long(max_bytes: usize) -> Self {
         Self::request(414, "uri_too_long", None, format!("Request URI exceeds {max_bytes} bytes."))
     }
-
-    #[must_use]
-    pub fn ambiguous_length() -> Self {
-        let message = "The request has both a Content-Length and a Transfer-Encoding.";
-        Self::request(400, "invalid_request", None, message)
-    }
 }
 
 /// Rounded up, for `Retry-After`: at least one.

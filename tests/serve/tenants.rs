@@ -133,7 +133,7 @@ async fn idempotency_keys_are_each_tenant_s_own() {
 #[tokio::test]
 async fn a_tenant_s_storage_and_batches_are_limited() {
     let storage = tempfile::tempdir().unwrap();
-    let quota = 2 * LINE.len() as u64 + 10;
+    let quota = 2 * LINE.len() as u64 + 40;
     let settings = [
         ("TANDEM__STORAGE__MAX_TENANT_BYTES", quota.to_string()),
         ("TANDEM__BATCH__MAX_ACTIVE", "1".to_owned()),

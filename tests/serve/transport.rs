@@ -67,18 +67,22 @@ async fn lengths_that_can_be_read_in_two_ways_are_refused() {
         let head = "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json";
         raw(&server, format!("{head}\r\n{headers}\r\n\r\n0\r\n\r\n").as_bytes())
     };
-    let both = post("content-length: 5\r\ntransfer-encoding: chunked");
-    assert_refused(&both, 400, "The request has both a Content-Length and a Transfer-Encoding.");
-    assert_eq!(both.matches("HTTP/1.1").count(), 1, "{both}");
-    for twice in ["content-length: 5\r\ncontent-length: 6", "transfer-encoding: gzip", "content-length: -1"] {
-        assert!(post(twice).starts_with("HTTP/1.1 400 "), "{twice}");
+    for lengths in [
+        "content-length: 5\r\ntransfer-encoding: chunked",
+        "content-length: 5\r\ncontent-length: 6",
+        "transfer-encoding: gzip",
+        "content-length: -1",
+    ] {
+        let answer = post(lengths);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{lengths}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "the connection is closed: {answer}");
     }
 }
 
 #[tokio::test]
 async fn clients_that_dawdle_are_not_waited_for() {
     let storage = tempfile::tempdir().unwrap();
-    let settings = [("TANDEM__SERVER__HEADER_TIMEOUT_MS", "300"), ("TANDEM__SERVER__BODY_TIMEOUT_MS", "300")];
+    let settings = [("TANDEM__SERVER__HEADER_TIMEOUT_MS", "1000"), ("TANDEM__SERVER__BODY_TIMEOUT_MS", "300")];
     let server = Program::start_with(storage.path(), &settings).await;
     let begun = Instant::now();
     // Not a byte, half a head, and a body that stops.
