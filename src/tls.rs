@@ -46,9 +46,12 @@ pub fn load(settings: &TlsSettings) -> Result<ServerConfig, SettingsError> {
         .with_safe_default_protocol_versions()
         .map_err(|error| SettingsError::new("server.tls", error.to_string()))?
         .with_no_client_auth();
-    config.with_single_cert(certs, private).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => SettingsError::new(KEY, "does not belong to the certificate"),
-        other => SettingsError::new(KEY, format!("cannot be used: {other}")),
+    config.with_single_cert(certs, private).map_err(|error| {
+        if let rustls::Error::InconsistentKeys(_) = error {
+            SettingsError::new(KEY, "does not belong to the certificate")
+        } else {
+            SettingsError::new(KEY, format!("cannot be used: {error}"))
+        }
     })
 }
 

@@ -13,8 +13,10 @@ const LABEL_CHARS_MAX: usize = 16;
 const PREFIX: &str = "bk";
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// An API key as it is written: `bk_LABEL_ID_SECRET` and a checksum, by which a typing error or an attempt to guess is found out without
-/// the database, and a scanner for leaked secrets is sure of its find.
+/// An API key as it is written: `bk_LABEL_ID_SECRET` and a checksum.
+///
+/// By the checksum a typing error or an attempt to guess is found out without the database, and a scanner for leaked secrets is sure of
+/// its find.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyText {
     text: String,
