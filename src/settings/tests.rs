@@ -212,3 +212,22 @@ fn shown_settings_say_where_each_value_came_from() {
     assert!(shown.contains("[models.sim.adapters.\"a.b\"]\npath = \"x.gguf\"  # "), "{shown}");
     assert!(shown.contains("scale = 0.5  # "), "{shown}");
 }
+
+#[test]
+fn the_file_of_a_key_is_shown() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs_err::write(file.path(), "[server.tls]\ncert = \"a.pem\"\nkey = \"a.key\"").unwrap();
+    let resolved = Resolved::load(&Overrides { config: Some(file.path().to_owned()), ..profile("sim") }).unwrap();
+    assert!(resolved.show().contains("[server.tls]\ncert = \"a.pem\"  # "), "{}", resolved.show());
+    assert!(resolved.show().contains("key = \"a.key\"  # "), "{}", resolved.show());
+    let tls = resolved.settings().unwrap().server.tls.unwrap();
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("a.pem"), Some("a.key")));
+}
+
+#[test]
+fn lists_are_written_with_brackets_or_commas() {
+    for hosts in ["[\"A.example\", \"b\"]", "\"A.example, b\""] {
+        let settings = with_file(&format!("[server]\nallowed_hosts = {hosts}")).unwrap();
+        assert_eq!(settings.server.allowed_hosts, ["a.example", "b", "127.0.0.1"], "{hosts}");
+    }
+}

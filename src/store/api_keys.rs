@@ -6,7 +6,7 @@ use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseConnection, QueryOrder}
 use tandem_migrations::{Migrator, MigratorTrait};
 
 use super::lock::DirLock;
-use super::{Store, StoreError, Tenant, check_version, connect, migrations, statement};
+use super::{Store, StoreError, Tenant, check_version, connect, create_dir, migrations, statement};
 
 /// A row of `api_keys`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -72,7 +72,7 @@ impl ApiKeys {
     /// # Errors
     /// `Locked` if the server that has the directory is of a version that knows no keys; else when it cannot be read or written.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs_err::tokio::create_dir_all(dir).await?;
+        create_dir(dir).await?;
         let lock = match DirLock::take(dir) {
             Ok(lock) => Some(lock),
             Err(StoreError::Locked { pid }) => {

@@ -72,7 +72,7 @@ pub struct Page {
 impl Store {
     /// Takes the data directory, brings the schema up to date and checks the database if its last owner died.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs_err::tokio::create_dir_all(dir).await?;
+        create_dir(dir).await?;
         let lock = DirLock::take(dir)?;
         let blobs = Blobs::open(dir).await?;
         let path = dir.join("tandem.db");
@@ -121,6 +121,11 @@ impl Store {
         let verdict: String = row.ok_or(StoreError::NotFound)?.try_get_by_index(0)?;
         if verdict == "ok" { Ok(()) } else { Err(StoreError::Corrupt(verdict)) }
     }
+}
+
+/// Makes a data directory, for its owner alone, if it is not there.
+async fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    Ok(fs_err::tokio::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?)
 }
 
 /// A bound statement in SQLite's dialect.

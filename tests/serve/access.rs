@@ -241,8 +241,10 @@ async fn others_are_listened_to_with_keys_or_a_word_of_consent() {
     assert!(!storage.exists(), "nothing is made");
 
     let exposed = ("TANDEM__SERVER__HOST", "0.0.0.0");
+    let mode = || std::os::unix::fs::PermissionsExt::mode(&fs_err::metadata(&storage).unwrap().permissions());
     let open = Program::spawn("sim", &storage, &[exposed, ("TANDEM__SERVER__INSECURE_NO_AUTH", "true")]);
     assert_eq!(open.terminate(), Some(0));
+    assert_eq!(mode() & 0o777, 0o700, "its owner's alone");
     let key = new_key(&storage, &[]);
     let server = Program::start_with(&storage, &[exposed]).await;
     assert_eq!(status(server.call(Method::GET, "/v1/models", "")).await, 401);

@@ -153,3 +153,26 @@ async fn names_and_pages_of_others_are_refused() {
     assert!(page("GET", "http://localhost:1").starts_with("HTTP/1.1 200 "), "a page of its own");
     assert!(allowed.contains("x-content-type-options: nosniff") && allowed.contains("cache-control: no-store"));
 }
+
+/// As many connections as are allowed stay open; one more waits until one of them is closed.
+#[tokio::test]
+async fn connections_beyond_the_limit_wait() {
+    let storage = tempfile::tempdir().unwrap();
+    // One for each worker, which is the least.
+    let server = Program::spawn("sim", storage.path(), &[("TANDEM__SERVER__MAX_CONNECTIONS", "1")]);
+    let connect = |wait: Duration| {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{}", server.port())).unwrap();
+        stream.write_all(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        stream.set_read_timeout(Some(wait)).unwrap();
+        let answered = stream.read(&mut [0; 1024]).is_ok();
+        (stream, answered)
+    };
+    let workers = std::thread::available_parallelism().unwrap().get();
+    let mut held: Vec<_> = (0..workers).map(|_| connect(Duration::from_secs(20))).collect();
+    assert!(held.iter().all(|(_, answered)| *answered));
+    let (mut waiting, answered) = connect(Duration::from_millis(300));
+    assert!(!answered);
+    drop(held.pop());
+    waiting.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    assert!(waiting.read(&mut [0; 1024]).is_ok_and(|bytes| bytes > 0));
+}
