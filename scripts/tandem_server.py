@@ -124,6 +124,13 @@ class TandemServer(LocalServer):
     def command(self) -> list[str | Path]:
         return [self._binary, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(self.port)]
 
+    def run(self, *arguments: str) -> str:
+        """Another command of the program on the same data directory; what it prints."""
+        environment = os.environ | self._environment
+        command = [self._binary, *arguments]
+        done = subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        return done.stdout
+
 
 def free_port() -> int:
     """A port that was free a moment ago: the system does not hand the same one out again soon."""

@@ -45,12 +45,13 @@ const BANNED_DEPENDENCIES: &[(&str, &[&str], &str)] = &[
 
 /// Which modules of the server each of its modules must not name.
 const MODULES: &[(&str, &[&str])] = &[
-    ("openai", &["api", "app", "batch", "bench", "cli", "completion", "models", "settings", "store"]),
-    ("settings", &["api", "app", "batch", "bench", "cli", "completion", "models", "store"]),
-    ("store", &["api", "app", "bench", "cli", "completion", "models"]),
-    ("models", &["api", "app", "batch", "bench", "cli", "completion", "store"]),
-    ("completion", &["api", "app", "batch", "bench", "cli", "store"]),
-    ("batch", &["api", "app", "bench", "cli"]),
+    ("openai", &["access", "api", "app", "batch", "bench", "cli", "completion", "models", "settings", "store"]),
+    ("settings", &["access", "api", "app", "batch", "bench", "cli", "completion", "models", "store"]),
+    ("store", &["access", "api", "app", "bench", "cli", "completion", "models"]),
+    ("models", &["access", "api", "app", "batch", "bench", "cli", "completion", "store"]),
+    ("completion", &["access", "api", "app", "batch", "bench", "cli", "store"]),
+    ("batch", &["access", "api", "app", "bench", "cli"]),
+    ("access", &["api", "app", "batch", "bench", "cli", "completion", "models"]),
     ("api", &["app", "bench", "cli"]),
     ("webhooks", &["api", "app", "batch", "bench", "cli", "completion", "models", "openai"]),
     (

@@ -10,16 +10,19 @@ use sha2::{Digest, Sha256};
 
 use super::listing::{ListQuery, list, page_error, store_error};
 use super::repetition::is_repetition;
-use super::{JsonBody, resource, sse};
+use super::{JsonBody, Rule, resource, sse};
+use crate::access::Scope;
 use crate::batch::{BatchStatus, Batches, Settings};
+use crate::completion::json_object;
 use crate::openai::Endpoint;
 use crate::openai::batches::{
     BatchErrors, BatchObject, BatchProgress, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
 };
 use crate::openai::error::ApiError;
 use crate::openai::files::ListObject;
-use crate::store::{Batch, Created, Identity, NewBatch, StoreError, hex};
+use crate::store::{Batch, Created, Identity, NewBatch, StoreError, Tenant, hex};
 
+const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::BatchesWrite };
 const LIMIT_DEFAULT: u64 = 20;
 const LIMIT_MAX: u64 = 100;
 /// What a request to create a batch may have; other fields are named in the response.
@@ -34,23 +37,26 @@ const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
-        resource("/v1/batches", &[Method::GET, Method::POST]).route(web::post().to(create)).route(web::get().to(index)),
+        resource("/v1/batches", &[Method::GET, Method::POST], RULE)
+            .route(web::post().to(create))
+            .route(web::get().to(index)),
     )
-    .service(resource("/v1/batches/{id}", &[Method::GET]).route(web::get().to(show)))
-    .service(resource("/v1/batches/{id}/results", &[Method::GET]).route(web::get().to(results::results)))
-    .service(resource("/v1/batches/{id}/cancel", &[Method::POST]).route(web::post().to(steer::cancel)))
-    .service(resource("/v1/batches/{id}/pause", &[Method::POST]).route(web::post().to(steer::pause)))
-    .service(resource("/v1/batches/{id}/resume", &[Method::POST]).route(web::post().to(steer::resume)))
-    .service(resource("/v1/batches/{id}/retry", &[Method::POST]).route(web::post().to(steer::retry)));
+    .service(resource("/v1/batches/{id}", &[Method::GET], RULE).route(web::get().to(show)))
+    .service(resource("/v1/batches/{id}/results", &[Method::GET], RULE).route(web::get().to(results::results)))
+    .service(resource("/v1/batches/{id}/cancel", &[Method::POST], RULE).route(web::post().to(steer::cancel)))
+    .service(resource("/v1/batches/{id}/pause", &[Method::POST], RULE).route(web::post().to(steer::pause)))
+    .service(resource("/v1/batches/{id}/resume", &[Method::POST], RULE).route(web::post().to(steer::resume)))
+    .service(resource("/v1/batches/{id}/retry", &[Method::POST], RULE).route(web::post().to(steer::retry)));
 }
 
 async fn create(
     request: HttpRequest,
     JsonBody(body): JsonBody,
+    tenant: Tenant,
     batches: Data<Batches>,
 ) -> Result<HttpResponse, ApiError> {
-    let object = read_object(&body)?;
-    let mut new = read_create(&object, batches.settings())?;
+    let object = json_object(&body)?;
+    let mut new = read_create(&object, tenant, batches.settings())?;
     let key = match object.get("idempotency_key") {
         None | Some(Value::Null) => None,
         Some(_) => Some(required_text(&object, "idempotency_key")?),
@@ -86,15 +92,19 @@ fn answer_created(batches: &Batches, created: Created) -> Result<BatchObject, Ap
     }
 }
 
-async fn index(query: Query<ListQuery>, batches: Data<Batches>) -> Result<Json<ListObject<BatchObject>>, ApiError> {
+async fn index(
+    query: Query<ListQuery>,
+    tenant: Tenant,
+    batches: Data<Batches>,
+) -> Result<Json<ListObject<BatchObject>>, ApiError> {
     let page = query.page(LIMIT_DEFAULT, LIMIT_MAX)?;
-    let (rows, more) = batches.list(&page).await.map_err(page_error)?;
+    let (rows, more) = batches.list(&tenant, &page).await.map_err(page_error)?;
     let objects = rows.iter().map(|batch| show_batch(&batches, batch)).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(list(objects, more, |batch| &batch.id)))
 }
 
-async fn show(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    let batch = batches.get(&id).await.map_err(|error| not_found(error, &id))?;
+async fn show(id: Path<String>, tenant: Tenant, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
+    let batch = batches.get(&tenant, &id).await.map_err(|error| not_found(error, &id))?;
     show_batch(&batches, &batch).map(Json)
 }
 
@@ -175,14 +185,7 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let body: Value =
-        serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(error.line(), error.column()))?;
-    let Value::Object(body) = body else { return Err(ApiError::not_an_object()) };
-    Ok(body)
-}
-
-fn read_create(body: &Map<String, Value>, settings: &Settings) -> Result<NewBatch, ApiError> {
+fn read_create(body: &Map<String, Value>, tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
     let input_file_id = required_text(body, "input_file_id")?.to_owned();
     let endpoint = required_text(body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)
@@ -194,6 +197,7 @@ fn read_create(body: &Map<String, Value>, settings: &Settings) -> Result<NewBatc
         ApiError::invalid_value("completion_window", message)
     })?;
     Ok(NewBatch {
+        tenant,
         input_file_id,
         endpoint: endpoint.path().to_owned(),
         window: window.name.clone(),

@@ -17,7 +17,7 @@ use super::validate::{Check, empty_file, too_many};
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
 use crate::openai::error::ApiError;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Tenant};
 
 /// Estimates that are made at a time: each keeps a thread busy.
 const ESTIMATES_MAX: usize = 2;
@@ -64,6 +64,7 @@ pub enum EstimateError {
 /// Which file to look at, and as what.
 #[derive(Clone, Debug)]
 pub struct EstimateOrder {
+    pub tenant: Tenant,
     pub file_id: String,
     /// What the first line names if absent.
     pub endpoint: Option<Endpoint>,
@@ -126,7 +127,7 @@ async fn estimate<E: LineExecutor>(
     order: EstimateOrder,
     mut gone: oneshot::Receiver<()>,
 ) -> Result<Estimate, EstimateError> {
-    let file = store.file(&order.file_id, settings.clock.seconds()).await?;
+    let file = store.file(&order.tenant, &order.file_id, settings.clock.seconds()).await?;
     if file.purpose != "batch" {
         return Err(EstimateError::Purpose);
     }

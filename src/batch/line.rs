@@ -15,7 +15,7 @@ use crate::failpoint::{failpoint, poison};
 use crate::openai::Endpoint;
 use crate::openai::batches::{LineBody, LineError, LineResponse, OutputRecord};
 use crate::openai::error::{ApiError, ErrorBody, ErrorEnvelope};
-use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tokens, hex};
+use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tenant, Tokens, hex};
 
 /// Answers one request of a batch: the same path that online requests take. Dropping the future cancels the request.
 pub trait LineExecutor: Send + Sync + 'static {
@@ -25,7 +25,13 @@ pub trait LineExecutor: Send + Sync + 'static {
     /// nor its attempts are spent on it.
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
-    fn execute(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
+    /// `tenant` is whose batch it is.
+    fn execute(
+        &self,
+        tenant: &Tenant,
+        endpoint: Endpoint,
+        body: &[u8],
+    ) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
 
     /// Checks a request as for execution and counts its tokens, without running it. May keep the thread busy.
     fn measure(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineSize, ApiError>> + Send;
@@ -68,6 +74,7 @@ impl LineAnswer {
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     file: Arc<fs_err::File>,
+    tenant: Tenant,
 }
 
 /// One claim of one line.
@@ -115,7 +122,7 @@ impl Source {
     pub(super) async fn open(store: &Store, batch: &Batch) -> Result<Self, StoreError> {
         let damaged = || StoreError::Corrupt(format!("batch {} has no input", batch.id));
         let file = store.blobs().open_blob(batch.input_key.as_deref().ok_or_else(damaged)?).await?;
-        Ok(Self { file: Arc::new(file.into_std().await) })
+        Ok(Self { file: Arc::new(file.into_std().await), tenant: batch.tenant() })
     }
 
     pub(super) async fn read(&self, off: i64, len: i64) -> Result<Vec<u8>, StoreError> {
@@ -166,7 +173,7 @@ pub(super) async fn run<E: LineExecutor>(
         failpoint("line.running");
         poison(&request.custom_id);
         match shared {
-            None => execute(executor, settings, line, endpoint, body).await,
+            None => execute(executor, settings, execution, endpoint, body).await,
             Some(shared) => execute_once(executor, settings, execution, endpoint, shared, body).await,
         }
     };
@@ -178,12 +185,12 @@ pub(super) async fn run<E: LineExecutor>(
 async fn execute<E: LineExecutor>(
     executor: &E,
     settings: &Settings,
-    line: &Claimed,
+    Execution { line, source, .. }: &Execution,
     endpoint: Endpoint,
     body: &[u8],
 ) -> Outcome {
     // A panic is this line's failure and no other's.
-    let answer = AssertUnwindSafe(executor.execute(endpoint, body)).catch_unwind();
+    let answer = AssertUnwindSafe(executor.execute(&source.tenant, endpoint, body)).catch_unwind();
     match tokio::time::timeout(settings.line_timeout, answer).await {
         Err(_) => Err(Unanswered::NotExecuted { code: "request_timeout", message: "This request took too long." }),
         Ok(Err(_)) => Err(Unanswered::Refused(internal_error())),
@@ -199,7 +206,7 @@ async fn execute<E: LineExecutor>(
 async fn execute_once<E: LineExecutor>(
     executor: &E,
     settings: &Settings,
-    Execution { batch_id, line, .. }: &Execution,
+    execution: &Execution,
     endpoint: Endpoint,
     shared: &SharedAnswer,
     body: &[u8],
@@ -207,10 +214,11 @@ async fn execute_once<E: LineExecutor>(
     let mut computed = false;
     let answer = shared.get_or_try_init(async || {
         computed = true;
-        execute(executor, settings, line, endpoint, body).await
+        execute(executor, settings, execution, endpoint, body).await
     });
     let answer = answer.await?;
-    Ok(if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&hash_id(batch_id, line.line_no, 0))) })
+    let own = hash_id(&execution.batch_id, execution.line.line_no, 0);
+    Ok(if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&own)) })
 }
 
 async fn word(

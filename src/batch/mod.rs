@@ -31,7 +31,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::store::{Batch, CancelOutcome, Created, NewBatch, Page, Store, StoreError};
+use crate::store::{Batch, CancelOutcome, Created, NewBatch, Page, Store, StoreError, Tenant};
 
 use estimate::Estimator;
 use feed::Feed;
@@ -84,25 +84,25 @@ impl Batches {
         Ok(created)
     }
 
-    pub async fn get(&self, id: &str) -> Result<Batch, StoreError> {
-        self.store.batch(id).await
+    pub async fn get(&self, tenant: &Tenant, id: &str) -> Result<Batch, StoreError> {
+        self.store.batch(tenant, id).await
     }
 
-    pub async fn list(&self, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
-        self.store.batches(page).await
+    pub async fn list(&self, tenant: &Tenant, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
+        self.store.batches(tenant, page).await
     }
 
     /// Stops a batch that still validates or runs; its lines in flight are aborted, those that ended are published.
-    pub async fn cancel(&self, id: &str) -> Result<CancelOutcome, StoreError> {
-        let outcome = self.store.cancel_batch(id, self.settings.clock.seconds()).await?;
+    pub async fn cancel(&self, tenant: &Tenant, id: &str) -> Result<CancelOutcome, StoreError> {
+        let outcome = self.store.cancel_batch(tenant, id, self.settings.clock.seconds()).await?;
         self.wake();
         Ok(outcome)
     }
 
     /// Has no more lines of a batch start, or lets them start again; those that run come to their end. Its window goes on. Answers the batch,
     /// which is not changed if it is ending.
-    pub async fn pause(&self, id: &str, paused: bool) -> Result<Batch, StoreError> {
-        let batch = self.store.pause_batch(id, paused, self.settings.clock.seconds()).await?;
+    pub async fn pause(&self, tenant: &Tenant, id: &str, paused: bool) -> Result<Batch, StoreError> {
+        let batch = self.store.pause_batch(tenant, id, paused, self.settings.clock.seconds()).await?;
         self.wake();
         Ok(batch)
     }

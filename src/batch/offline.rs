@@ -12,7 +12,7 @@ use super::settings::{CompletionWindow, Settings};
 use super::state::BatchStatus;
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
-use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, hex};
+use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, Tenant, hex};
 
 /// A batch file to answer without a server.
 #[derive(Clone, Debug)]
@@ -80,9 +80,10 @@ pub async fn run_offline<E: LineExecutor>(
     let input = stage(job, &store, &settings).await?;
     let (batch, resumed) = adopt(&store, &settings, input).await?;
     let batches = Batches::start(store.clone(), executor, settings.clone()).await?;
+    let tenant = Tenant::default();
     tokio::pin!(interrupted);
     let ended = loop {
-        let batch = batches.get(&batch.id).await?;
+        let batch = batches.get(&tenant, &batch.id).await?;
         progress(Progress { total: batch.total, completed: batch.done, failed: batch.failed });
         if batch.status()?.has_ended() {
             break Some(batch);
@@ -131,7 +132,8 @@ async fn stage(job: &OfflineJob, store: &Store, settings: &Settings) -> Result<S
     let endpoint = first_endpoint(store, settings, &blob.key).await?;
     let filename = "input.jsonl".to_owned();
     let now = settings.clock.seconds();
-    let file = NewFile { purpose: "batch".to_owned(), filename, blob, created_at: now, expires_at: None };
+    let (tenant, purpose) = (Tenant::default(), "batch".to_owned());
+    let file = NewFile { tenant, purpose, filename, blob, created_at: now, expires_at: None };
     Ok(Staged { file, endpoint })
 }
 
@@ -152,15 +154,16 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
     // Failed lines in the output or apart is settled when the files are rendered, so it is part of what must be the same.
     let hash = hex(&Sha256::digest(format!("{}:{}", file.blob.sha256, settings.single_output)));
     let page = Page { limit: 1, after: None, newest_first: true };
-    let (last, _) = store.batches(&page).await?;
+    let (last, _) = store.batches(&Tenant::default(), &page).await?;
     if let Some(last) = last.into_iter().next()
         && last.idem_hash.as_deref() == Some(&hash)
     {
         return Ok((last, true));
     }
     let now = settings.clock.seconds();
-    let file = store.add_file(file).await?;
+    let file = store.add_file(file, None).await?;
     let new = NewBatch {
+        tenant: Tenant::default(),
         input_file_id: file.id,
         endpoint: endpoint.path().to_owned(),
         window: "offline".to_owned(),
@@ -182,7 +185,7 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
 async fn deliver(store: &Store, settings: &Settings, file_id: Option<&str>, path: &Path) -> Result<(), OfflineError> {
     let mut blob: Box<dyn AsyncRead + Unpin + Send> = match file_id {
         Some(id) => {
-            let file = store.file(id, settings.clock.seconds()).await?;
+            let file = store.file(&Tenant::default(), id, settings.clock.seconds()).await?;
             Box::new(store.blobs().open_blob(&file.storage_key).await?)
         }
         None => Box::new(tokio::io::empty()),

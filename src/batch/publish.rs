@@ -26,6 +26,7 @@ pub(super) async fn publish(store: &Store, settings: &Settings, batch: &Batch) -
     let now = settings.clock.seconds();
     let expires_at = Some(now + batch.output_expires_s.unwrap_or(settings.output_expires_s));
     let file = |blob, kind| NewFile {
+        tenant: batch.tenant(),
         purpose: "batch_output".to_owned(),
         filename: format!("{}_{kind}.jsonl", batch.id),
         blob,

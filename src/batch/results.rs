@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use super::Batches;
 use super::index::{Place, places};
 use super::line::read_at;
-use crate::store::{Batch, Finished, StoreError};
+use crate::store::{Batch, Finished, StoreError, Tenant};
 
 /// Rows or places read at a time.
 const READ_LINES: usize = 16;
@@ -61,12 +61,18 @@ pub enum ResultsError {
 impl Batches {
     /// The next finished lines of a batch, no more than `limit`; committed ones while it runs, published ones after its end. A page may be
     /// shorter than it could be, where records are large.
-    pub async fn results(&self, id: &str, query: ResultsQuery, limit: usize) -> Result<ResultsPage, ResultsError> {
+    pub async fn results(
+        &self,
+        tenant: &Tenant,
+        id: &str,
+        query: ResultsQuery,
+        limit: usize,
+    ) -> Result<ResultsPage, ResultsError> {
         let mut page = Vec::new();
         let (mut bytes, mut query) = (0, query);
         loop {
             let wanted = (limit + 1 - page.len()).min(READ_LINES);
-            let Read { batch, lines, is_last } = self.finished(id, query, wanted).await?;
+            let Read { batch, lines, is_last } = self.finished(tenant, id, query, wanted).await?;
             for line in lines {
                 if page.len() == limit || (bytes > PAGE_BYTES && !page.is_empty()) {
                     return Ok(ResultsPage { lines: page, has_more: true, batch });
@@ -82,17 +88,30 @@ impl Batches {
     }
 
     /// Each finished line of a batch as soon as it is committed, until the batch has ended.
-    pub async fn follow(&self, id: &str, query: ResultsQuery) -> Result<Follower, ResultsError> {
+    pub async fn follow(&self, tenant: &Tenant, id: &str, query: ResultsQuery) -> Result<Follower, ResultsError> {
         // An unknown batch is told at once.
-        self.get(id).await?;
+        self.get(tenant, id).await?;
         let news = self.feed.watch(id);
-        Ok(Follower { batches: self.clone(), id: id.to_owned(), query, news, lines: VecDeque::new() })
+        Ok(Follower {
+            batches: self.clone(),
+            tenant: tenant.clone(),
+            id: id.to_owned(),
+            query,
+            news,
+            lines: VecDeque::new(),
+        })
     }
 
     /// The next finished lines of a batch: no more than `limit`, and fewer where records are large.
-    async fn finished(&self, id: &str, query: ResultsQuery, limit: usize) -> Result<Read, ResultsError> {
+    async fn finished(
+        &self,
+        tenant: &Tenant,
+        id: &str,
+        query: ResultsQuery,
+        limit: usize,
+    ) -> Result<Read, ResultsError> {
         let ResultsQuery { after, failed } = query;
-        let batch = self.get(id).await?;
+        let batch = self.get(tenant, id).await?;
         if batch.status()?.has_ended() {
             return self.published(batch, query, limit).await;
         }
@@ -117,7 +136,7 @@ impl Batches {
             }
         }
         // Rows go once the batch has ended, from the first on: of those that were read some may be missing then.
-        let batch = self.get(id).await?;
+        let batch = self.get(tenant, id).await?;
         if batch.status()?.has_ended() {
             return self.published(batch, query, limit).await;
         }
@@ -168,7 +187,7 @@ impl Batches {
                 if failed { (&mut error, &batch.error_file_id) } else { (&mut output, &batch.output_file_id) };
             let file = match file {
                 Some(file) => file,
-                None => file.insert(self.open_published(id.as_deref()).await?),
+                None => file.insert(self.open_published(&batch.tenant(), id.as_deref()).await?),
             };
             let record = read_at(file, off, usize::try_from(len).unwrap_or(0)).await?;
             bytes += record.len();
@@ -177,9 +196,9 @@ impl Batches {
         Ok(Read { batch, lines, is_last })
     }
 
-    async fn open_published(&self, file_id: Option<&str>) -> Result<Arc<fs_err::File>, ResultsError> {
+    async fn open_published(&self, tenant: &Tenant, file_id: Option<&str>) -> Result<Arc<fs_err::File>, ResultsError> {
         let found = match file_id {
-            Some(id) => self.store.file(id, self.settings.clock.seconds()).await,
+            Some(id) => self.store.file(tenant, id, self.settings.clock.seconds()).await,
             None => Err(StoreError::NotFound),
         };
         let file = match found {
@@ -207,6 +226,7 @@ pub enum Followed {
 #[derive(Debug)]
 pub struct Follower {
     batches: Batches,
+    tenant: Tenant,
     id: String,
     query: ResultsQuery,
     news: watch::Receiver<()>,
@@ -222,7 +242,7 @@ impl Follower {
             }
             // Before the look, so that what is committed during it is not slept through.
             self.news.mark_unchanged();
-            let page = self.batches.results(&self.id, self.query, READ_LINES).await?;
+            let page = self.batches.results(&self.tenant, &self.id, self.query, READ_LINES).await?;
             if let Some(last) = page.lines.last() {
                 self.query.after = last.seq;
                 self.lines = page.lines.into();

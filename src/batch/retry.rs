@@ -7,7 +7,7 @@ use super::jsonl::JsonlReader;
 use super::line::custom_hash;
 use super::state::BatchStatus;
 use super::{Batches, FILE_EXPIRES_S};
-use crate::store::{Batch, Blob, Created, File, Identity, NewBatch, NewFile, StoreError};
+use crate::store::{Batch, Blob, Created, File, Identity, NewBatch, NewFile, StoreError, Tenant};
 
 /// The key in the metadata of a batch that names the one whose lines it runs again.
 pub const RETRY_OF: &str = "retry_of";
@@ -43,34 +43,40 @@ struct Request {
 impl Batches {
     /// Makes a batch of the lines of an ended one that failed, expired or were cancelled: the same bytes, from the batch's own copy of its
     /// input, under the same `custom_id`s. Its metadata name the first batch as [`RETRY_OF`].
-    pub async fn retry(&self, id: &str, identity: Option<Identity>) -> Result<Created, RetryError> {
-        let batch = self.get(id).await?;
+    pub async fn retry(&self, tenant: &Tenant, id: &str, identity: Option<Identity>) -> Result<Created, RetryError> {
+        let batch = self.get(tenant, id).await?;
         let status = batch.status()?;
         if !status.has_ended() {
             return Err(RetryError::Running(status.shown(batch.stop_reason())));
         }
         let Some(error_file_id) = &batch.error_file_id else { return Err(RetryError::Nothing) };
         let now = self.settings.clock.seconds();
-        let failed = self.failed_custom_ids(error_file_id, now).await?;
+        let failed = self.failed_custom_ids(tenant, error_file_id, now).await?;
         let blob = self.copy_lines(&batch, &failed).await?;
         let file = NewFile {
+            tenant: tenant.clone(),
             purpose: "batch".to_owned(),
             filename: format!("{id}_retry.jsonl"),
             blob,
             created_at: now,
             expires_at: Some(now + FILE_EXPIRES_S),
         };
-        let file = self.store.add_file(file).await?;
+        let file = self.store.add_file(file, None).await?;
         let created = self.create(again(&batch, &file, identity)?).await?;
         if !matches!(created, Created::New(_)) {
-            self.store.delete_file(&file.id, now).await?;
+            self.store.delete_file(tenant, &file.id, now).await?;
         }
         Ok(created)
     }
 
     /// The `custom_id`s in an error file, as their hashes.
-    async fn failed_custom_ids(&self, error_file_id: &str, now: i64) -> Result<HashSet<[u8; 16]>, RetryError> {
-        let file = match self.store.file(error_file_id, now).await {
+    async fn failed_custom_ids(
+        &self,
+        tenant: &Tenant,
+        error_file_id: &str,
+        now: i64,
+    ) -> Result<HashSet<[u8; 16]>, RetryError> {
+        let file = match self.store.file(tenant, error_file_id, now).await {
             Err(StoreError::NotFound) => return Err(RetryError::Gone),
             file => file?,
         };
@@ -130,6 +136,7 @@ fn again(batch: &Batch, file: &File, identity: Option<Identity>) -> Result<NewBa
     };
     metadata.insert(RETRY_OF.to_owned(), batch.id.as_str().into());
     Ok(NewBatch {
+        tenant: batch.tenant(),
         input_file_id: file.id.clone(),
         endpoint: batch.endpoint.clone(),
         window: batch.window.clone(),

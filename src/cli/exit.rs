@@ -59,7 +59,7 @@ impl Failure {
         let code = match error {
             StoreError::Locked { .. } | StoreError::Busy(_) => Self::TEMPORARY,
             StoreError::Corrupt(_) => Self::DATA,
-            StoreError::Full(_) | StoreError::Io(_) => Self::CANNOT_CREATE,
+            StoreError::Full(_) | StoreError::Quota | StoreError::Io(_) => Self::CANNOT_CREATE,
             StoreError::NotFound | StoreError::Database(_) => Self::SOFTWARE,
         };
         Self::new(code, format!("{what}: {}", crate::app::with_causes(error)))
@@ -96,6 +96,7 @@ impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         match &error {
             AppError::Bind { .. } => Self::new(Self::UNAVAILABLE, error.to_string()),
+            AppError::Settings(error) => Self::new(Self::CONFIG, error.to_string()),
             AppError::Store { path, source } => Self::from_store(&format!("storage {path}"), source),
             AppError::Model { .. } => Self::new(Self::CONFIG, error.to_string()),
             AppError::Server(_) => Self::software(error.to_string()),

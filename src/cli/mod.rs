@@ -5,6 +5,7 @@ mod config;
 mod db;
 mod dev;
 mod exit;
+mod keys;
 mod plan;
 mod run_batch;
 mod serve;
@@ -38,6 +39,9 @@ enum Command {
     /// Show or check settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Make and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Look after the database
     #[command(subcommand)]
     Db(db::DbCommand),
@@ -69,7 +73,7 @@ struct SettingsArgs {
 impl SettingsArgs {
     fn overrides(self) -> Overrides {
         let Self { profile, config, backend, model } = self;
-        Overrides { profile, config, backend, model, host: None, port: None }
+        Overrides { profile, config, backend, model, host: None, port: None, insecure_no_auth: false }
     }
 }
 
@@ -82,6 +86,7 @@ pub fn run() -> ExitCode {
         Command::Batch(batch) => batch.run(),
         Command::Plan(plan) => plan.run(),
         Command::Config(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Db(command) => command.run(),
         Command::Dev(command) => command.run(),
     };

@@ -5,6 +5,7 @@
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
 //! [`Completions::embed`] does the same for embeddings, which have nothing to stream.
 
+mod asker;
 mod embeddings;
 mod engine_errors;
 mod guard;
@@ -33,12 +34,14 @@ use crate::models::{Generator, Lease, LeaseError, Models};
 use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
 
+pub use asker::{Asker, Meter};
 pub use embeddings::Embedded;
 pub use started::{Started, random_id};
 pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
+pub(crate) use read::body::object as json_object;
 use read::{ChatRequest, CompletionRequest};
 use templates::Templates;
 
@@ -126,13 +129,14 @@ impl Completions {
     ///
     /// # Errors
     /// What an online request would be answered with.
-    pub async fn respond(&self, endpoint: Endpoint, body: &[u8], priority: Priority) -> Result<Answer, ApiError> {
+    pub async fn respond(&self, endpoint: Endpoint, body: &[u8], asker: impl Into<Asker>) -> Result<Answer, ApiError> {
+        let asker = asker.into();
         let form = match endpoint {
             Endpoint::ChatCompletions => Form::Chat,
             Endpoint::Completions => Form::Text,
-            Endpoint::Embeddings => return Ok(self.embed(body, priority).await?.answer),
+            Endpoint::Embeddings => return Ok(self.embed(body, asker.priority).await?.answer),
         };
-        let started = self.start(form, body, priority).await?;
+        let started = self.start(form, body, asker).await?;
         if started.is_stream() {
             return Err(ApiError::unsupported_parameter("stream"));
         }
@@ -143,7 +147,9 @@ impl Completions {
     ///
     /// # Errors
     /// When the request is wrong, its model is not there or the engine does not take it.
-    pub async fn start(&self, form: Form, body: &[u8], priority: Priority) -> Result<Started, ApiError> {
+    pub async fn start(&self, form: Form, body: &[u8], asker: impl Into<Asker>) -> Result<Started, ApiError> {
+        let asker = asker.into();
+        let priority = asker.priority;
         let deadline = self.shared.limits.deadline(priority);
         let object = read::body::object(body)?;
         let (lease, mut plan) = match form {
@@ -152,7 +158,10 @@ impl Completions {
         };
         plan.settings.deadline = deadline;
         plan.settings.timeout = self.shared.limits.request_timeout;
-        Started::submit(form, lease, plan)
+        for request in &mut plan.requests {
+            request.cache_salt = asker.salted(request.cache_salt);
+        }
+        Started::submit(form, lease, plan, asker.meter)
     }
 
     /// Checks a request as [`respond`](Self::respond) does and counts its tokens, without submitting it. A long one is prepared on a

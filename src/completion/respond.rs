@@ -6,6 +6,7 @@ use serde_json::value::to_raw_value;
 use tandem_core::Vocab;
 use tandem_engine::{Event, FinishReason, Generation, Logprobs, Usage};
 
+use super::asker::Spent;
 use super::started::total_usage;
 use super::{Answer, Form, Settings, Started, engine_errors, logprobs};
 use crate::openai;
@@ -29,7 +30,7 @@ impl Started {
     /// When a generation fails, or the request's time is over.
     pub async fn collect(mut self) -> Result<Answer, ApiError> {
         let generations = std::mem::take(&mut self.generations);
-        let all = gather(generations, &self.vocab(), &self.settings).await?;
+        let all = gather(generations, &self.vocab(), &self.settings, &self.spent).await?;
         let usages: Vec<Usage> = all.iter().map(|ended| ended.usage).collect();
         let usage = total_usage(&usages, self.settings.n);
         let body = match self.label.form {
@@ -87,11 +88,16 @@ impl Started {
 }
 
 /// The generations run side by side in the engine; their events wait here in turn.
-async fn gather(generations: Vec<Generation>, vocab: &Vocab, settings: &Settings) -> Result<Vec<Ended>, ApiError> {
+async fn gather(
+    generations: Vec<Generation>,
+    vocab: &Vocab,
+    settings: &Settings,
+    spent: &Spent,
+) -> Result<Vec<Ended>, ApiError> {
     let all = async {
         let mut ended = Vec::with_capacity(generations.len());
         for generation in generations {
-            ended.push(end(generation, vocab, settings).await?);
+            ended.push(end(generation, vocab, settings, spent).await?);
         }
         Ok(ended)
     };
@@ -103,12 +109,13 @@ async fn gather(generations: Vec<Generation>, vocab: &Vocab, settings: &Settings
     }
 }
 
-async fn end(mut generation: Generation, vocab: &Vocab, settings: &Settings) -> Result<Ended, ApiError> {
+async fn end(mut generation: Generation, vocab: &Vocab, settings: &Settings, spent: &Spent) -> Result<Ended, ApiError> {
     let mut text = String::new();
     let mut logprobs: Option<Vec<Logprobs>> = None;
     while let Some(event) = generation.next().await {
         match event {
             Event::Token { id, text: piece, logprobs: of_token } => {
+                spent.add(1);
                 text.push_str(&piece);
                 if let Some(of_token) = of_token {
                     let told = logprobs.get_or_insert_default();

@@ -12,6 +12,7 @@ use tandem_core::Vocab;
 use tandem_engine::{Event, Generation, Logprobs, Usage};
 use tokio::time::{Sleep, sleep_until};
 
+use super::asker::Spent;
 use super::respond::reason;
 use super::started::{Label, total_usage};
 use super::{Form, Settings, Started, engine_errors, logprobs};
@@ -50,6 +51,7 @@ pub struct Chunks {
     deadline: Option<Pin<Box<Sleep>>>,
     label: Label,
     vocab: Arc<Vocab>,
+    spent: Spent,
     _lease: Generator,
 }
 
@@ -129,7 +131,7 @@ struct Choice {
 impl Chunks {
     fn new(started: Started) -> Self {
         let vocab = started.vocab();
-        let Started { generations, settings, label, lease } = started;
+        let Started { generations, settings, label, spent, lease } = started;
         let open = generations.len();
         Self {
             events: Events::of(generations),
@@ -141,6 +143,7 @@ impl Chunks {
             settings,
             label,
             vocab,
+            spent,
             _lease: lease,
         }
     }
@@ -203,6 +206,7 @@ impl Chunks {
     fn tell(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, event: Event) -> Result<(), ApiError> {
         match event {
             Event::Token { id, text, logprobs } => {
+                self.spent.add(1);
                 let told = logprobs.filter(|_| self.settings.is_told(&self.vocab, id));
                 self.choices[index].untold.extend(told);
                 // Without new text there is nothing to tell: the token's log-probabilities go with the text that it becomes part of.

@@ -4,7 +4,7 @@ use super::{
     LlamaCppSettings, ModelSource, SettingsError, llama_cpp,
     raw::{
         Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer,
-        RawSettings,
+        RawSettings, RawTls,
     },
     sha256,
     webhooks::{self, WebhookSettings},
@@ -20,6 +20,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// The directory of the database and of uploaded files.
     pub storage: PathBuf,
+    /// Bytes that the files of one tenant may come to; `None` is as the disk has room.
+    pub max_tenant_bytes: Option<u64>,
     pub backend: BackendSettings,
     pub prefix_cache: bool,
     /// A step that takes longer than this hangs; `None` lets steps take as long as they like.
@@ -41,6 +43,32 @@ pub struct ServerSettings {
     pub port: u16,
     /// Whether there is a window into the engine's state.
     pub debug: bool,
+    /// Nobody needs a key, and nobody's is looked at.
+    pub insecure_no_auth: bool,
+    /// In lower case.
+    pub allowed_hosts: Vec<String>,
+    pub cors_origins: Vec<String>,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub tls: Option<TlsSettings>,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The server's certificate, and behind it those that it stands on.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl ServerSettings {
+    /// Whether others than this machine can reach it.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        let ip = self.host.parse::<std::net::IpAddr>();
+        self.host != "localhost" && !ip.is_ok_and(|address| address.is_loopback())
+    }
 }
 
 /// One struct for each backend, with what it honours.
@@ -144,6 +172,8 @@ pub struct BatchSettings {
     pub max_file_bytes: u64,
     pub max_lines: u64,
     pub max_concurrent: u32,
+    /// Unfinished ones of one tenant.
+    pub max_active: u64,
     /// Lines handed to the engine at a time.
     pub window: u32,
     pub order: BatchOrder,
@@ -195,6 +225,7 @@ impl Settings {
             profile,
             server: check_server(server)?,
             storage: storage.path,
+            max_tenant_bytes: storage.max_tenant_bytes,
             backend: check_backend(backend)?,
             prefix_cache,
             step_timeout: check_engine(&engine)?,
@@ -209,13 +240,63 @@ impl Settings {
 }
 
 fn check_server(raw: RawServer) -> Result<ServerSettings, SettingsError> {
-    let RawServer { host, port, insecure_no_auth, debug } = raw;
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    if !loopback && !insecure_no_auth {
-        let reason = "refusing to listen on a non-loopback address without API keys (server.insecure_no_auth = true does it all the same)";
-        return Err(SettingsError::new("server.host", reason));
+    let RawServer {
+        host,
+        port,
+        insecure_no_auth,
+        debug,
+        allowed_hosts,
+        cors_origins,
+        max_connections,
+        header_timeout_ms,
+        body_timeout_ms,
+        tls,
+    } = raw;
+    in_range("server.max_connections", max_connections as u64, 1, 1 << 20)?;
+    // The clock that it is measured by moves twice a second.
+    in_range("server.header_timeout_ms", header_timeout_ms, 1000, 3_600_000)?;
+    in_range("server.body_timeout_ms", body_timeout_ms, 100, 3_600_000)?;
+    let mut allowed_hosts: Vec<_> = allowed_hosts.words().iter().map(|name| name.to_ascii_lowercase()).collect();
+    if let Some(wrong) = allowed_hosts.iter().find(|name| !is_host(name)) {
+        return Err(SettingsError::new("server.allowed_hosts", format!("'{wrong}' is no name of a host")));
     }
-    Ok(ServerSettings { host, port, debug })
+    // Whoever listens on a name goes by it.
+    allowed_hosts.push(host.to_ascii_lowercase());
+    let cors_origins = cors_origins.words();
+    if let Some(wrong) = cors_origins.iter().find(|origin| !is_origin(origin)) {
+        let reason = format!("'{wrong}' is no origin such as https://chat.example or http://localhost:3000");
+        return Err(SettingsError::new("server.cors_origins", reason));
+    }
+    let tls = match tls {
+        None | Some(RawTls { cert: None, key: None }) => None,
+        Some(RawTls { cert: Some(cert), key: Some(key) }) => Some(TlsSettings { cert, key }),
+        Some(RawTls { cert: None, .. }) => return Err(SettingsError::new("server.tls.cert", "is missing")),
+        Some(RawTls { key: None, .. }) => return Err(SettingsError::new("server.tls.key", "is missing")),
+    };
+    Ok(ServerSettings {
+        host,
+        port,
+        debug,
+        insecure_no_auth,
+        allowed_hosts,
+        cors_origins,
+        max_connections,
+        header_timeout: Duration::from_millis(header_timeout_ms),
+        body_timeout: Duration::from_millis(body_timeout_ms),
+        tls,
+    })
+}
+
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
+/// A scheme, a host and perhaps a port: as a browser writes it, with nothing behind.
+fn is_origin(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, rest)| {
+        let (host, port) = rest.split_once(':').unwrap_or((rest, "0"));
+        matches!(scheme, "http" | "https") && is_host(host) && port.parse::<u16>().is_ok()
+    })
 }
 
 fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings, SettingsError> {
@@ -423,14 +504,15 @@ fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {
 }
 
 fn check_batch(raw: &RawBatch, parallel: u32) -> Result<BatchSettings, SettingsError> {
-    let &RawBatch { max_file_bytes, max_lines, max_concurrent, window, ref order, single_model } = raw;
+    let &RawBatch { max_file_bytes, max_lines, max_concurrent, max_active, window, ref order, single_model } = raw;
+    in_range("batch.max_active", max_active, 1, 1 << 20)?;
     in_range("batch.max_file_bytes", max_file_bytes, 1, 1 << 40)?;
     in_range("batch.max_lines", max_lines, 1, 1 << 32)?;
     in_range("batch.max_concurrent", max_concurrent.into(), 1, 1024)?;
     let window = window.unwrap_or(2 * parallel);
     in_range("batch.window", window.into(), 1, 1 << 16)?;
     let order = one_of("batch.order", order, &[("prefix", BatchOrder::Prefix), ("file", BatchOrder::File)])?;
-    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, window, order, single_model })
+    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, max_active, window, order, single_model })
 }
 
 fn check_log(raw: RawLog) -> Result<LogSettings, SettingsError> {

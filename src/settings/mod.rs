@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use checked::{
     AdapterSettings, BackendSettings, BatchOrder, BatchSettings, CandleDtype, CandleQuantization, LimitSettings,
-    LogFormat, LogSettings, ModelSettings, ServerSettings, Settings, SimFaults, Task,
+    LogFormat, LogSettings, ModelSettings, ServerSettings, Settings, SimFaults, Task, TlsSettings,
 };
 pub use layers::Resolved;
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};
@@ -34,6 +34,7 @@ pub struct Overrides {
     pub model: Option<String>,
     pub host: Option<String>,
     pub port: Option<u16>,
+    pub insecure_no_auth: bool,
 }
 
 /// Settings that cannot be used. The process exits with 78, `EX_CONFIG`.

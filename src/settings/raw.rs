@@ -25,13 +25,37 @@ pub(super) struct RawServer {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) insecure_no_auth: bool,
+    #[serde(default)]
+    pub(super) allowed_hosts: RawList,
+    #[serde(default)]
+    pub(super) cors_origins: RawList,
+    pub(super) max_connections: usize,
+    pub(super) header_timeout_ms: u64,
+    pub(super) body_timeout_ms: u64,
+    pub(super) tls: Option<RawTls>,
     pub(super) debug: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+/// Words; the environment has them in one text, with commas between.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawList {
+    Words(Vec<String>),
+    Text(String),
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStorage {
     pub(super) path: PathBuf,
+    pub(super) max_tenant_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -134,6 +158,7 @@ pub(super) struct RawBatch {
     pub(super) max_file_bytes: u64,
     pub(super) max_lines: u64,
     pub(super) max_concurrent: u32,
+    pub(super) max_active: u64,
     pub(super) window: Option<u32>,
     pub(super) order: String,
     pub(super) single_model: bool,
@@ -157,6 +182,23 @@ impl std::fmt::Debug for RawWebhooks {
 pub(super) struct RawLog {
     pub(super) filter: String,
     pub(super) format: String,
+}
+
+impl Default for RawList {
+    fn default() -> Self {
+        Self::Words(Vec::new())
+    }
+}
+
+impl RawList {
+    pub(super) fn words(self) -> Vec<String> {
+        match self {
+            Self::Words(words) => words,
+            Self::Text(text) => {
+                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            }
+        }
+    }
 }
 
 impl Kind {

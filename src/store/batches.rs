@@ -3,7 +3,7 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
 use super::files::{self, NewFile};
-use super::{Blob, Page, REPETITION_S, Store, StoreError, events, ids, statement};
+use super::{Blob, Page, REPETITION_S, Store, StoreError, Tenant, events, ids, statement};
 use crate::batch::{BatchStatus, StopReason};
 use crate::failpoint::failpoint;
 
@@ -14,6 +14,7 @@ pub struct Model {
     #[sea_orm(primary_key)]
     pub seq: i64,
     pub id: String,
+    pub tenant: String,
     pub endpoint: String,
     pub input_file_id: String,
     /// The blob that the lines are read from; `None` if the input file was not one that a batch may read.
@@ -68,6 +69,10 @@ impl Model {
         self.status.parse().map_err(|()| StoreError::Corrupt(format!("batch {} has an unknown status", self.id)))
     }
 
+    pub fn tenant(&self) -> Tenant {
+        Tenant::stored(&self.tenant)
+    }
+
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stop_reason.as_deref().and_then(|text| text.parse().ok())
     }
@@ -76,6 +81,7 @@ impl Model {
 /// What a client asked for, checked.
 #[derive(Clone, Debug)]
 pub struct NewBatch {
+    pub tenant: Tenant,
     pub input_file_id: String,
     pub endpoint: String,
     pub window: String,
@@ -85,7 +91,7 @@ pub struct NewBatch {
     pub identity: Option<Identity>,
 }
 
-/// By which a client's repeated request is known.
+/// By which a tenant's repeated request is known.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// What the client names its request by.
@@ -103,7 +109,7 @@ pub enum Created {
     Known(Batch),
     /// The key came before with another request.
     Mismatch,
-    /// So many batches are unfinished already.
+    /// So many of the tenant's batches are unfinished already.
     TooMany,
 }
 
@@ -138,28 +144,31 @@ impl Store {
     /// T1. Looks the input file up in the same transaction, so that its bytes cannot be let go in between.
     pub async fn create_batch(&self, new: NewBatch, active_max: u64, now: i64) -> Result<Created, StoreError> {
         let tx = self.begin().await?;
+        let of_tenant = Column::Tenant.eq(new.tenant.as_str());
         if let Some(identity) = &new.identity
-            && let Some(known) = find_known(&tx, identity, now).await?
+            && let Some(known) = find_known(&tx, &new.tenant, identity, now).await?
         {
             let same = known.idem_hash.as_deref() == Some(&identity.hash);
             tx.commit().await?;
             return Ok(if same { Created::Known(known) } else { Created::Mismatch });
         }
-        if Entity::find().filter(Column::Purged.eq(0)).count(&tx).await? >= active_max {
+        if Entity::find().filter(of_tenant).filter(Column::Purged.eq(0)).count(&tx).await? >= active_max {
             return Ok(Created::TooMany);
         }
         let input = files::Entity::find()
             .filter(files::Column::Id.eq(&new.input_file_id))
+            .filter(files::Column::Tenant.eq(new.tenant.as_str()))
             .filter(files::Column::Purpose.eq("batch"))
             .filter(files::is_visible(now))
             .one(&tx)
             .await?;
         let (idem_key, idem_hash) = match new.identity {
-            Some(Identity { key, hash, repeated: _ }) => (key, Some(hash)),
+            Some(Identity { key, hash, repeated: _ }) => (key.map(|key| idem_key(&new.tenant, &key)), Some(hash)),
             None => (None, None),
         };
         let row = ActiveModel {
             id: Set(ids::new_batch_id()),
+            tenant: Set(new.tenant.as_str().to_owned()),
             endpoint: Set(new.endpoint),
             input_file_id: Set(new.input_file_id),
             input_key: Set(input.map(|file| file.storage_key)),
@@ -180,18 +189,23 @@ impl Store {
         Ok(Created::New(batch))
     }
 
-    pub async fn batch(&self, id: &str) -> Result<Batch, StoreError> {
+    pub async fn batch(&self, tenant: &Tenant, id: &str) -> Result<Batch, StoreError> {
         if !ids::is_batch_id(id) {
             return Err(StoreError::NotFound);
         }
-        Entity::find().filter(Column::Id.eq(id)).one(self.readers()).await?.ok_or(StoreError::NotFound)
+        Entity::find()
+            .filter(Column::Id.eq(id))
+            .filter(Column::Tenant.eq(tenant.as_str()))
+            .one(self.readers())
+            .await?
+            .ok_or(StoreError::NotFound)
     }
 
-    /// One page, and whether more follow. `NotFound` if `after` names no batch.
-    pub async fn batches(&self, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
-        let mut query = Entity::find();
+    /// One page of a tenant's batches, and whether more follow. `NotFound` if `after` names none of them.
+    pub async fn batches(&self, tenant: &Tenant, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
+        let mut query = Entity::find().filter(Column::Tenant.eq(tenant.as_str()));
         if let Some(after) = &page.after {
-            let seq = self.batch(after).await?.seq;
+            let seq = self.batch(tenant, after).await?.seq;
             query = query.filter(if page.newest_first { Column::Seq.lt(seq) } else { Column::Seq.gt(seq) });
         }
         let query = if page.newest_first { query.order_by_desc(Column::Seq) } else { query.order_by_asc(Column::Seq) };
@@ -207,21 +221,23 @@ impl Store {
     }
 
     /// Has no more lines of a batch start, or lets them start again. Changes nothing where that is so already, or when the batch is ending.
-    pub async fn pause_batch(&self, id: &str, paused: bool, now: i64) -> Result<Batch, StoreError> {
+    pub async fn pause_batch(&self, tenant: &Tenant, id: &str, paused: bool, now: i64) -> Result<Batch, StoreError> {
         let sql = "UPDATE batches SET paused_at = ?1
-                   WHERE id = ?2 AND status IN ('validating', 'in_progress') AND (paused_at IS NULL) = (?1 IS NOT NULL)";
+                   WHERE id = ?2 AND tenant = ?3 AND status IN ('validating', 'in_progress')
+                     AND (paused_at IS NULL) = (?1 IS NOT NULL)";
         let tx = self.begin().await?;
-        tx.execute_raw(statement(sql, [paused.then_some(now).into(), id.into()])).await?;
+        tx.execute_raw(statement(sql, [paused.then_some(now).into(), id.into(), tenant.as_str().into()])).await?;
         tx.commit().await?;
-        self.batch(id).await
+        self.batch(tenant, id).await
     }
 
     /// A client's cancel. One compare-and-swap decides between it and publication.
-    pub async fn cancel_batch(&self, id: &str, now: i64) -> Result<CancelOutcome, StoreError> {
-        if self.stop_batch(id, StopReason::Cancel, now).await? {
-            return Ok(CancelOutcome::Cancelling(self.batch(id).await?));
+    pub async fn cancel_batch(&self, tenant: &Tenant, id: &str, now: i64) -> Result<CancelOutcome, StoreError> {
+        let batch = self.batch(tenant, id).await?;
+        if self.stop_batch(&batch.id, StopReason::Cancel, now).await? {
+            return Ok(CancelOutcome::Cancelling(self.batch(tenant, id).await?));
         }
-        self.batch(id).await.map(CancelOutcome::Unchanged)
+        self.batch(tenant, id).await.map(CancelOutcome::Unchanged)
     }
 
     /// Stops a batch that still validates or runs; false if it did neither.
@@ -354,9 +370,15 @@ impl Store {
 }
 
 /// The batch that an earlier sending of the same request has made, or of another under the same key.
-async fn find_known(tx: &DatabaseTransaction, identity: &Identity, now: i64) -> Result<Option<Batch>, StoreError> {
+async fn find_known(
+    tx: &DatabaseTransaction,
+    tenant: &Tenant,
+    identity: &Identity,
+    now: i64,
+) -> Result<Option<Batch>, StoreError> {
     let Identity { key, hash, repeated } = identity;
     if let Some(key) = key {
+        let key = idem_key(tenant, key);
         let sql = "UPDATE batches SET idem_key = NULL WHERE idem_key = ? AND created_at <= ?";
         tx.execute_raw(statement(sql, [key.as_str().into(), (now - IDEMPOTENCY_S).into()])).await?;
         return Ok(Entity::find().filter(Column::IdemKey.eq(key)).one(tx).await?);
@@ -364,8 +386,16 @@ async fn find_known(tx: &DatabaseTransaction, identity: &Identity, now: i64) -> 
     if !repeated {
         return Ok(None);
     }
-    let recent = Entity::find().filter(Column::IdemHash.eq(hash)).filter(Column::CreatedAt.gt(now - REPETITION_S));
+    let recent = Entity::find()
+        .filter(Column::Tenant.eq(tenant.as_str()))
+        .filter(Column::IdemHash.eq(hash))
+        .filter(Column::CreatedAt.gt(now - REPETITION_S));
     Ok(recent.order_by_desc(Column::Seq).one(tx).await?)
+}
+
+/// The column is unique over all tenants, so a key is kept with the tenant's name before it.
+fn idem_key(tenant: &Tenant, key: &str) -> String {
+    format!("{tenant}\n{key}")
 }
 
 async fn insert_published(tx: &DatabaseTransaction, file: Option<NewFile>) -> Result<Option<String>, StoreError> {

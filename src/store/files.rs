@@ -2,7 +2,7 @@ use sea_orm::ActiveValue::{NotSet, Set};
 use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, Condition, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
-use super::{Blob, Page, REPETITION_S, Store, StoreError, ids, statement};
+use super::{Blob, Page, REPETITION_S, Store, StoreError, Tenant, ids, statement};
 use crate::failpoint::failpoint;
 
 /// A row of `files`.
@@ -12,6 +12,7 @@ pub struct Model {
     #[sea_orm(primary_key)]
     pub seq: i64,
     pub id: String,
+    pub tenant: String,
     pub purpose: String,
     pub filename: String,
     pub bytes: i64,
@@ -32,6 +33,7 @@ pub use Model as File;
 /// What is known about a file before it has an id.
 #[derive(Clone, Debug)]
 pub struct NewFile {
+    pub tenant: Tenant,
     pub purpose: String,
     pub filename: String,
     pub blob: Blob,
@@ -40,8 +42,14 @@ pub struct NewFile {
 }
 
 impl Store {
-    pub async fn add_file(&self, file: NewFile) -> Result<File, StoreError> {
+    /// `Quota` if the tenant's files would come to more than `quota` bytes; the blob is then nobody's, and is removed.
+    pub async fn add_file(&self, file: NewFile, quota: Option<u64>) -> Result<File, StoreError> {
         let tx = self.begin().await?;
+        if !fits(&tx, &file, quota).await? {
+            tx.rollback().await?;
+            self.blobs().remove(&file.blob.key).await?;
+            return Err(StoreError::Quota);
+        }
         let file = insert(&tx, file).await?;
         failpoint("file.uncommitted");
         tx.commit().await?;
@@ -50,9 +58,9 @@ impl Store {
     }
 
     /// Adds a file that the client may have sent before, when it did not hear of its arrival: an equal one of the last moments is the same.
-    pub async fn add_repeated_file(&self, file: NewFile) -> Result<File, StoreError> {
+    pub async fn add_repeated_file(&self, file: NewFile, quota: Option<u64>) -> Result<File, StoreError> {
         let tx = self.begin().await?;
-        let known = visible(file.created_at)
+        let known = visible(&file.tenant, file.created_at)
             .filter(Column::Sha256.eq(&file.blob.sha256))
             .filter(Column::Filename.eq(&file.filename))
             .filter(Column::Purpose.eq(&file.purpose))
@@ -62,32 +70,44 @@ impl Store {
             .await?;
         let key = file.blob.key.clone();
         let (file, unneeded) = match known {
-            Some(known) => (known, Some(key)),
-            None => (insert(&tx, file).await?, None),
+            Some(known) => (Ok(known), Some(key)),
+            None if !fits(&tx, &file, quota).await? => (Err(StoreError::Quota), Some(key)),
+            None => (Ok(insert(&tx, file).await?), None),
         };
         tx.commit().await?;
         if let Some(key) = unneeded {
             self.blobs().remove(&key).await?;
         }
-        Ok(file)
+        file
     }
 
-    /// A file that is neither deleted nor expired at `now`.
-    pub async fn file(&self, id: &str, now: i64) -> Result<File, StoreError> {
+    /// Bytes of all files that a tenant has.
+    pub async fn stored_bytes(&self, tenant: &Tenant) -> Result<u64, StoreError> {
+        stored_bytes(self.readers(), tenant).await
+    }
+
+    /// A tenant's file that is neither deleted nor expired at `now`.
+    pub async fn file(&self, tenant: &Tenant, id: &str, now: i64) -> Result<File, StoreError> {
         if !ids::is_file_id(id) {
             return Err(StoreError::NotFound);
         }
-        visible(now).filter(Column::Id.eq(id)).one(self.readers()).await?.ok_or(StoreError::NotFound)
+        visible(tenant, now).filter(Column::Id.eq(id)).one(self.readers()).await?.ok_or(StoreError::NotFound)
     }
 
-    /// One page of the visible files, and whether more follow. `NotFound` if `after` names none of them.
-    pub async fn files(&self, purpose: Option<&str>, page: &Page, now: i64) -> Result<(Vec<File>, bool), StoreError> {
-        let mut query = visible(now);
+    /// One page of a tenant's visible files, and whether more follow. `NotFound` if `after` names none of them.
+    pub async fn files(
+        &self,
+        tenant: &Tenant,
+        purpose: Option<&str>,
+        page: &Page,
+        now: i64,
+    ) -> Result<(Vec<File>, bool), StoreError> {
+        let mut query = visible(tenant, now);
         if let Some(purpose) = purpose {
             query = query.filter(Column::Purpose.eq(purpose));
         }
         if let Some(after) = &page.after {
-            let seq = self.file(after, now).await?.seq;
+            let seq = self.file(tenant, after, now).await?.seq;
             query = query.filter(if page.newest_first { Column::Seq.lt(seq) } else { Column::Seq.gt(seq) });
         }
         let query = if page.newest_first { query.order_by_desc(Column::Seq) } else { query.order_by_asc(Column::Seq) };
@@ -98,8 +118,8 @@ impl Store {
     }
 
     /// Deletes a file. Its bytes stay for as long as a batch reads them: while it runs, and while its failed lines can be run again.
-    pub async fn delete_file(&self, id: &str, now: i64) -> Result<(), StoreError> {
-        let file = self.file(id, now).await?;
+    pub async fn delete_file(&self, tenant: &Tenant, id: &str, now: i64) -> Result<(), StoreError> {
+        let file = self.file(tenant, id, now).await?;
         let tx = self.begin().await?;
         let sql = "UPDATE files SET deleted_at = ? WHERE id = ? AND deleted_at IS NULL";
         if tx.execute_raw(statement(sql, [now.into(), id.into()])).await?.rows_affected() == 0 {
@@ -150,10 +170,11 @@ impl Store {
 }
 
 pub(super) async fn insert(tx: &DatabaseTransaction, file: NewFile) -> Result<File, StoreError> {
-    let NewFile { purpose, filename, blob, created_at, expires_at } = file;
+    let NewFile { tenant, purpose, filename, blob, created_at, expires_at } = file;
     let row = ActiveModel {
         seq: NotSet,
         id: Set(ids::new_file_id()),
+        tenant: Set(tenant.as_str().to_owned()),
         purpose: Set(purpose),
         filename: Set(filename),
         bytes: Set(i64::try_from(blob.bytes).unwrap_or(i64::MAX)),
@@ -164,6 +185,21 @@ pub(super) async fn insert(tx: &DatabaseTransaction, file: NewFile) -> Result<Fi
         deleted_at: NotSet,
     };
     Ok(row.insert(tx).await?)
+}
+
+/// Whether a tenant may have one file more.
+async fn fits(tx: &DatabaseTransaction, file: &NewFile, quota: Option<u64>) -> Result<bool, StoreError> {
+    match quota {
+        Some(quota) => Ok(stored_bytes(tx, &file.tenant).await?.saturating_add(file.blob.bytes) <= quota),
+        None => Ok(true),
+    }
+}
+
+async fn stored_bytes(connection: &impl ConnectionTrait, tenant: &Tenant) -> Result<u64, StoreError> {
+    let sql = "SELECT COALESCE(SUM(bytes), 0) FROM files WHERE tenant = ? AND deleted_at IS NULL";
+    let row = connection.query_one_raw(statement(sql, [tenant.as_str().into()])).await?.ok_or(StoreError::NotFound)?;
+    let bytes: i64 = row.try_get_by_index(0)?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// Of a batch that may still read its input: it is not through, or it has lines that can be run again.
@@ -204,8 +240,8 @@ async fn release(tx: &DatabaseTransaction, file: &File) -> Result<Vec<String>, S
     Ok(released)
 }
 
-fn visible(now: i64) -> Select<Entity> {
-    Entity::find().filter(is_visible(now))
+fn visible(tenant: &Tenant, now: i64) -> Select<Entity> {
+    Entity::find().filter(Column::Tenant.eq(tenant.as_str())).filter(is_visible(now))
 }
 
 /// Neither deleted nor expired.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tandem::batch::{LineAnswer, LineExecutor, LineSize, OfflineJob, Settings, run_offline};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
-use tandem::store::Tokens;
+use tandem::store::{Tenant, Tokens};
 
 use crate::helpers::line;
 
@@ -28,7 +28,7 @@ impl LineExecutor for Noting {
 
     async fn ready(&self) {}
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];
         (&self.log).write_all(format!("{}\n", content.as_str().unwrap()).as_bytes()).unwrap();

@@ -104,16 +104,16 @@ async fn a_listing_has_pages() {
     let (_, page) = answer(server.get(&format!("/v1/files?order=asc&limit=1&after={}&purpose=batch", ids[0]))).await;
     assert_eq!((&page["data"][0]["id"], &page["has_more"]), (&json!(ids[1]), &json!(true)));
     assert_eq!(answer(server.get("/v1/files?purpose=vision")).await.1["data"], json!([]));
-    for (query, param) in [
-        ("limit=0", "limit"),
-        ("limit=10001", "limit"),
-        ("limit=x", "limit"),
-        ("order=up", "order"),
-        ("after=x", "after"),
+    for (query, param, code) in [
+        ("limit=0", "limit", "invalid_value"),
+        ("limit=10001", "limit", "invalid_value"),
+        ("limit=x", "limit", "invalid_value"),
+        ("order=up", "order", "invalid_value"),
+        ("after=x", "after", "invalid_cursor"),
     ] {
         let (status, body) = answer(server.get(&format!("/v1/files?{query}"))).await;
         let error = &body["error"];
-        assert_eq!((status, &error["code"], &error["param"]), (400, &json!("invalid_value"), &json!(param)));
+        assert_eq!((status, &error["code"], &error["param"]), (400, &json!(code), &json!(param)));
     }
 }
 

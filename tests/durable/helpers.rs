@@ -7,11 +7,12 @@ use actix_web::{App, HttpResponse, HttpServer};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tandem::access::Access;
 use tandem::api::{UploadLimits, batches, files};
 use tandem::batch::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
-use tandem::store::{Store, Tokens};
+use tandem::store::{Store, Tenant, Tokens};
 
 /// Answers with what it was asked, or with so many bytes where that is `long …`; refuses `refuse`; never answers a message that begins
 /// with `wait`.
@@ -25,7 +26,7 @@ impl LineExecutor for Echo {
 
     async fn ready(&self) {}
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];
         if content.as_str().unwrap().starts_with("wait") {
@@ -73,7 +74,7 @@ impl Server {
         let store = Store::open(dir).await.unwrap();
         let batches = Batches::start(store.clone(), Echo, settings).await.unwrap();
         let shared = (store.clone(), batches.clone());
-        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000 };
+        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000, tenant_bytes: None };
         let server = HttpServer::new(move || {
             App::new()
                 .wrap_fn(move |request, service| {
@@ -91,6 +92,7 @@ impl Server {
                         }
                     }
                 })
+                .app_data(Data::new(Access::open()))
                 .app_data(Data::new(shared.0.clone()))
                 .app_data(Data::new(shared.1.clone()))
                 .app_data(Data::new(limits))

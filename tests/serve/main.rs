@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod access;
 mod bad_input;
 mod check;
 mod crash;
@@ -11,3 +12,6 @@ mod embeddings;
 mod faults;
 mod kills;
 mod program;
+mod tenants;
+mod tls;
+mod transport;

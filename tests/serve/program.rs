@@ -6,7 +6,7 @@ use std::{
 };
 
 use reqwest::{
-    Response, StatusCode,
+    Method, RequestBuilder, Response, StatusCode,
     multipart::{Form, Part},
 };
 use serde_json::{Value, json};
@@ -32,6 +32,30 @@ pub(crate) fn run(args: &[&str]) -> (i32, String) {
     (status.code().unwrap(), String::from_utf8(stderr).unwrap())
 }
 
+/// `tandem keys …` on a data directory; the lines that it prints.
+pub(crate) fn keys(storage: &Path, args: &[&str]) -> Vec<String> {
+    let output = tandem(&["keys", args[0], "--profile", "sim"]).args(&args[1..]).env("STORAGE_PATH", storage).output();
+    let Output { status, stdout, stderr } = output.unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Makes a key.
+pub(crate) fn new_key(storage: &Path, args: &[&str]) -> String {
+    let all = [&["create"], args].concat();
+    let [key] = <[String; 1]>::try_from(keys(storage, &all)).unwrap();
+    key
+}
+
+/// Status and error of what was refused: its type, code and message.
+pub(crate) async fn refusal(request: RequestBuilder) -> (u16, String, String, String) {
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    let body: Value = response.json().await.unwrap();
+    let text = |name: &str| body["error"][name].as_str().unwrap_or("-").to_owned();
+    (status, text("type"), text("code"), text("message"))
+}
+
 /// A running server on a port of its own. Killed when dropped.
 pub(crate) struct Program {
     child: Child,
@@ -52,9 +76,24 @@ impl Program {
 
     /// Starts a profile on a data directory, with settings from the environment.
     pub(crate) async fn start_profile(profile: &str, storage: &Path, settings: &[(&str, &str)]) -> Self {
-        let program = Self::launch(profile, storage, settings).unwrap_or_else(|line| panic!("{line:?}"));
+        let program = Self::spawn(profile, storage, settings);
         program.until("/health", |_| true).await;
         program
+    }
+
+    /// The same, without waiting for more than that it listens.
+    pub(crate) fn spawn(profile: &str, storage: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::launch(profile, storage, settings).unwrap_or_else(|line| panic!("{line:?}"))
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A request with a key, or without one if that is empty.
+    pub(crate) fn call(&self, method: Method, path: &str, key: &str) -> RequestBuilder {
+        let request = self.client.request(method, self.at(path));
+        if key.is_empty() { request } else { request.bearer_auth(key) }
     }
 
     /// Starts profile `sim`, which may be killed before it listens.

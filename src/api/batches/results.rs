@@ -16,6 +16,7 @@ use crate::api::sse;
 use crate::batch::{Batches, Followed, Follower, ResultLine, ResultsError, ResultsQuery};
 use crate::openai::batches::ResultList;
 use crate::openai::error::ApiError;
+use crate::store::Tenant;
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
@@ -34,6 +35,7 @@ pub(super) struct ResultsParams {
 pub(super) async fn results(
     request: HttpRequest,
     id: Path<String>,
+    tenant: Tenant,
     params: Query<ResultsParams>,
     batches: Data<Batches>,
 ) -> Result<HttpResponse, ApiError> {
@@ -58,10 +60,10 @@ pub(super) async fn results(
         }
         let seen = request.headers().get(LAST_EVENT_ID).and_then(|seen| seen.to_str().ok());
         query.after = query.after.max(cursor(seen)?);
-        let follower = batches.follow(&id, query).await.map_err(refused)?;
+        let follower = batches.follow(&tenant, &id, query).await.map_err(refused)?;
         return Ok(sse::events(events(follower, batches.into_inner().as_ref().clone())));
     }
-    let page = batches.results(&id, query, read_limit(limit.as_deref())?).await.map_err(refused)?;
+    let page = batches.results(&tenant, &id, query, read_limit(limit.as_deref())?).await.map_err(refused)?;
     let status = page.batch.status().map_err(store_error)?.shown(page.batch.stop_reason());
     let id_of = |line: Option<&ResultLine>| line.map(|line| line.seq.to_string());
     let (first_id, last_id) = (id_of(page.lines.first()), id_of(page.lines.last()));

@@ -8,10 +8,14 @@ use crate::api::listing::store_error;
 use crate::batch::{BatchStatus, Batches, RetryError};
 use crate::openai::batches::BatchObject;
 use crate::openai::error::ApiError;
-use crate::store::{Batch, CancelOutcome};
+use crate::store::{Batch, CancelOutcome, Tenant};
 
-pub(super) async fn cancel(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    let batch = match batches.cancel(&id).await.map_err(|error| not_found(error, &id))? {
+pub(super) async fn cancel(
+    id: Path<String>,
+    tenant: Tenant,
+    batches: Data<Batches>,
+) -> Result<Json<BatchObject>, ApiError> {
+    let batch = match batches.cancel(&tenant, &id).await.map_err(|error| not_found(error, &id))? {
         CancelOutcome::Cancelling(batch) | CancelOutcome::Unchanged(batch) => batch,
     };
     match batch.status().map_err(store_error)? {
@@ -26,16 +30,24 @@ pub(super) async fn cancel(id: Path<String>, batches: Data<Batches>) -> Result<J
     }
 }
 
-pub(super) async fn pause(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    set_paused(&id, &batches, true).await
+pub(super) async fn pause(
+    id: Path<String>,
+    tenant: Tenant,
+    batches: Data<Batches>,
+) -> Result<Json<BatchObject>, ApiError> {
+    set_paused(&tenant, &id, &batches, true).await
 }
 
-pub(super) async fn resume(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    set_paused(&id, &batches, false).await
+pub(super) async fn resume(
+    id: Path<String>,
+    tenant: Tenant,
+    batches: Data<Batches>,
+) -> Result<Json<BatchObject>, ApiError> {
+    set_paused(&tenant, &id, &batches, false).await
 }
 
-async fn set_paused(id: &str, batches: &Batches, paused: bool) -> Result<Json<BatchObject>, ApiError> {
-    let batch = batches.pause(id, paused).await.map_err(|error| not_found(error, id))?;
+async fn set_paused(tenant: &Tenant, id: &str, batches: &Batches, paused: bool) -> Result<Json<BatchObject>, ApiError> {
+    let batch = batches.pause(tenant, id, paused).await.map_err(|error| not_found(error, id))?;
     match batch.status().map_err(store_error)? {
         BatchStatus::Validating | BatchStatus::InProgress => show_batch(batches, &batch).map(Json),
         status @ (BatchStatus::Finalizing
@@ -50,10 +62,11 @@ async fn set_paused(id: &str, batches: &Batches, paused: bool) -> Result<Json<Ba
 pub(super) async fn retry(
     request: HttpRequest,
     id: Path<String>,
+    tenant: Tenant,
     batches: Data<Batches>,
 ) -> Result<Json<BatchObject>, ApiError> {
     let identity = identity(&request, None, format!("retry {id}").as_bytes())?;
-    let created = batches.retry(&id, Some(identity)).await.map_err(|error| match error {
+    let created = batches.retry(&tenant, &id, Some(identity)).await.map_err(|error| match error {
         RetryError::Running(status) => wrong_status("retry", status),
         RetryError::Nothing => {
             let message = "No request of this batch failed, expired or was cancelled, so there is nothing to retry.";

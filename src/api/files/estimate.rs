@@ -7,6 +7,7 @@ use crate::openai::Endpoint;
 use crate::openai::batches::BatchErrors;
 use crate::openai::error::ApiError;
 use crate::openai::files::{EstimateObject, EstimateOfModel};
+use crate::store::Tenant;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct EstimateParams {
@@ -15,6 +16,7 @@ pub(super) struct EstimateParams {
 
 pub(super) async fn show(
     id: Path<String>,
+    tenant: Tenant,
     params: Query<EstimateParams>,
     batches: Data<Batches>,
 ) -> Result<Json<EstimateObject>, ApiError> {
@@ -26,7 +28,7 @@ pub(super) async fn show(
         ),
     };
     let id = id.into_inner();
-    let estimate = batches.estimate(EstimateOrder { file_id: id.clone(), endpoint }).await;
+    let estimate = batches.estimate(EstimateOrder { tenant, file_id: id.clone(), endpoint }).await;
     let estimate = estimate.map_err(|error| match error {
         EstimateError::Purpose => ApiError::invalid_value("id", "Invalid file: its purpose must be 'batch'."),
         EstimateError::Unavailable(error) => error,

@@ -20,7 +20,7 @@ use super::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use crate::clock::Clock;
 use crate::openai::Endpoint;
 use crate::openai::error::{ApiError, ErrorBody};
-use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tokens};
+use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tenant, Tokens};
 
 const NOW: i64 = 1_800_000_000;
 const DAY_S: i64 = 24 * 3600;
@@ -102,7 +102,7 @@ impl LineExecutor for Fake {
         ready.wait_for(|ready| *ready).await.unwrap();
     }
 
-    async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         self.state.endpoints.lock().unwrap().push(endpoint.path());
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = body["messages"][0]["content"].as_str().unwrap().to_owned();
@@ -182,13 +182,14 @@ impl World {
     async fn upload(&self, text: &str) -> String {
         let blob = self.store.blobs().put(text.as_bytes()).await.unwrap();
         let file = NewFile {
+            tenant: Tenant::default(),
             purpose: "batch".to_owned(),
             filename: "in.jsonl".to_owned(),
             blob,
             created_at: NOW,
             expires_at: None,
         };
-        self.store.add_file(file).await.unwrap().id
+        self.store.add_file(file, None).await.unwrap().id
     }
 
     async fn create(&self, text: &str) -> String {
@@ -202,6 +203,7 @@ impl World {
 
     async fn create_for(&self, endpoint: Endpoint, file_id: &str) -> String {
         let new = NewBatch {
+            tenant: Tenant::default(),
             input_file_id: file_id.to_owned(),
             endpoint: endpoint.path().to_owned(),
             window: "24h".to_owned(),
@@ -216,7 +218,7 @@ impl World {
 
     async fn ended(&self, id: &str) -> Batch {
         eventually(async || {
-            let batch = self.batches.get(id).await.unwrap();
+            let batch = self.batches.get(&Tenant::default(), id).await.unwrap();
             (batch.status().unwrap().has_ended() && batch.purged == 1).then_some(batch)
         })
         .await
@@ -230,7 +232,7 @@ impl World {
     /// The records of a published file; none if there is no file.
     async fn records(&self, file_id: Option<&String>) -> Vec<Value> {
         let Some(id) = file_id else { return Vec::new() };
-        let file = self.store.file(id, NOW).await.unwrap();
+        let file = self.store.file(&Tenant::default(), id, NOW).await.unwrap();
         let text = self.store.blobs().read(&file.storage_key).await.unwrap();
         assert_eq!(i64::try_from(text.len()).unwrap(), file.bytes);
         text.split(|byte| *byte == b'\n')

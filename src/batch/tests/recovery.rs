@@ -20,7 +20,7 @@ fn a_killed_batch_is_finished_by_the_next_process() {
         let world = World::start(dir.path()).await;
         let id = world.create(&text).await;
         eventually(async || {
-            let batch = world.batches.get(&id).await.unwrap();
+            let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
             (batch.done == 100 && world.fake.running() == 8).then_some(())
         })
         .await;
@@ -48,7 +48,7 @@ fn a_half_checked_file_is_checked_on() {
         let store = Store::open(dir.path()).await.unwrap();
         let world = World { fake: Fake::default(), batches: idle(&store, &clock).await, store, clock };
         let id = world.create(&text).await;
-        let batch = world.batches.get(&id).await.unwrap();
+        let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
         // The first chunk only, as if the process had died after it.
         ingest_first_chunk(&world, &batch).await;
         id
@@ -155,7 +155,7 @@ fn a_cancel_survives_a_crash() {
         let world = World::start(dir.path()).await;
         let id = world.create(&lines(10, "gate")).await;
         eventually(async || (world.fake.running() == 8).then_some(())).await;
-        world.store.cancel_batch(&id, clock.load(Ordering::SeqCst) / 1000).await.unwrap();
+        world.store.cancel_batch(&Tenant::default(), &id, clock.load(Ordering::SeqCst) / 1000).await.unwrap();
         id
     });
     until_killed(async {
@@ -174,7 +174,7 @@ fn suspects_of_a_paused_batch_are_run_when_it_is_resumed() {
         let world = World::start(dir.path()).await;
         let id = world.create(&lines(20, "gate")).await;
         eventually(async || (world.fake.running() == 8).then_some(())).await;
-        world.batches.pause(&id, true).await.unwrap();
+        world.batches.pause(&Tenant::default(), &id, true).await.unwrap();
         id
     });
     until_killed(async {
@@ -183,7 +183,7 @@ fn suspects_of_a_paused_batch_are_run_when_it_is_resumed() {
         // Others run meanwhile, and are not held up.
         assert_eq!(world.run(&lines(3, "hello")).await.done, 3);
         assert!(world.store.has_suspects(&id).await.unwrap());
-        world.batches.pause(&id, false).await.unwrap();
+        world.batches.pause(&Tenant::default(), &id, false).await.unwrap();
         assert_eq!(world.ended(&id).await.done, 20);
     });
 }

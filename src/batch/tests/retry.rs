@@ -3,7 +3,9 @@ use crate::batch::{BatchStatus, EstimateError, EstimateOrder, ModelEstimate, Ret
 use crate::store::{Identity, StoreError};
 
 async fn retry(world: &World, id: &str) -> String {
-    let Created::New(batch) = world.batches.retry(id, None).await.unwrap() else { panic!("not new") };
+    let Created::New(batch) = world.batches.retry(&Tenant::default(), id, None).await.unwrap() else {
+        panic!("not new")
+    };
     batch.id
 }
 
@@ -15,14 +17,17 @@ async fn lines_that_failed_or_were_not_run_are_run_again_as_they_were() {
     let text = lines(4, "hello") + &spaced + &line("later", "gate") + "\n" + &line("never", "gate");
     let file_id = world.upload(&text).await;
     let id = world.create_from(&file_id).await;
-    eventually(async || (world.batches.get(&id).await.unwrap().failed == 1 && world.fake.running() == 2).then_some(()))
-        .await;
-    let running = world.batches.retry(&id, None).await;
+    eventually(async || {
+        (world.batches.get(&Tenant::default(), &id).await.unwrap().failed == 1 && world.fake.running() == 2)
+            .then_some(())
+    })
+    .await;
+    let running = world.batches.retry(&Tenant::default(), &id, None).await;
     assert!(matches!(running, Err(RetryError::Running(BatchStatus::InProgress))), "{running:?}");
-    world.batches.cancel(&id).await.unwrap();
+    world.batches.cancel(&Tenant::default(), &id).await.unwrap();
     let ended = world.ended(&id).await;
     // Its input is deleted, and kept for this.
-    world.store.delete_file(&file_id, NOW).await.unwrap();
+    world.store.delete_file(&Tenant::default(), &file_id, NOW).await.unwrap();
     world.fake.open_gate();
     let again = retry(&world, &id).await;
     let again = world.ended(&again).await;
@@ -30,16 +35,16 @@ async fn lines_that_failed_or_were_not_run_are_run_again_as_they_were() {
     let metadata: Value = serde_json::from_str(again.metadata.as_ref().unwrap()).unwrap();
     assert_eq!(metadata, json!({"retry_of": id}));
     assert_eq!((again.endpoint, again.window), (ended.endpoint.clone(), ended.window.clone()));
-    let input = world.store.file(&again.input_file_id, NOW).await.unwrap();
+    let input = world.store.file(&Tenant::default(), &again.input_file_id, NOW).await.unwrap();
     let input = world.store.blobs().read(&input.storage_key).await.unwrap();
     let expected = spaced + &line("later", "gate") + &line("never", "gate");
     assert_eq!(String::from_utf8(input).unwrap(), expected, "byte for byte");
     // With the file that names them, the lines go.
     let key = ended.input_key.as_ref().unwrap();
     assert!(world.store.blobs().open_blob(key).await.is_ok());
-    world.store.delete_file(ended.error_file_id.as_ref().unwrap(), NOW).await.unwrap();
+    world.store.delete_file(&Tenant::default(), ended.error_file_id.as_ref().unwrap(), NOW).await.unwrap();
     assert!(world.store.blobs().open_blob(key).await.is_err());
-    assert!(matches!(world.batches.retry(&id, None).await, Err(RetryError::Gone)));
+    assert!(matches!(world.batches.retry(&Tenant::default(), &id, None).await, Err(RetryError::Gone)));
 }
 
 #[tokio::test]
@@ -47,10 +52,10 @@ async fn where_nothing_failed_nothing_is_run_again() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let batch = world.run(&lines(2, "hello")).await;
-    assert!(matches!(world.batches.retry(&batch.id, None).await, Err(RetryError::Nothing)));
+    assert!(matches!(world.batches.retry(&Tenant::default(), &batch.id, None).await, Err(RetryError::Nothing)));
     let batch = world.run("{\n").await;
-    assert!(matches!(world.batches.retry(&batch.id, None).await, Err(RetryError::Nothing)));
-    let unknown = world.batches.retry("batch_x", None).await;
+    assert!(matches!(world.batches.retry(&Tenant::default(), &batch.id, None).await, Err(RetryError::Nothing)));
+    let unknown = world.batches.retry(&Tenant::default(), "batch_x", None).await;
     assert!(matches!(unknown, Err(RetryError::Store(StoreError::NotFound))));
 }
 
@@ -60,18 +65,26 @@ async fn a_repeated_retry_is_one() {
     let world = World::start(dir.path()).await;
     let batch = world.run(&line("bad", "refuse")).await;
     let identity = |repeated| Some(Identity { key: None, hash: "h".to_owned(), repeated });
-    let Created::New(first) = world.batches.retry(&batch.id, identity(false)).await.unwrap() else { panic!() };
-    let Created::Known(again) = world.batches.retry(&batch.id, identity(true)).await.unwrap() else { panic!() };
+    let Created::New(first) = world.batches.retry(&Tenant::default(), &batch.id, identity(false)).await.unwrap() else {
+        panic!()
+    };
+    let Created::Known(again) = world.batches.retry(&Tenant::default(), &batch.id, identity(true)).await.unwrap()
+    else {
+        panic!()
+    };
     assert_eq!(again.id, first.id);
     let page = crate::store::Page { limit: 10, after: None, newest_first: true };
-    let (files, _) = world.store.files(Some("batch"), &page, NOW).await.unwrap();
+    let (files, _) = world.store.files(&Tenant::default(), Some("batch"), &page, NOW).await.unwrap();
     assert_eq!(files.len(), 2, "the input, and that of the one retry");
     world.clock.fetch_add(121_000, Ordering::SeqCst);
-    assert!(matches!(world.batches.retry(&batch.id, identity(true)).await.unwrap(), Created::New(_)));
+    assert!(matches!(
+        world.batches.retry(&Tenant::default(), &batch.id, identity(true)).await.unwrap(),
+        Created::New(_)
+    ));
 }
 
 fn order(file_id: &str) -> EstimateOrder {
-    EstimateOrder { file_id: file_id.to_owned(), endpoint: None }
+    EstimateOrder { tenant: Tenant::default(), file_id: file_id.to_owned(), endpoint: None }
 }
 
 #[tokio::test]
@@ -118,13 +131,14 @@ async fn a_start_removes_nothing_that_is_still_read() {
         let file_id = world.upload(&(lines(3, "hello") + &line("bad", "refuse"))).await;
         let id = world.create_from(&file_id).await;
         let ended = world.ended(&id).await;
-        world.store.delete_file(&file_id, NOW).await.unwrap();
+        world.store.delete_file(&Tenant::default(), &file_id, NOW).await.unwrap();
         world.batches.stop().await;
         world.store.close().await.unwrap();
         ended
     };
     let world = World::start(dir.path()).await;
-    let page = world.batches.results(&ended.id, crate::batch::ResultsQuery::default(), 10).await.unwrap();
+    let page =
+        world.batches.results(&Tenant::default(), &ended.id, crate::batch::ResultsQuery::default(), 10).await.unwrap();
     assert_eq!(page.lines.len(), 4);
     let again = retry(&world, &ended.id).await;
     assert_eq!(world.ended(&again).await.failed, 1);

@@ -7,19 +7,19 @@ async fn a_paused_batch_starts_no_line_and_keeps_none_from_running() {
     let world = World::start_with(dir.path(), |settings| (settings.window, settings.concurrent_max) = (2, 1)).await;
     let id = world.create(&(lines(2, "gate") + &lines(20, "hello").replace("line-", "hello-"))).await;
     eventually(async || (world.fake.running() == 2).then_some(())).await;
-    let paused = world.batches.pause(&id, true).await.unwrap();
+    let paused = world.batches.pause(&Tenant::default(), &id, true).await.unwrap();
     assert_eq!((paused.status.as_str(), paused.paused_at), ("in_progress", Some(NOW)));
     world.clock.fetch_add(1000, Ordering::SeqCst);
-    assert_eq!(world.batches.pause(&id, true).await.unwrap(), paused, "again changes nothing");
+    assert_eq!(world.batches.pause(&Tenant::default(), &id, true).await.unwrap(), paused, "again changes nothing");
     world.fake.open_gate();
-    eventually(async || (world.batches.get(&id).await.unwrap().done == 2).then_some(())).await;
+    eventually(async || (world.batches.get(&Tenant::default(), &id).await.unwrap().done == 2).then_some(())).await;
     assert_eq!(world.run(&lines(20, "another")).await.done, 20);
-    let batch = world.batches.get(&id).await.unwrap();
+    let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
     assert_eq!((batch.done, batch.open_lines), (2, 20), "lines in flight end, and no other starts");
-    assert_eq!(world.batches.pause(&id, false).await.unwrap().paused_at, None);
-    assert_eq!(world.batches.pause(&id, false).await.unwrap().paused_at, None);
+    assert_eq!(world.batches.pause(&Tenant::default(), &id, false).await.unwrap().paused_at, None);
+    assert_eq!(world.batches.pause(&Tenant::default(), &id, false).await.unwrap().paused_at, None);
     assert_eq!(world.ended(&id).await.done, 22);
-    let ended = world.batches.pause(&id, true).await.unwrap();
+    let ended = world.batches.pause(&Tenant::default(), &id, true).await.unwrap();
     assert_eq!((ended.status.as_str(), ended.paused_at), ("completed", None), "too late");
 }
 
@@ -30,9 +30,9 @@ async fn a_pause_outlives_the_process_and_not_the_window() {
         let world = World::start(dir.path()).await;
         let id = world.create(&lines(20, "gate")).await;
         eventually(async || (world.fake.running() == 8).then_some(())).await;
-        world.batches.pause(&id, true).await.unwrap();
+        world.batches.pause(&Tenant::default(), &id, true).await.unwrap();
         world.fake.open_gate();
-        eventually(async || (world.batches.get(&id).await.unwrap().done == 8).then_some(())).await;
+        eventually(async || (world.batches.get(&Tenant::default(), &id).await.unwrap().done == 8).then_some(())).await;
         world.batches.stop().await;
         world.store.close().await.unwrap();
         id
@@ -51,7 +51,9 @@ async fn a_batch_that_runs_has_a_rate() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let id = world.create(&(lines(6, "hello") + &line("wait", "gate"))).await;
-    let batch = eventually(async || world.batches.get(&id).await.ok().filter(|batch| batch.done == 6)).await;
+    let batch =
+        eventually(async || world.batches.get(&Tenant::default(), &id).await.ok().filter(|batch| batch.done == 6))
+            .await;
     let rate = world.batches.rate(&id).unwrap();
     assert_eq!((rate.model.as_str(), batch.output_tokens), ("m1", 12));
     assert!(rate.lines_per_second > 0.0);
