@@ -62,7 +62,10 @@ pub(crate) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> GenerateRequest 
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     }
 }
 

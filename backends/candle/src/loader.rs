@@ -221,7 +221,7 @@ fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
     let len = WARM_UP_TOKENS.min(spec.max_step_tokens).min(spec.max_context).min(spec.vocab_size);
     let tokens: Vec<TokenId> = (0..len).collect();
     let block_table: Vec<_> = (0..len.div_ceil(block_size).min(count)).map(BlockId).collect();
-    let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true };
+    let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true, score: false };
     let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None });
     pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
     if backend.logits().iter().all(|logit| logit.is_finite()) {

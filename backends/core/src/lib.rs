@@ -40,5 +40,5 @@ pub use memory::{MemoryNeeds, free_ram};
 pub use model::{TokenizeError, Tokenizer};
 pub use sampling::SamplingParams;
 pub use spec::{BackendSpec, KvLayout};
-pub use step::{Chunk, KvOp, SampleRow, Sampled, Step, TokenLogprobs};
+pub use step::{Chunk, KvOp, SampleRow, Sampled, ScoreRow, Step, TokenLogprobs};
 pub use vocab::{Special, TokenKind, Vocab, VocabParts};

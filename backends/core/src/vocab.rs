@@ -94,6 +94,12 @@ impl Vocab {
         self.kinds.get(token as usize) == Some(&TokenKind::Text)
     }
 
+    /// Whether the token steers the model and is no text.
+    #[must_use]
+    pub fn is_control(&self, token: TokenId) -> bool {
+        self.kinds.get(token as usize) == Some(&TokenKind::Control)
+    }
+
     /// Whether the token ends generation.
     #[must_use]
     pub fn is_eog(&self, token: TokenId) -> bool {

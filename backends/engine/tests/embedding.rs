@@ -155,7 +155,10 @@ async fn what_the_model_cannot_do_is_refused_at_once() {
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     };
     assert_eq!(embedder.submit(asked).unwrap_err(), SubmitError::WrongKind);
     let generator = Engine::load(Box::new(SimLoader::new(SimSettings::default())), EngineLimits::default());

@@ -157,6 +157,22 @@ impl Oracle {
         output
     }
 
+    /// The log-probabilities of the prompt's tokens but for the first.
+    ///
+    /// # Panics
+    /// Never: the model's logits are finite.
+    #[must_use]
+    pub fn scores(prompt: &[TokenId], adapter: Option<AdapterId>) -> Vec<f32> {
+        let mut oracle = Self::new(&[], adapter);
+        let pairs = std::iter::zip(prompt, prompt.iter().skip(1));
+        let score = |(&token, &next)| {
+            oracle.see(token);
+            logits(digest(oracle.cells.iter().copied()), &mut oracle.row);
+            oracle.sampler.score(&oracle.row, next, 0, &[]).expect("the model's logits are finite").logprob
+        };
+        pairs.map(score).collect()
+    }
+
     fn see(&mut self, token: TokenId) {
         let before = self.cells.last().copied().unwrap_or(0);
         self.cells.push(cell(before, token, self.cells.len() as u32, self.adapter));
