@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::request_id;
 use crate::completion::{Frame, Started};
 use crate::openai::error::ApiError;
 
@@ -25,6 +26,7 @@ const EVENT: Frame = Frame { before: b"data: ", after: b"\n\n" };
 pub(super) async fn answer(started: Started) -> Result<HttpResponse, ApiError> {
     let mut response = HttpResponse::Ok();
     name_ignored(&mut response, started.ignored());
+    request_id::name(&mut response, started.request_id());
     if started.is_stream() {
         response.insert_header(("content-type", "text/event-stream")).insert_header((CACHE_CONTROL, "no-cache"));
         let mut chunks = started.into_chunks();

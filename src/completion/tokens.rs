@@ -40,11 +40,16 @@ impl Completions {
             let lease = self.generator(model, Form::Chat).await?;
             let info = Arc::clone(lease.info());
             prepare::check_messages(&messages, &info)?;
-            let add_generation_prompt = fields.boolean("add_generation_prompt")?.unwrap_or(true);
+            let (add_generation_prompt, continue_final_message) = read::ending(&mut fields)?;
             let template = self.shared.templates.of(&lease)?;
             off_the_reactor(body.len(), move || {
                 let variables = serde_json::Map::new();
-                let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
+                let conversation = Conversation {
+                    messages: &messages,
+                    add_generation_prompt,
+                    continue_final_message,
+                    variables: &variables,
+                };
                 prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer)
             })
             .await??
@@ -56,7 +61,7 @@ impl Completions {
                 let plain = || kind.tokenizer().encode(&text).map_err(|_| ApiError::not_encodable("prompt"));
                 match &kind {
                     _ if !framed => plain(),
-                    ModelKind::Generator(info) => prompt::of_text("prompt", &text, &info.vocab, &*info.tokenizer),
+                    ModelKind::Generator(info) => Ok(prompt::opened(plain()?, &info.vocab)),
                     ModelKind::Embedder(info) => Ok(prompt::framed(plain()?, &info.vocab)),
                 }
             })

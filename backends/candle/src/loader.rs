@@ -1,7 +1,7 @@
 use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
-use tandem_core::{
+use tandem_core::{GenerationDefaults, Matryoshka, 
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, EmbeddingSpec, InferenceBackend, KvLayout,
     LoadError, Loaded, MemoryNeeds, SlotId, Step, TokenId, free_ram,
 };
@@ -63,7 +63,7 @@ impl CandleLoader {
     ) -> Result<(), LoadError> {
         let Self { settings } = self;
         let spec = spec(settings, config)?;
-        let Text { tokenizer, vocab, chat_template } = files.text(config_file, spec.vocab_size)?;
+        let Text { tokenizer, vocab, chat_template, defaults } = files.text(config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
         let shards = files.shards();
@@ -93,6 +93,8 @@ impl CandleLoader {
             vocab: Arc::new(vocab),
             tokenizer: Arc::new(tokenizer),
             chat_template,
+            defaults,
+            matryoshka: Matryoshka::No,
         });
         Ok(())
     }
@@ -107,7 +109,7 @@ impl CandleLoader {
     ) -> Result<(), LoadError> {
         let Self { settings } = self;
         let spec = embedding_spec(settings, config);
-        let Text { tokenizer, vocab, chat_template: _ } = files.embedder_text(config_file, config)?;
+        let Text { tokenizer, vocab, .. } = files.embedder_text(config_file, config)?;
         let threads = thread_pool(settings.threads())?;
         let pages = CandleEmbedder::pages(&spec, settings.block_size);
         let weights = files.weights(config_file, settings.kept())?;
@@ -139,8 +141,23 @@ impl CandleLoader {
             vocab: Arc::new(vocab),
             tokenizer: Arc::new(tokenizer),
             chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka: matryoshka(config_file),
         });
         Ok(())
+    }
+}
+
+/// How vectors may be cut, by the keys that vLLM reads.
+fn matryoshka(config: &Value) -> Matryoshka {
+    let sizes = config["matryoshka_dimensions"].as_array().map(|sizes| {
+        let size = |size: &Value| size.as_u64().and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0);
+        sizes.iter().filter_map(size).collect::<Vec<_>>()
+    });
+    match sizes {
+        Some(sizes) if !sizes.is_empty() => Matryoshka::Sizes(sizes),
+        _ if config["is_matryoshka"].as_bool() == Some(true) => Matryoshka::Any,
+        _ => Matryoshka::No,
     }
 }
 

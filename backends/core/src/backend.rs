@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    BackendSpec, EmbeddingBackend, LoadError, SampleError, SampleRow, Sampled, ScoreRow, Step, StepError, TokenLogprobs,
+    BackendSpec, EmbeddingBackend, GenerationDefaults, LoadError, Matryoshka, SampleError, SampleRow, Sampled, ScoreRow, Step, StepError, TokenLogprobs,
     Tokenizer, Vocab,
 };
 
@@ -61,6 +61,10 @@ pub struct Loaded<'a> {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The model's chat template (Jinja), if it ships one.
     pub chat_template: Option<String>,
+    /// How its makers would have its tokens chosen.
+    pub defaults: GenerationDefaults,
+    /// How its vectors may be cut, if it has vectors.
+    pub matryoshka: Matryoshka,
 }
 
 impl fmt::Debug for Loaded<'_> {

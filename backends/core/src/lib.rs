@@ -32,13 +32,13 @@ mod step;
 mod vocab;
 
 pub use backend::{Backend, BackendLoader, InferenceBackend, Loaded};
-pub use embedding::{EmbeddingBackend, EmbeddingSpec, Pooling};
+pub use embedding::{EmbeddingBackend, EmbeddingSpec, Matryoshka, Pooling};
 pub use error::{BoxError, DeviceError, LoadError, SampleError, StepError};
 pub use ids::{AdapterId, BlockId, SlotId, TokenId};
 pub use mask::TokenMask;
 pub use memory::{MemoryNeeds, free_ram};
-pub use model::{TokenizeError, Tokenizer};
+pub use model::{GenerationDefaults, TokenizeError, Tokenizer};
 pub use sampling::SamplingParams;
 pub use spec::{BackendSpec, KvLayout};
 pub use step::{Chunk, KvOp, SampleRow, Sampled, ScoreRow, Step, TokenLogprobs};
-pub use vocab::{Special, TokenKind, Vocab, VocabParts};
+pub use vocab::{FillInTheMiddle, Special, TokenKind, Vocab, VocabParts};

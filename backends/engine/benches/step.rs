@@ -14,7 +14,7 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow,
+    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka, SampleError, SampleRow,
     Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenizeError, Tokenizer, Vocab, VocabParts,
 };
 use tandem_engine::{Engine, EngineLimits, Event, GenerateRequest, Generation, Priority, StopRules, internals::Loop};
@@ -70,6 +70,8 @@ impl BackendLoader for ParrotLoader {
             vocab: vocab(),
             tokenizer: Arc::new(NoTokenizer),
             chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka: Matryoshka::No,
         });
         Ok(())
     }

@@ -24,7 +24,7 @@ async fn engine_with(settings: SimEmbedderSettings, limits: EngineLimits) -> Eng
 
 fn request(texts: &[&str], priority: Priority) -> EmbedRequest {
     let inputs = texts.iter().map(|text| text.bytes().map(u32::from).collect()).collect();
-    EmbedRequest { inputs, priority, normalize: true }
+    EmbedRequest { inputs, priority, rank: 0, dimensions: None, normalize: true }
 }
 
 fn interactive(texts: &[&str]) -> EmbedRequest {

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BoxError, Chunk, InferenceBackend, KvLayout, LoadError, Loaded, SampleError,
+    Backend, BackendLoader, BackendSpec, BoxError, Chunk, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka, SampleError,
     SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
     sampling::{Sampler, uniform},
 };
@@ -34,6 +34,8 @@ pub struct SimSettings {
     pub jitter_seed: u64,
     /// The names of the adapters, each of which makes another model of it.
     pub adapters: Vec<String>,
+    /// How the model's makers would have its tokens chosen.
+    pub defaults: GenerationDefaults,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -100,6 +102,7 @@ impl Default for SimSettings {
             step_jitter: Duration::ZERO,
             jitter_seed: 0,
             adapters: Vec::new(),
+            defaults: GenerationDefaults::default(),
             faults: Faults::default(),
         }
     }
@@ -127,6 +130,8 @@ impl BackendLoader for SimLoader {
             vocab: Arc::new(model::vocab()),
             tokenizer: Arc::new(ByteTokenizer),
             chat_template: Some(CHAT_TEMPLATE.to_owned()),
+            defaults: self.settings.defaults.clone(),
+            matryoshka: Matryoshka::No,
         });
         Ok(())
     }

@@ -37,6 +37,7 @@ fn parts() -> VocabParts {
         eos: Some(TURN_END),
         adds_bos: false,
         closing: None,
+        fill_in_the_middle: None,
     }
 }
 
