@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_core::TokenId;
+use tandem_core::{Matryoshka, TokenId};
 use tandem_engine::{EmbedRequest, EmbedderInfo, Priority, Vectors};
 
 use super::prepare::{check_length, check_token_ids};
@@ -83,12 +83,25 @@ fn list(vectors: Vectors, model: &str, usage: openai::Usage, encoding: Encoding)
 fn tokens(inputs: Vec<Prompt>, options: &EmbeddingOptions, info: &EmbedderInfo) -> Result<Vec<Vec<TokenId>>, ApiError> {
     let spec = &info.spec;
     if options.dimensions.is_some_and(|asked| !info.matryoshka.allows(asked, spec.dimensions)) {
-        return Err(ApiError::dimensions_not_supported());
+        return Err(no_such_dimensions(&info.matryoshka, spec.dimensions));
     }
     let inputs: Vec<Vec<TokenId>> =
         inputs.into_iter().map(|input| input_tokens(input, options, info)).collect::<Result<_, _>>()?;
     let all = inputs.iter().map(Vec::len).sum();
     if all > MAX_REQUEST_TOKENS { Err(ApiError::too_many_tokens(MAX_REQUEST_TOKENS, all)) } else { Ok(inputs) }
+}
+
+fn no_such_dimensions(matryoshka: &Matryoshka, dimensions: u32) -> ApiError {
+    let sizes = match matryoshka {
+        Matryoshka::No => return ApiError::dimensions_not_supported(),
+        Matryoshka::Any => format!("1 to {dimensions}"),
+        Matryoshka::Sizes(sizes) => {
+            let shorter = sizes.iter().filter(|size| **size < dimensions).map(u32::to_string);
+            format!("{} or {dimensions}", shorter.collect::<Vec<_>>().join(", "))
+        }
+    };
+    let text = format!("Invalid 'dimensions': this model has vectors of {sizes} numbers.");
+    ApiError::invalid_value("dimensions", text)
 }
 
 fn input_tokens(input: Prompt, options: &EmbeddingOptions, info: &EmbedderInfo) -> Result<Vec<TokenId>, ApiError> {

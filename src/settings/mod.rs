@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use checked::{
-    AdapterSettings, BackendSettings, BatchSettings, CandleDtype, CandleQuantization, LimitSettings, LogFormat,
-    LogSettings, ModelSettings, ServerSettings, Settings, SimFaults, Task,
+    AdapterSettings, BackendSettings, BatchSettings, CandleDtype, CandleQuantization, GenerationConfig, LimitSettings,
+    LogFormat, LogSettings, Matryoshka, ModelSettings, ServerSettings, Settings, SimFaults, Task,
 };
 pub use layers::Resolved;
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};

@@ -332,6 +332,38 @@ async fn what_a_request_leaves_open_the_model_says() {
     assert_eq!(answer["usage"]["completion_tokens"], 3);
 }
 
+#[tokio::test]
+async fn a_suffix_is_what_the_answer_ends_before() {
+    let mut setup = Setup::default();
+    setup.sim.fills_in_the_middle = true;
+    let app = spawn(setup).await;
+    let asked = json!({"suffix": "a time", "return_token_ids": true, "max_tokens": 4});
+    let body = complete(&app, asked.clone()).await;
+    let expected = b"\x01Once\x02a time\x03".to_vec();
+    assert_eq!(body["choices"][0]["prompt_token_ids"], json!(expected));
+    let plain = complete(&app, json!({"prompt": expected, "max_tokens": 4})).await;
+    assert_eq!(body["choices"][0]["text"], plain["choices"][0]["text"]);
+    let echoed = complete(&app, merged(asked, json!({"echo": true, "prompt": b"Once".to_vec()}))).await;
+    assert_eq!(echoed["choices"][0]["text"], format!("Once{}", plain["choices"][0]["text"].as_str().unwrap()));
+    assert_eq!(complete(&app, json!({"suffix": ""})).await["choices"], complete(&app, json!({})).await["choices"]);
+    let card: Value = app.get("/v1/models").await.json().await.unwrap();
+    assert_eq!(card["data"][0]["capabilities"], json!(["completion", "chat", "insert"]));
+}
+
+#[tokio::test]
+async fn tokens_are_told_with_their_texts() {
+    let app = spawn_app().await;
+    let body = app.ok("/tokenize", &json!({"model": MODEL, "prompt": "hé", "return_token_strs": true})).await;
+    assert_eq!((&body["count"], &body["tokens"]), (&json!(3), &json!([104, 195, 169])));
+    assert_eq!(body["token_strs"], json!(["h", "\u{fffd}", "\u{fffd}"]));
+    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    let asked = json!({"model": MODEL, "messages": messages, "continue_final_message": true});
+    let body = app.ok("/tokenize", &asked).await;
+    assert_eq!((&body["tokens"].as_array().unwrap().last(), &body["token_strs"]), (&Some(&json!(98)), &Value::Null));
+    let refused = app.post("/tokenize", &merged(asked, json!({"chat_template": "x"}))).await;
+    assert_eq!(refused.status(), 400);
+}
+
 /// What does not go together, or not at all.
 #[tokio::test]
 async fn fields_are_refused_by_name() {

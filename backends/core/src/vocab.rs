@@ -195,3 +195,26 @@ impl Vocab {
         &self.specials
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocab(tokens: &[&str]) -> Vocab {
+        let tokens = tokens.iter().map(|text| (Box::from(text.as_bytes()), None)).collect();
+        Vocab::new(VocabParts { tokens, ..VocabParts::default() })
+    }
+
+    #[test]
+    fn marks_for_filling_in_are_found_by_their_spelling_and_only_together() {
+        let found = |tokens: &[&str]| {
+            vocab(tokens).fill_in_the_middle().map(|marks| [marks.prefix, marks.suffix, marks.middle])
+        };
+        let qwen = ["a", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<PRE>"];
+        assert_eq!(found(&qwen), Some([1, 3, 2]));
+        assert_eq!(found(&["▁<MID>", "▁<PRE>", "▁<SUF>"]), Some([1, 2, 0]));
+        assert_eq!(found(&["<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"]), Some([0, 1, 2]));
+        assert_eq!(found(&["<|fim_prefix|>", "<fim_suffix>", "<|fim_middle|>"]), None);
+        assert_eq!(found(&["x<fim_prefix>", "<fim_suffix>", "<fim_middle>"]), None);
+    }
+}

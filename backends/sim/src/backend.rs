@@ -36,6 +36,8 @@ pub struct SimSettings {
     pub adapters: Vec<String>,
     /// How the model's makers would have its tokens chosen.
     pub defaults: GenerationDefaults,
+    /// Whether the model fills in the middle: the bytes 1, 2 and 3 are its marks for prefix, suffix and middle.
+    pub fills_in_the_middle: bool,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -103,6 +105,7 @@ impl Default for SimSettings {
             jitter_seed: 0,
             adapters: Vec::new(),
             defaults: GenerationDefaults::default(),
+            fills_in_the_middle: false,
             faults: Faults::default(),
         }
     }
@@ -127,7 +130,7 @@ impl BackendLoader for SimLoader {
         let mut backend = SimBackend::new(&self.settings);
         serve(Loaded {
             backend: Backend::Generator(&mut backend),
-            vocab: Arc::new(model::vocab()),
+            vocab: Arc::new(model::vocab_with(self.settings.fills_in_the_middle)),
             tokenizer: Arc::new(ByteTokenizer),
             chat_template: Some(CHAT_TEMPLATE.to_owned()),
             defaults: self.settings.defaults.clone(),

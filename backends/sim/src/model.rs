@@ -1,5 +1,5 @@
 use tandem_core::{
-    AdapterId, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab,
+    AdapterId, FillInTheMiddle, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab,
     VocabParts,
     sampling::{Sampler, uniform},
 };
@@ -19,6 +19,12 @@ pub const CHAT_TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ mes
 #[must_use]
 pub fn vocab() -> Vocab {
     Vocab::new(parts())
+}
+
+/// The same for a model that may fill in the middle.
+pub(crate) fn vocab_with(fills_in_the_middle: bool) -> Vocab {
+    let marks = FillInTheMiddle { prefix: 1, suffix: 2, middle: 3 };
+    Vocab::new(VocabParts { fill_in_the_middle: fills_in_the_middle.then_some(marks), ..parts() })
 }
 
 /// The same for the embedding model, which wants a token in front of a text and one behind it, as BERT does.

@@ -24,3 +24,4 @@ pub(super) use prompts::{CompletionRequest, Prompt, completions};
 pub(super) use structured::Structure;
 pub(super) use telling::{StreamUsage, Telling};
 pub(super) use truncation::TRUNCATE;
+pub(super) use unhonoured::nothing_else;

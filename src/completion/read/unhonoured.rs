@@ -124,6 +124,11 @@ pub(super) fn rest_of_embeddings(fields: &Fields<'_>, limits: &Limits) -> Result
     rest_but(fields, limits, NOT_OFFERED_FOR_EMBEDDINGS)
 }
 
+/// Refuses what no request may ask for, where there is no place to name what was passed over.
+pub(in crate::completion) fn nothing_else(fields: &Fields<'_>, limits: &Limits) -> Result<(), ApiError> {
+    rest(fields, limits).map(|_| ())
+}
+
 fn rest_but(fields: &Fields<'_>, limits: &Limits, more: &[(&str, Neutral)]) -> Result<Vec<String>, ApiError> {
     let mut ignored = Vec::new();
     for (name, value) in fields.unread() {
