@@ -163,9 +163,17 @@ impl Asked<'_> {
     }
 
     /// What stands around the answer, as models that fill in the middle were trained to find it; and the text in front.
-    fn around(&self, prompt: Prompt, suffix: &str, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
+    fn around(
+        &self,
+        prompt: Prompt,
+        suffix: &str,
+        info: &ModelInfo,
+    ) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
         let Some(marks) = info.vocab.fill_in_the_middle() else {
-            return Err(ApiError::unsupported_value("suffix", "Unsupported value: 'suffix' is not supported by this model."));
+            return Err(ApiError::unsupported_value(
+                "suffix",
+                "Unsupported value: 'suffix' is not supported by this model.",
+            ));
         };
         let (before, text) = match prompt {
             Prompt::Text { path, text } => (self.encode(&path, &text, info)?, text),
@@ -185,7 +193,11 @@ impl Asked<'_> {
         ids.push(marks.suffix);
         ids.extend(after);
         ids.push(marks.middle);
-        if self.options.truncation.is_some_and(|truncation| truncation.tokens.is_none_or(|most| ids.len() > most as usize)) {
+        if self
+            .options
+            .truncation
+            .is_some_and(|truncation| truncation.tokens.is_none_or(|most| ids.len() > most as usize))
+        {
             let text = "Unsupported value: 'truncate_prompt_tokens' does not support prompts with a 'suffix'.";
             return Err(ApiError::unsupported_value(read::TRUNCATE, text));
         }
@@ -305,9 +317,7 @@ fn check_tokens(options: &Options, info: &ModelInfo) -> Result<(), ApiError> {
     let allowed = options.allowed_token_ids.as_deref().unwrap_or_default();
     let reported = &options.sampling.reported[..];
     let stop = &options.stop_token_ids[..];
-    for (name, ids) in
-        [("stop_token_ids", stop), ("allowed_token_ids", allowed), ("logprob_token_ids", reported)]
-    {
+    for (name, ids) in [("stop_token_ids", stop), ("allowed_token_ids", allowed), ("logprob_token_ids", reported)] {
         check_token_ids(name, ids, info.spec.vocab_size, &info.vocab)?;
     }
     Ok(())

@@ -6,13 +6,13 @@ use serde_json::value::to_raw_value;
 use tandem_core::{TokenId, Vocab};
 use tandem_engine::{Event, FinishReason, Generation, Logprobs, StoppedBy, Usage};
 
-use super::started::total_usage;
 use super::logprobs::Lists;
+use super::started::total_usage;
 use super::{Answer, Form, Settings, Started, ToldPrompt, engine_errors, logprobs};
-use crate::openai::{self, ChoiceExtras, PromptExtras, StopReason};
 use crate::openai::chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatLogprobs};
 use crate::openai::completions::{Completion, CompletionChoice};
 use crate::openai::error::ApiError;
+use crate::openai::{self, ChoiceExtras, PromptExtras, StopReason};
 
 /// One generation, ended.
 #[derive(Debug)]

@@ -221,7 +221,12 @@ impl Chunks {
                         && self.choices[index].echo.is_none()
                     {
                         self.choices[index].offset = echo.chars().count();
-                        self.write_text(out, frame, index, CompletionChoice { text: echo, ..CompletionChoice::default() });
+                        self.write_text(
+                            out,
+                            frame,
+                            index,
+                            CompletionChoice { text: echo, ..CompletionChoice::default() },
+                        );
                     }
                 }
             }

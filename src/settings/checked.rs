@@ -3,8 +3,8 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     LlamaCppSettings, ModelSource, SettingsError, llama_cpp,
     raw::{
-        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawMatryoshka, RawModel, RawServer,
-        RawSettings,
+        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawMatryoshka, RawModel,
+        RawServer, RawSettings,
     },
     sha256,
 };

@@ -176,7 +176,7 @@ async fn requests_are_checked() {
         body(json!({"truncate_prompt_tokens": 513})),
         body(json!({"truncation_side": "middle"})),
         body(json!({"normalize": 1})),
-        body(json!({"priority": 1})),
+        body(json!({"priority": "high"})),
         body(json!({"messages": [{"role": "user", "content": "x"}]})),
         body(json!({"embed_dtype": "float16"})),
         body(json!({"metadata": {"a": 1}})),
@@ -207,7 +207,7 @@ async fn requests_are_checked() {
     400 integer_above_max_value truncate_prompt_tokens: Invalid 'truncate_prompt_tokens': integer above maximum value. Expected a value <= 512, but got 513 instead.
     400 invalid_value truncation_side: Invalid value: 'middle'. Supported values are: 'left' and 'right'.
     400 invalid_type normalize: Invalid type for 'normalize': expected a boolean, but got an integer instead.
-    400 unsupported_parameter priority: Unsupported parameter: 'priority'.
+    400 invalid_type priority: Invalid type for 'priority': expected an integer, but got a string instead.
     400 unsupported_parameter messages: Unsupported parameter: 'messages'.
     400 unsupported_parameter embed_dtype: Unsupported parameter: 'embed_dtype'.
     400 invalid_type metadata.a: Invalid type for 'metadata.a': expected a string, but got an integer instead.
@@ -278,7 +278,8 @@ async fn vectors_are_cut_where_the_model_was_trained_for_it() {
     assert!((unit.iter().map(|number| number * number).sum::<f64>() - 1.0).abs() < 1e-5, "{unit:?}");
     assert!((unit[0] / unit[7] - whole[0] / whole[7]).abs() < 1e-4);
     assert_eq!(vector(json!({"dimensions": 16})).await.len(), 16);
-    let lines = refusals(&app, "/v1/embeddings", &[body(json!({"dimensions": 5})), body(json!({"dimensions": 17}))]).await;
+    let lines =
+        refusals(&app, "/v1/embeddings", &[body(json!({"dimensions": 5})), body(json!({"dimensions": 17}))]).await;
     insta::assert_snapshot!(lines, @"
     400 invalid_value dimensions: Invalid 'dimensions': this model has vectors of 4, 8 or 16 numbers.
     400 invalid_value dimensions: Invalid 'dimensions': this model has vectors of 4, 8 or 16 numbers.

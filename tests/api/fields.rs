@@ -96,7 +96,9 @@ async fn what_stopped_a_choice_is_told_and_kept_if_asked_for() {
     let text = plain["choices"][0]["text"].as_str().unwrap();
     assert!(plain["choices"][0].get("stop_reason").is_none(), "nothing of the request's stopped it");
     let stop = &text[4..6];
-    for (include, expected) in [(false, &text[..text.find(stop).unwrap()]), (true, &text[..text.find(stop).unwrap() + 2])] {
+    for (include, expected) in
+        [(false, &text[..text.find(stop).unwrap()]), (true, &text[..text.find(stop).unwrap() + 2])]
+    {
         let asked = json!({"temperature": 0, "stop": ["~~~~", stop], "include_stop_str_in_output": include});
         let stopped = complete(&app, asked.clone()).await;
         let choice = &stopped["choices"][0];
@@ -194,10 +196,13 @@ async fn prompts_are_cut_and_opened_as_asked() {
     }
     let long = "x".repeat(10_000);
     let body = complete(&app, json!({"prompt": long, "truncate_prompt_tokens": -1, "max_tokens": 96})).await;
-    assert_eq!(body["usage"], json!({
-        "prompt_tokens": 4000, "completion_tokens": 96, "total_tokens": 4096,
-        "prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0},
-    }));
+    assert_eq!(
+        body["usage"],
+        json!({
+            "prompt_tokens": 4000, "completion_tokens": 96, "total_tokens": 4096,
+            "prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": {"reasoning_tokens": 0},
+        })
+    );
     let chat = app.chat(merged(ids, json!({"truncate_prompt_tokens": 2}))).await;
     assert_eq!(chat["prompt_token_ids"], json!(b"t\n".to_vec()));
 }
@@ -205,16 +210,14 @@ async fn prompts_are_cut_and_opened_as_asked() {
 #[tokio::test]
 async fn the_last_message_is_gone_on_with_and_repeated() {
     let app = spawn_app().await;
-    let messages = json!([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": " Well, <|im_end|> I "}]);
+    let messages =
+        json!([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": " Well, <|im_end|> I "}]);
     let asked = json!({
         "messages": messages, "continue_final_message": true, "add_generation_prompt": false,
         "return_prompt_text": true, "temperature": 0, "ignore_eos": true,
     });
     let body = app.chat(asked.clone()).await;
-    assert_eq!(
-        body["prompt_text"],
-        "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n Well, <|im_end|> I "
-    );
+    assert_eq!(body["prompt_text"], "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n Well, <|im_end|> I ");
     let text = body["choices"][0]["message"]["content"].as_str().unwrap();
     let echo = merged(asked, json!({"echo": true}));
     let echoed = app.chat(echo.clone()).await;
@@ -364,6 +367,26 @@ async fn tokens_are_told_with_their_texts() {
     assert_eq!(refused.status(), 400);
 }
 
+#[tokio::test]
+async fn json_has_the_form_that_was_asked_for() {
+    let app = spawn_app().await;
+    let schema = json!({"type": "array", "items": {"enum": [1, 2]}, "minItems": 4, "maxItems": 4});
+    for (options, blanks) in [
+        (json!({"json": schema, "disable_any_whitespace": true}), 0..=0),
+        (json!({"json": schema, "whitespace_pattern": "  "}), 0..=18),
+    ] {
+        let asked = json!({"structured_outputs": options, "max_tokens": 64, "ignore_eos": false});
+        let body = complete(&app, asked).await;
+        let text = body["choices"][0]["text"].as_str().unwrap();
+        let values: Vec<u32> = serde_json::from_str(text).unwrap();
+        assert_eq!(values.len(), 4);
+        assert!(blanks.contains(&text.matches(' ').count()) && text.matches(' ').count().is_multiple_of(2), "{text:?}");
+    }
+    let guided =
+        complete(&app, json!({"guided_json_object": true, "max_tokens": 3, "guided_whitespace_pattern": " "})).await;
+    assert!(guided["choices"][0]["text"].as_str().unwrap().trim_start().starts_with('{'));
+}
+
 /// What does not go together, or not at all.
 #[tokio::test]
 async fn fields_are_refused_by_name() {
@@ -384,7 +407,10 @@ async fn fields_are_refused_by_name() {
         ("/v1/completions", json!({"skip_special_tokens": "no"})),
         ("/v1/completions", json!({"repetition_detection": {"max_pattern_size": 3}})),
         ("/v1/completions", json!({"repetition_detection": {"max_pattern_size": 513, "min_count": 2}})),
-        ("/v1/completions", json!({"repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 4, "min_count": 2}})),
+        (
+            "/v1/completions",
+            json!({"repetition_detection": {"max_pattern_size": 3, "min_pattern_size": 4, "min_count": 2}}),
+        ),
         ("/v1/completions", json!({"repetition_detection": {"size": 3}})),
         ("/v1/chat/completions", json!({"max_tokens": 0, "echo": true})),
         ("/v1/chat/completions", json!({"continue_final_message": true, "add_generation_prompt": true})),
@@ -397,5 +423,26 @@ async fn fields_are_refused_by_name() {
         let error = response.json::<Value>().await.unwrap()["error"].take();
         refused.push(format!("{status} {} {}", error["code"].as_str().unwrap(), error["param"].as_str().unwrap()));
     }
-    insta::assert_snapshot!(refused.join("\n"), @"");
+    insta::assert_snapshot!(refused.join("\n"), @"
+    400 integer_below_min_value max_tokens
+    400 unsupported_value suffix
+    400 unsupported_value suffix
+    400 invalid_value logprob_token_ids
+    400 invalid_value logprob_token_ids[0]
+    400 array_above_max_length logprob_token_ids
+    400 invalid_value truncate_prompt_tokens
+    400 integer_above_max_value truncate_prompt_tokens
+    400 invalid_value truncation_side
+    400 invalid_type priority
+    400 invalid_value service_tier
+    400 invalid_type skip_special_tokens
+    400 integer_below_min_value repetition_detection.min_count
+    400 integer_above_max_value repetition_detection.max_pattern_size
+    400 invalid_value repetition_detection.min_pattern_size
+    400 unknown_parameter repetition_detection.size
+    400 integer_below_min_value max_tokens
+    400 invalid_value continue_final_message
+    400 unsupported_parameter suffix
+    400 empty_string request_id
+    ");
 }

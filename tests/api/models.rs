@@ -45,7 +45,10 @@ async fn the_server_tells_of_itself() {
 async fn text_and_tokens_turn_into_each_other() {
     let app = spawn_app().await;
     let tokens = app.ok("/tokenize", &json!({"model": MODEL, "prompt": "<s>é"})).await;
-    assert_eq!(tokens, json!({"count": 5, "max_model_len": 4096, "tokens": [60, 115, 62, 195, 169], "token_strs": null}));
+    assert_eq!(
+        tokens,
+        json!({"count": 5, "max_model_len": 4096, "tokens": [60, 115, 62, 195, 169], "token_strs": null})
+    );
     let text = app.ok("/detokenize", &json!({"model": MODEL, "tokens": tokens["tokens"]})).await;
     assert_eq!(text, json!({"prompt": "<s>é"}));
 }

@@ -81,7 +81,7 @@ pub(crate) fn tokens(events: &[Event]) -> Vec<TokenId> {
     assert!(matches!(last, Event::Finished { .. }), "{last:?}");
     let token = |event: &Event| match event {
         Event::Token { id, .. } => *id,
-        Event::Finished { .. } | Event::Failed(_) => panic!("{event:?} before the end"),
+        Event::Prompt(_) | Event::Finished { .. } | Event::Failed(_) => panic!("{event:?} before the end"),
     };
     events.iter().map(token).collect()
 }

@@ -83,9 +83,8 @@ impl InferenceBackend for CandleBackend {
         assert!(rows.iter().map(|row| row.slot).eq(computed), "rows are those of the last step");
         samplers.resize_with(samplers.len().max(rows.len()), Sampler::default);
         let work = rows.par_iter().zip(chunks).zip(samplers);
-        let results = work.map(|((row, chunk), sampler)| {
-            sampler.sample(&logits[(chunk.end - 1) * vocab..chunk.end * vocab], row)
-        });
+        let results = work
+            .map(|((row, chunk), sampler)| sampler.sample(&logits[(chunk.end - 1) * vocab..chunk.end * vocab], row));
         out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())
     }
@@ -101,7 +100,9 @@ impl InferenceBackend for CandleBackend {
         assert!(rows.iter().map(|row| row.slot).eq(computed), "rows are those of the last step");
         let vocab = spec.vocab_size as usize;
         let targets: Vec<_> = std::iter::zip(rows, chunks)
-            .flat_map(|(row, chunk)| (chunk.end - chunk.rows..).zip(row.targets).map(move |(at, &token)| (row, at, token)))
+            .flat_map(|(row, chunk)| {
+                (chunk.end - chunk.rows..).zip(row.targets).map(move |(at, &token)| (row, at, token))
+            })
             .collect();
         samplers.resize_with(samplers.len().max(targets.len()), Sampler::default);
         let work = targets.par_iter().zip(samplers);

@@ -1,9 +1,9 @@
 use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
-use tandem_core::{GenerationDefaults, Matryoshka, 
-    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, EmbeddingSpec, InferenceBackend, KvLayout,
-    LoadError, Loaded, MemoryNeeds, SlotId, Step, TokenId, free_ram,
+use tandem_core::{
+    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, EmbeddingSpec, GenerationDefaults,
+    InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka, MemoryNeeds, SlotId, Step, TokenId, free_ram,
 };
 use tandem_kernels::{KvFormat, KvShape};
 
@@ -238,7 +238,8 @@ fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
     let len = WARM_UP_TOKENS.min(spec.max_step_tokens).min(spec.max_context).min(spec.vocab_size);
     let tokens: Vec<TokenId> = (0..len).collect();
     let block_table: Vec<_> = (0..len.div_ceil(block_size).min(count)).map(BlockId).collect();
-    let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true, score: false };
+    let chunk =
+        Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true, score: false };
     let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None });
     pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
     if backend.logits().iter().all(|logit| logit.is_finite()) {

@@ -64,9 +64,9 @@ impl FillInTheMiddle {
                 found[family][place].get_or_insert(id);
             }
         }
-        found.iter().find_map(|&[prefix, suffix, middle]| {
-            Some(Self { prefix: prefix?, suffix: suffix?, middle: middle? })
-        })
+        found
+            .iter()
+            .find_map(|&[prefix, suffix, middle]| Some(Self { prefix: prefix?, suffix: suffix?, middle: middle? }))
     }
 }
 

@@ -14,8 +14,9 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka, SampleError, SampleRow,
-    Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenizeError, Tokenizer, Vocab, VocabParts,
+    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka,
+    SampleError, SampleRow, Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenizeError,
+    Tokenizer, Vocab, VocabParts,
 };
 use tandem_engine::{Engine, EngineLimits, Event, GenerateRequest, Generation, Priority, StopRules, internals::Loop};
 

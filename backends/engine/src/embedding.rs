@@ -225,7 +225,9 @@ fn normalized(vector: &[f32]) -> Vec<f32> {
 impl fmt::Display for Passes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "pass {}: {} requests waiting", self.stats.steps, self.waiting.len())?;
-        for (Urgency { priority, arrival, .. }, Pending { request, vectors, .. }) in self.waiting.iter().take(MAX_LISTED) {
+        for (Urgency { priority, arrival, .. }, Pending { request, vectors, .. }) in
+            self.waiting.iter().take(MAX_LISTED)
+        {
             let class = match priority {
                 Priority::Interactive => "interactive",
                 Priority::Batch => "batch",

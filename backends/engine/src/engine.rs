@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tandem_core::{BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, LoadError, Matryoshka, Tokenizer, Vocab};
+use tandem_core::{
+    BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, LoadError, Matryoshka, Tokenizer, Vocab,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{

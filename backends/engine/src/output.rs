@@ -201,10 +201,7 @@ mod tests {
         assert_eq!(output.push(b"the E"), Pushed::Text("the ".to_owned()));
         assert_eq!(output.push(b"N"), Pushed::Text(String::new()));
         assert_eq!(output.push(b"E"), Pushed::Text("EN".to_owned()));
-        assert_eq!(
-            output.push(b"ND of it"),
-            Pushed::Stopped { text: String::new(), stop: "END".to_owned() }
-        );
+        assert_eq!(output.push(b"ND of it"), Pushed::Stopped { text: String::new(), stop: "END".to_owned() });
     }
 
     #[test]

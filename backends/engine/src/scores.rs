@@ -22,12 +22,7 @@ impl Scores {
         (start <= self.known.len() && self.known.len() + 1 < end).then(|| &prompt[start + 1..end])
     }
 
-    pub(crate) fn row<'a>(
-        &self,
-        slot: SlotId,
-        request: &'a GenerateRequest,
-        targets: &'a [TokenId],
-    ) -> ScoreRow<'a> {
+    pub(crate) fn row<'a>(&self, slot: SlotId, request: &'a GenerateRequest, targets: &'a [TokenId]) -> ScoreRow<'a> {
         ScoreRow { slot, targets, top: request.logprobs.unwrap_or(0), reported: &request.sampling.reported }
     }
 

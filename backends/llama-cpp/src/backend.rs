@@ -290,14 +290,15 @@ impl InferenceBackend for LlamaCpp<'_> {
         self.check_scored(rows)?;
         let Self { context, samplers, threads, scored, .. } = self;
         let targets: Vec<_> = std::iter::zip(rows, scored)
-            .flat_map(|(row, &mut (_, first, _))| (first..).zip(row.targets).map(move |(place, &token)| (row, place, token)))
+            .flat_map(|(row, &mut (_, first, _))| {
+                (first..).zip(row.targets).map(move |(place, &token)| (row, place, token))
+            })
             .collect();
         samplers.resize_with(samplers.len().max(targets.len()), Sampler::default);
         let logits: Vec<_> = targets.iter().map(|&(_, place, _)| context.get_logits_ith(place)).collect();
         let work = targets.par_iter().zip(&logits).zip(samplers.par_iter_mut());
-        let results = work.map(|((&(row, _, target), logits), sampler)| {
-            sampler.score(logits, target, row.top, row.reported)
-        });
+        let results =
+            work.map(|((&(row, _, target), logits), sampler)| sampler.score(logits, target, row.top, row.reported));
         out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())
     }

@@ -5,8 +5,9 @@ use llama_cpp_2::{
     llama_backend::LlamaBackend,
     model::LlamaModel,
 };
-use tandem_core::{GenerationDefaults, Matryoshka, 
-    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, KvLayout, LoadError, Loaded, Pooling, TokenId, Vocab,
+use tandem_core::{
+    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, KvLayout, LoadError, Loaded,
+    Matryoshka, Pooling, TokenId, Vocab,
 };
 
 use crate::{

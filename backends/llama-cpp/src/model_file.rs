@@ -7,7 +7,9 @@ use llama_cpp_2::{
     model::{LlamaModel, params::LlamaModelParams},
 };
 use tandem_core::{FillInTheMiddle, GenerationDefaults, LoadError, Pooling};
-use tandem_gguf::{GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type, sampling};
+use tandem_gguf::{
+    GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type, sampling,
+};
 
 use crate::{Numa, hyper_parameters, runtime};
 

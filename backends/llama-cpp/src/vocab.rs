@@ -7,11 +7,7 @@ use llama_cpp_2::{
 use tandem_core::{FillInTheMiddle, TokenId, TokenKind, Vocab, VocabParts};
 
 /// The model's vocabulary as plain data. Whether it is one of word pieces its file says: the wrapper panics when it is asked.
-pub(crate) fn build(
-    model: &LlamaModel,
-    has_word_pieces: bool,
-    fill_in_the_middle: Option<FillInTheMiddle>,
-) -> Vocab {
+pub(crate) fn build(model: &LlamaModel, has_word_pieces: bool, fill_in_the_middle: Option<FillInTheMiddle>) -> Vocab {
     let vocab = model.vocab();
     Vocab::new(VocabParts {
         tokens: vocab.tokens().map(|token| (bytes(&vocab, token), Some(kind(vocab.attr(token))))).collect(),

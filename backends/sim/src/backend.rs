@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BoxError, Chunk, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka, SampleError,
-    SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
+    Backend, BackendLoader, BackendSpec, BoxError, Chunk, GenerationDefaults, InferenceBackend, KvLayout, LoadError,
+    Loaded, Matryoshka, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
     sampling::{Sampler, uniform},
 };
 

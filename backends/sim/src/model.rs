@@ -1,6 +1,6 @@
 use tandem_core::{
-    AdapterId, FillInTheMiddle, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab,
-    VocabParts,
+    AdapterId, FillInTheMiddle, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError,
+    Tokenizer, Vocab, VocabParts,
     sampling::{Sampler, uniform},
 };
 

@@ -156,7 +156,11 @@ impl SamplingFields {
             frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
             presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
             logit_bias: logit_bias(fields)?,
-            reported: token_ids("logprob_token_ids", fields.array("logprob_token_ids")?.unwrap_or_default(), MAX_REPORTED)?,
+            reported: token_ids(
+                "logprob_token_ids",
+                fields.array("logprob_token_ids")?.unwrap_or_default(),
+                MAX_REPORTED,
+            )?,
         })
     }
 

@@ -49,7 +49,8 @@ pub(in crate::completion) fn completions(
     };
     request.options.check_reported(request.logprobs)?;
     if request.suffix.is_some() && echo && request.logprobs.is_some() {
-        let text = "Unsupported value: 'suffix' does not support a text together with 'echo' and 'logprobs' on this server.";
+        let text =
+            "Unsupported value: 'suffix' does not support a text together with 'echo' and 'logprobs' on this server.";
         return Err(ApiError::unsupported_value("suffix", text));
     }
     unhonoured::harmless(&mut fields)?;

@@ -41,7 +41,13 @@ impl Truncation {
     ///
     /// # Errors
     /// When nothing would be left, or more is asked for than the model takes.
-    pub(in crate::completion) fn cut(self, ids: &mut Vec<TokenId>, max: u32, fits: u32, more: usize) -> Result<(), ApiError> {
+    pub(in crate::completion) fn cut(
+        self,
+        ids: &mut Vec<TokenId>,
+        max: u32,
+        fits: u32,
+        more: usize,
+    ) -> Result<(), ApiError> {
         if let Some(asked) = self.tokens.filter(|asked| *asked > max) {
             return Err(ApiError::integer_above(TRUNCATE, max.into(), &asked.to_string()));
         }

@@ -86,5 +86,13 @@ fn parts(file: &GgufFile, model: Model, tokens: Tokens) -> VocabParts {
         };
         (bytes, Some(token.kind.token_kind()))
     };
-    VocabParts { tokens: all.into_iter().map(token).collect(), eog, bos, eos, adds_bos, closing, fill_in_the_middle: fill_in_the_middle(file.header()) }
+    VocabParts {
+        tokens: all.into_iter().map(token).collect(),
+        eog,
+        bos,
+        eos,
+        adds_bos,
+        closing,
+        fill_in_the_middle: fill_in_the_middle(file.header()),
+    }
 }

@@ -149,7 +149,11 @@ impl GrammarSpec {
             Self::JsonSchemaIn(text, JsonForm { white_space: WhiteSpace::Pattern(pattern), .. }) => {
                 text.len() + pattern.len()
             }
-            Self::JsonSchema(text) | Self::JsonSchemaIn(text, _) | Self::Regex(text) | Self::Lark(text) | Self::Ebnf(text) => text.len(),
+            Self::JsonSchema(text)
+            | Self::JsonSchemaIn(text, _)
+            | Self::Regex(text)
+            | Self::Lark(text)
+            | Self::Ebnf(text) => text.len(),
             Self::JsonObject => 0,
             Self::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
         }
