@@ -1,6 +1,4 @@
-use tandem_core::{SampleError, ScoreRow, SlotId, TokenId, TokenLogprobs};
-
-use crate::GenerateRequest;
+use tandem_core::{SampleError, TokenId, TokenLogprobs};
 
 /// Prompt tokens that may be scored in one step, over all sequences: each needs a whole row of logits.
 pub(crate) const MAX_SCORED: u32 = 64;
@@ -20,10 +18,6 @@ impl Scores {
     pub(crate) fn targets<'a>(&self, start: usize, planned: usize, prompt: &'a [TokenId]) -> Option<&'a [TokenId]> {
         let end = (start + planned + 1).min(prompt.len());
         (start <= self.known.len() && self.known.len() + 1 < end).then(|| &prompt[start + 1..end])
-    }
-
-    pub(crate) fn row<'a>(&self, slot: SlotId, request: &'a GenerateRequest, targets: &'a [TokenId]) -> ScoreRow<'a> {
-        ScoreRow { slot, targets, top: request.logprobs.unwrap_or(0), reported: &request.sampling.reported }
     }
 
     /// Takes what a row gave whose first target was at `start` + 1.

@@ -173,7 +173,8 @@ impl Sequence {
         let (scores, slot) = (self.scores.as_ref()?, self.slot?);
         let prompt = &self.tokens[..self.prompt_len];
         let targets = scores.targets(self.computed as usize, self.planned as usize, prompt)?;
-        Some(scores.row(slot, &self.request, targets))
+        let GenerateRequest { logprobs, sampling, .. } = &self.request;
+        Some(ScoreRow { slot, targets, top: logprobs.unwrap_or(0), reported: &sampling.reported })
     }
 
     /// Takes the answer to [`Self::score_row`], and tells of the prompt when that was the last one.

@@ -147,10 +147,12 @@ fn white_space(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<(St
 fn formed(structure: Structure, form: Option<(String, JsonForm)>) -> Result<Structure, ApiError> {
     let Some((asked, form)) = form else { return Ok(structure) };
     let Structure { path, spec } = structure;
-    let schema = match spec {
-        GrammarSpec::JsonSchema(schema) => schema,
-        GrammarSpec::JsonObject => r#"{"type":"object"}"#.to_owned(),
-        _ => return Err(no_json(&asked)),
+    let schema = if let GrammarSpec::JsonSchema(schema) = spec {
+        schema
+    } else if spec == GrammarSpec::JsonObject {
+        r#"{"type":"object"}"#.to_owned()
+    } else {
+        return Err(no_json(&asked));
     };
     Ok(Structure { path, spec: GrammarSpec::JsonSchemaIn(schema, form) })
 }
