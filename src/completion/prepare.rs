@@ -373,7 +373,8 @@ fn check_answer(options: &Options, requests: &[GenerateRequest]) -> Result<(), A
         let scored = if request.score_prompt { request.prompt.len() as u64 } else { 0 };
         (u64::from(request.stop.max_tokens) + scored) * per_token
     };
-    let asked_for_much = options.max_tokens.is_some() || requests.len() > 1;
+    let scores = requests.iter().any(|request| request.score_prompt);
+    let asked_for_much = options.max_tokens.is_some() || requests.len() > 1 || scores;
     if asked_for_much && requests.iter().map(bytes).sum::<u64>() > MAX_ANSWER_BYTES {
         return Err(ApiError::answer_too_large(MAX_ANSWER_BYTES));
     }

@@ -1,6 +1,7 @@
 """Answers by the SDK's own types, taken literally: no field is missing, of another type, or a word that the SDK does not know."""
 
 import json
+from urllib.request import Request, urlopen
 
 import pytest
 from openai.types import Completion, Model
@@ -11,8 +12,12 @@ CHAT = {"messages": QUESTION, "max_tokens": 4, "n": 2, "logprobs": True, "top_lo
 TEXT = {"prompt": "Once", "max_tokens": 4, "n": 2, "logprobs": 2}
 
 
-def post(client, path: str, body: dict) -> str:
-    return client.with_raw_response.post(path, cast_to=str, body=body).text()
+def send(client, path: str, body: dict | None = None) -> str:
+    """The answer as it came: a GET without a body, a POST with one."""
+    data = None if body is None else json.dumps(body).encode()
+    url = str(client.base_url).rstrip("/") + path
+    with urlopen(Request(url, data, {"Content-Type": "application/json"}), timeout=120) as answer:
+        return answer.read().decode()
 
 
 @pytest.mark.parametrize(
@@ -23,17 +28,21 @@ def post(client, path: str, body: dict) -> str:
     ],
 )
 def test_answers_are_what_the_sdk_expects(client, model, path, body, whole, chunk):
-    whole.model_validate_json(post(client, path, {"model": model} | body), strict=True)
+    whole.model_validate_json(send(client, path, {"model": model} | body), strict=True)
     stream = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
-    *events, done = post(client, path, stream | body).split("\n\n")[:-1]
+    *events, done = send(client, path, stream | body).split("\n\n")[:-1]
     assert done == "data: [DONE]"
+    events = [json.loads(event.removeprefix("data: ")) for event in events]
+    assert events[-1]["choices"] == []
     for event in events:
-        chunk.model_validate_json(event.removeprefix("data: "), strict=True)
-    assert json.loads(events[-1].removeprefix("data: "))["choices"] == []
+        for choice in event["choices"] if chunk is Completion else []:
+            # OpenAI sends null before the end, which the SDK's one type for whole completions and their parts does not know.
+            choice["finish_reason"] = choice["finish_reason"] or "stop"
+        chunk.model_validate(event, strict=True)
 
 
 def test_models_are_what_the_sdk_expects(client):
-    for model in json.loads(client.models.with_raw_response.list().text())["data"]:
+    for model in json.loads(send(client, "/models"))["data"]:
         Model.model_validate(model, strict=True)
 
 
