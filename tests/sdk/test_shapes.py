@@ -4,6 +4,7 @@ import json
 from urllib.request import Request, urlopen
 
 import pytest
+import support
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -54,3 +55,27 @@ def test_a_prompt_is_scored(client, model):
     assert first is None
     assert rest and all(logprob < 0 for logprob in rest)
     assert answer.usage.completion_tokens == 0
+
+
+def test_a_line_of_a_batch_takes_the_same_fields(client, model):
+    fields = {
+        "temperature": 0,
+        "logprobs": True,
+        "logprob_token_ids": [5],
+        "return_token_ids": True,
+        "return_prompt_text": True,
+        "truncate_prompt_tokens": 9,
+        "priority": -1,
+        "service_tier": "flex",
+        "ignore_eos": True,
+        "repetition_detection": {"max_pattern_size": 8, "min_count": 3},
+    }
+    batch = support.wait(client, support.submit(client, [support.chat_line("one", model, "Hi", **fields)]))
+    [line] = support.records(client, batch.output_file_id).values()
+    body = json.loads(support.chat_line("one", model, "Hi", **fields))["body"]
+    online = json.loads(send(client, "/chat/completions", body))
+    answer = line["response"]["body"]
+    assert answer["prompt_token_ids"] == online["prompt_token_ids"]
+    assert len(answer["prompt_token_ids"]) == 9
+    for name in ("choices", "prompt_text", "service_tier"):
+        assert answer[name] == online[name], name
