@@ -213,7 +213,9 @@ impl Chunks {
             match self.label.form {
                 Form::Chat => {
                     let delta = Delta { role: Some("assistant"), content: Some(echo.unwrap_or_default()) };
-                    self.write_chat(out, frame, index, delta, None, None, ChoiceExtras::default());
+                    let extras = ChoiceExtras::default();
+                    let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None, extras };
+                    self.write_chat(out, frame, choice);
                 }
                 Form::Text => {
                     // With log-probabilities it comes when they do.
@@ -301,7 +303,8 @@ impl Chunks {
                     content: untold.iter().map(|one| logprobs::chat(one, telling)).collect(),
                     refusal: None,
                 });
-                self.write_chat(out, frame, index, Delta { role: None, content }, logprobs, finish_reason, extras);
+                let delta = Delta { role: None, content };
+                self.write_chat(out, frame, ChunkChoice { index, delta, logprobs, finish_reason, extras });
             }
             Form::Text => {
                 let mut lists = Lists::new(&self.vocab, telling, choice.offset);
@@ -314,19 +317,8 @@ impl Chunks {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a chunk's choice consists of")]
-    fn write_chat(
-        &mut self,
-        out: &mut Vec<u8>,
-        frame: Frame,
-        index: usize,
-        delta: Delta,
-        logprobs: Option<ChatLogprobs>,
-        finish_reason: Option<&'static str>,
-        extras: ChoiceExtras,
-    ) {
-        let choice = ChunkChoice { index, delta, logprobs, finish_reason, extras };
-        let prompt = std::mem::take(&mut self.choices[index].prompt);
+    fn write_chat(&mut self, out: &mut Vec<u8>, frame: Frame, choice: ChunkChoice) {
+        let prompt = std::mem::take(&mut self.choices[choice.index].prompt);
         let usage = self.usage_so_far();
         if prompt == PromptExtras::default() {
             self.envelope.write(out, frame, &choice, usage);
