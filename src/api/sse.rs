@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::request_id;
 use crate::completion::{Frame, Started};
 use crate::openai::error::ApiError;
 
@@ -25,6 +26,7 @@ const EVENT: Frame = Frame { before: b"data: ", after: b"\n\n" };
 pub(super) async fn answer(started: Started) -> Result<HttpResponse, ApiError> {
     let mut response = HttpResponse::Ok();
     name_ignored(&mut response, started.ignored());
+    request_id::name(&mut response, started.request_id());
     if started.is_stream() {
         let mut chunks = started.into_chunks();
         return Ok(stream(&mut response, move |cx: &mut Context<'_>, out: &mut Vec<u8>| chunks.poll(cx, out, EVENT)));

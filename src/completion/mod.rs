@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tandem_core::TokenId;
 use tandem_engine::{GenerateRequest, Priority};
 use tokio::time::Instant;
 
@@ -42,7 +43,7 @@ pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
 pub(crate) use read::body::object as json_object;
-use read::{ChatRequest, CompletionRequest};
+use read::{ChatRequest, CompletionRequest, Telling};
 use templates::Templates;
 
 /// What requests may ask for.
@@ -229,15 +230,28 @@ struct Settings {
     /// Choices for each prompt, which share its tokens in the count.
     n: usize,
     stream: bool,
-    include_usage: bool,
     /// Whether end-of-generation tokens are tokens like others.
     ignore_eos: bool,
-    /// Texts put in front of the choices, one for each prompt, or none.
-    echo: Vec<String>,
+    telling: Telling,
+    /// One for each prompt.
+    prompts: Vec<ToldPrompt>,
     /// Fields of the request that nothing here knows.
     ignored: Vec<String>,
     deadline: Option<Instant>,
     timeout: Duration,
+}
+
+/// What is told of a prompt, as far as the request wants it.
+#[derive(Debug)]
+struct ToldPrompt {
+    /// How many it has.
+    tokens: u32,
+    /// Text that is put in front of the choices.
+    echo: Option<String>,
+    /// Its first token, which log-probabilities of the prompt begin with.
+    first: Option<TokenId>,
+    ids: Option<Vec<TokenId>>,
+    text: Option<String>,
 }
 
 /// Runs work that grows with the request: here when it is small, on a thread for such work when it is not.

@@ -33,6 +33,7 @@ pub(super) struct Label {
     pub(super) created: i64,
     pub(super) model: String,
     pub(super) fingerprint: String,
+    pub(super) service_tier: Option<&'static str>,
 }
 
 impl Started {
@@ -59,10 +60,14 @@ impl Started {
         spent.add(prompt_tokens);
         let label = Label {
             form,
-            id: random_id(prefix),
+            id: match &settings.telling.request_id {
+                Some(name) => format!("{prefix}{name}"),
+                None => random_id(prefix),
+            },
             created: OffsetDateTime::now_utc().unix_timestamp(),
             model: lease.name().to_owned(),
             fingerprint,
+            service_tier: settings.telling.service_tier,
         };
         Ok(Self { generations, settings, label, spent, lease })
     }
@@ -71,6 +76,12 @@ impl Started {
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.settings.stream
+    }
+
+    /// The client's own name for the request.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.settings.telling.request_id.as_deref()
     }
 
     /// Fields of the request that nothing here knows.

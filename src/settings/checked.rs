@@ -3,8 +3,8 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     LlamaCppSettings, ModelSource, SettingsError, llama_cpp,
     raw::{
-        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer,
-        RawSettings, RawTls,
+        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawMatryoshka, RawModel,
+        RawServer, RawSettings, RawTls,
     },
     sha256,
     webhooks::{self, WebhookSettings},
@@ -136,6 +136,10 @@ pub struct ModelSettings {
     /// The SHA-256 hash that the source, one file, must have; any will do when there is none.
     pub sha256: Option<[u8; 32]>,
     pub task: Task,
+    /// Whether requests that leave open how tokens are chosen have it chosen as the model's files say.
+    pub generation_config: GenerationConfig,
+    /// How an embedding model's vectors may be cut, in the place of what its files say.
+    pub matryoshka: Option<Matryoshka>,
     /// What requests may have the model adapted by.
     pub adapters: Vec<AdapterSettings>,
 }
@@ -148,6 +152,26 @@ pub struct AdapterSettings {
     pub source: Option<ModelSource>,
     /// How strongly it is applied; finite.
     pub scale: f32,
+}
+
+/// Where defaults of sampling come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GenerationConfig {
+    /// The model's files, and OpenAI's where they say nothing.
+    #[default]
+    Auto,
+    /// OpenAI's alone.
+    Off,
+}
+
+/// How vectors may be cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matryoshka {
+    No,
+    /// To any length.
+    Any,
+    /// To these lengths, of which there is one at least.
+    Sizes(Vec<u32>),
 }
 
 /// What the simulated model does. Others have files that say it.
@@ -304,7 +328,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
     if name.is_empty() || name.len() > 256 || name.contains("..") || name.chars().any(char::is_control) {
         return Err(SettingsError::new(key(""), "is no name for a model"));
     }
-    let RawModel { source, gguf, sha256, task, adapters } = raw;
+    let RawModel { source, gguf, sha256, task, generation_config, matryoshka, adapters } = raw;
     let task = match task {
         Some(_) if kind != Kind::Sim => {
             let reason = format!("does not apply to the backend {}: a model's file says what it is for", kind.name());
@@ -312,6 +336,19 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
         }
         Some(task) => one_of(&key(".task"), &task, &[("generate", Task::Generate), ("embed", Task::Embed)])?,
         None => Task::default(),
+    };
+    let origins = [("auto", GenerationConfig::Auto), ("off", GenerationConfig::Off)];
+    let generation_config = match generation_config {
+        Some(origin) => one_of(&key(".generation_config"), &origin, &origins)?,
+        None => GenerationConfig::default(),
+    };
+    let matryoshka = match matryoshka {
+        None => None,
+        Some(RawMatryoshka::Whether(cut)) => Some(if cut { Matryoshka::Any } else { Matryoshka::No }),
+        Some(RawMatryoshka::Sizes(sizes)) if sizes.is_empty() || sizes.contains(&0) => {
+            return Err(SettingsError::new(key(".matryoshka"), "names no lengths that a vector can have"));
+        }
+        Some(RawMatryoshka::Sizes(sizes)) => Some(Matryoshka::Sizes(sizes)),
     };
     let spec = match kind {
         Kind::Sim => None,
@@ -345,7 +382,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
         .into_iter()
         .map(|(adapter, raw)| check_adapter(&key(&format!(".adapters.{adapter}")), adapter, raw, kind))
         .collect::<Result<_, _>>()?;
-    Ok(ModelSettings { name, source, sha256, task, adapters })
+    Ok(ModelSettings { name, source, sha256, task, generation_config, matryoshka, adapters })
 }
 
 fn check_adapter(key: &str, name: String, raw: RawAdapter, kind: Kind) -> Result<AdapterSettings, SettingsError> {

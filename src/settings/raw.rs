@@ -131,8 +131,18 @@ pub(super) struct RawModel {
     pub(super) gguf: Option<String>,
     pub(super) sha256: Option<String>,
     pub(super) task: Option<String>,
+    pub(super) generation_config: Option<String>,
+    pub(super) matryoshka: Option<RawMatryoshka>,
     #[serde(default)]
     pub(super) adapters: BTreeMap<String, RawAdapter>,
+}
+
+/// Whether vectors may be cut, or to which lengths.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawMatryoshka {
+    Whether(bool),
+    Sizes(Vec<u32>),
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -75,6 +75,11 @@ fn wrong_settings_are_refused_by_name() {
         ("[limits]\nmax_n = 0", "config: limits.max_n: 0 is not between 1 and 128"),
         ("[log]\nformat = \"xml\"", "config: log.format: 'xml' is not known here: one of text, json"),
         ("[models.\"a/../b\"]\nsource = \"x\"", "config: models.a/../b: is no name for a model"),
+        (
+            "[models.sim]\ngeneration_config = \"vllm\"",
+            "config: models.sim.generation_config: 'vllm' is not known here: one of auto, off",
+        ),
+        ("[models.sim]\nmatryoshka = []", "config: models.sim.matryoshka: names no lengths that a vector can have"),
         ("[models.sim]\ntask = \"rank\"", "config: models.sim.task: 'rank' is not known here: one of generate, embed"),
         (
             "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\ntask = \"embed\"",

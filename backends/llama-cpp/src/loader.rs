@@ -6,7 +6,8 @@ use llama_cpp_2::{
     model::LlamaModel,
 };
 use tandem_core::{
-    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, KvLayout, LoadError, Loaded, Pooling, TokenId, Vocab,
+    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, KvLayout, LoadError, Loaded,
+    Matryoshka, Pooling, TokenId, Vocab,
 };
 
 use crate::{
@@ -86,7 +87,14 @@ impl LlamaCppLoader {
         tracing::info!(?spec, model = %settings.model.display(), "the embedding model is loaded");
         let mut backend = LlamaEmbedder::new(context, spec, sizes.batch);
         backend.warm_up(vocab.opening().unwrap_or(0)).map_err(invalid)?;
-        serve(Loaded { backend: Backend::Embedder(&mut backend), vocab, tokenizer, chat_template: None });
+        serve(Loaded {
+            backend: Backend::Embedder(&mut backend),
+            vocab,
+            tokenizer,
+            chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka: Matryoshka::No,
+        });
         Ok(())
     }
 
@@ -116,7 +124,7 @@ impl BackendLoader for LlamaCppLoader {
         check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let mut model = file.load(&params::model(&self.settings, llama)?)?;
-        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces));
+        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces, file.fill_in_the_middle));
         if let Purpose::Embed(pooling) = file.purpose {
             if !adapter_files.is_empty() {
                 return Err(LoadError::Unsupported(
@@ -158,7 +166,8 @@ impl BackendLoader for LlamaCppLoader {
         })?;
         self.warm_up(&mut backend, vocab.bos().unwrap_or(0))?;
         let backend = Backend::Generator(&mut backend);
-        serve(Loaded { backend, vocab, tokenizer, chat_template: file.chat_template });
+        let (chat_template, defaults) = (file.chat_template, file.defaults);
+        serve(Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka: Matryoshka::No });
         Ok(())
     }
 }
