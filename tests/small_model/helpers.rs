@@ -63,6 +63,7 @@ pub(crate) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> GenerateRequest 
         cache_salt: 0,
         grammar: None,
         adapter: None,
+        shown: Default::default(),
     }
 }
 

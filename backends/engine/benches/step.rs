@@ -104,6 +104,7 @@ fn request(at: u32, max_tokens: u32) -> GenerateRequest {
         cache_salt: 0,
         grammar: None,
         adapter: None,
+        shown: Default::default(),
     }
 }
 

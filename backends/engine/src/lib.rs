@@ -31,6 +31,6 @@ pub use embedding::{EmbedError, EmbedRequest, Embedding, Vectors};
 pub use engine::{EmbedderInfo, Engine, EngineLimits, ModelInfo, ModelKind};
 pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
 pub use generation::Generation;
-pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, is_ebnf};
+pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, Part, is_ebnf};
 pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
 pub use stats::Stats;

@@ -269,7 +269,8 @@ impl Sequence {
         } else {
             None
         };
-        self.untold = Some(Untold { token, is_text: !ends && vocab.is_text(token), logprobs, end });
+        let is_text = !ends && (vocab.is_text(token) || self.request.shown.contains(&token));
+        self.untold = Some(Untold { token, is_text, logprobs, end });
         if end.is_some() { Progress::Ended } else { Progress::Running }
     }
 

@@ -185,6 +185,7 @@ impl World {
             cache_salt: self.rng.below(2),
             grammar: if self.rng.one_in(6) { Some(self.any_grammar()) } else { None },
             adapter: self.any_adapter(),
+            shown: Default::default(),
         };
         let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();

@@ -156,6 +156,7 @@ async fn what_the_model_cannot_do_is_refused_at_once() {
         cache_salt: 0,
         grammar: None,
         adapter: None,
+        shown: Default::default(),
     };
     assert_eq!(embedder.submit(asked).unwrap_err(), SubmitError::WrongKind);
     let generator = Engine::load(Box::new(SimLoader::new(SimSettings::default())), EngineLimits::default());

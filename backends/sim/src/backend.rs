@@ -34,6 +34,8 @@ pub struct SimSettings {
     pub jitter_seed: u64,
     /// The names of the adapters, each of which makes another model of it.
     pub adapters: Vec<String>,
+    /// The chat template; `ChatML` by default.
+    pub chat_template: String,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -100,6 +102,7 @@ impl Default for SimSettings {
             step_jitter: Duration::ZERO,
             jitter_seed: 0,
             adapters: Vec::new(),
+            chat_template: CHAT_TEMPLATE.to_owned(),
             faults: Faults::default(),
         }
     }
@@ -126,7 +129,7 @@ impl BackendLoader for SimLoader {
             backend: Backend::Generator(&mut backend),
             vocab: Arc::new(model::vocab()),
             tokenizer: Arc::new(ByteTokenizer),
-            chat_template: Some(CHAT_TEMPLATE.to_owned()),
+            chat_template: Some(self.settings.chat_template.clone()),
         });
         Ok(())
     }

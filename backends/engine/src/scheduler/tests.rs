@@ -149,6 +149,7 @@ fn request(prompt: impl IntoIterator<Item = TokenId>, max_tokens: u32, priority:
         cache_salt: 0,
         grammar: None,
         adapter: None,
+        shown: Default::default(),
     }
 }
 
