@@ -5,6 +5,7 @@
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
 //! [`Completions::embed`] does the same for embeddings, which have nothing to stream.
 
+mod answer;
 mod embeddings;
 mod engine_errors;
 mod guard;
@@ -21,6 +22,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
+use answer::AnswerForm;
 use read::{ChatRequest, CompletionRequest};
 use templates::Templates;
 
@@ -151,8 +154,7 @@ impl Completions {
         let lease = self.generator(&request.model, Form::Chat).await?;
         let template = self.shared.templates.of(&lease)?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
-        let texts = request.messages.iter().flat_map(|message| message.texts());
-        let size = request.options.work(texts.map(str::len).sum());
+        let size = request.work();
         let plan = off_the_reactor(size, move || prepare::chat(request, &info, &template, &limits, priority)).await??;
         Ok((lease, plan))
     }
@@ -197,6 +199,8 @@ struct Settings {
     ignore_eos: bool,
     /// Texts put in front of the choices, one for each prompt, or none.
     echo: Vec<String>,
+    /// What parts the answer has.
+    answer: AnswerForm,
     /// Fields of the request that nothing here knows.
     ignored: Vec<String>,
     deadline: Option<Instant>,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tandem_core::{AdapterId, TokenId, TokenMask, Vocab};
-use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
+use tandem_engine::{GenerateRequest, Grammar, GrammarError, GrammarSpec, ModelInfo, Part, Priority, StopRules};
 
-use super::prompt::{self, Conversation};
-use super::read::{ChatRequest, CompletionRequest, Message, Options, Prompt, Structure};
+use super::answer::AnswerForm;
+use super::prompt::{self, Conversation, Prompt};
+use super::read::{ChatRequest, CompletionRequest, Message, Options, Prompt as Given, Structure, Tool, texts};
 use super::template::ChatTemplate;
 use super::{Limits, Plan, Settings};
 use crate::openai::error::ApiError;
@@ -24,19 +25,47 @@ pub(super) fn chat(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let ChatRequest { model, messages, mut options, add_generation_prompt, variables, logprobs, ignored } = request;
+    let ChatRequest {
+        model,
+        messages,
+        mut options,
+        add_generation_prompt,
+        variables,
+        logprobs,
+        tools,
+        include_reasoning,
+        ignored,
+    } = request;
     let adapter = adapter(&options, &model, info)?;
     check_tokens(&options, info)?;
     constrain(&mut options, info)?;
     check_messages(&messages, info)?;
-    let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
-    let ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
-    let grammar = grammar(&options, info)?;
-    let asked =
-        Asked { param: "messages", default_tokens: None, logprobs, grammar, adapter, options: &options, priority };
+    let listed = tools.as_ref().map(|tools| tools.list.as_slice()).unwrap_or_default();
+    check_tools(listed, info)?;
+    let conversation =
+        Conversation { messages: &messages, tools: listed, add_generation_prompt, variables: &variables };
+    let Prompt { ids, end } = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
+    let reasoning =
+        end.as_ref().and_then(|end| template.reasoning().map(|format| Some((format, format.beginning(end)?))));
+    let answer = AnswerForm {
+        reasoning: reasoning.flatten(),
+        tools: tools.map(|tools| (template.tool_format(), Arc::new(tools))),
+        shows_reasoning: include_reasoning,
+    };
+    let grammar = answer_grammar(&options, &answer, info)?;
+    let asked = Asked {
+        param: "messages",
+        default_tokens: None,
+        logprobs,
+        grammar,
+        adapter,
+        shown: answer.shown(&info.vocab),
+        options: &options,
+        priority,
+    };
     let requests = asked.choices(ids, info, limits, options.seed.unwrap_or_else(rand::random))?;
     check_answer(&options, &requests)?;
-    Ok(Plan { requests, settings: settings(&options, Vec::new(), ignored) })
+    Ok(Plan { requests, settings: Settings { answer, ..settings(&options, Vec::new(), ignored) } })
 }
 
 pub(super) fn text(
@@ -60,7 +89,16 @@ pub(super) fn text(
         }
         let grammar = grammar.clone();
         let default_tokens = Some(COMPLETION_TOKENS);
-        let asked = Asked { param: "prompt", default_tokens, logprobs, grammar, adapter, options: &options, priority };
+        let asked = Asked {
+            param: "prompt",
+            default_tokens,
+            logprobs,
+            grammar,
+            adapter,
+            shown: Arc::default(),
+            options: &options,
+            priority,
+        };
         requests.append(&mut asked.choices(ids, info, limits, seed)?);
     }
     check_answer(&options, &requests)?;
@@ -70,24 +108,51 @@ pub(super) fn text(
 /// What the answer has to look like, compiled for the model.
 fn grammar(options: &Options, info: &ModelInfo) -> Result<Option<Grammar>, ApiError> {
     let Some(Structure { path, spec }) = &options.structure else { return Ok(None) };
-    info.grammars.compile(spec).map(Some).map_err(|error| match error {
+    compile(spec, path, path, info).map(Some)
+}
+
+/// The same for a chat, in whose answer there may be reasoning and calls of tools.
+fn answer_grammar(options: &Options, answer: &AnswerForm, info: &ModelInfo) -> Result<Option<Grammar>, ApiError> {
+    if answer.tools.is_none() && answer.reasoning.is_none() {
+        return grammar(options, info);
+    }
+    let text = options
+        .structure
+        .as_ref()
+        .map(|Structure { path, spec }| Part::Grammar { path: path.clone(), spec: Box::new(spec.clone()) });
+    let (constraint, list) = match &answer.tools {
+        Some((format, tools)) => (format.constraint(tools, text, &info.vocab), tools.field()),
+        None => (text, ""),
+    };
+    let Some(mut part) = constraint else { return Ok(None) };
+    if let Some((format, beginning)) = answer.reasoning {
+        part = format.before(beginning, part, &info.vocab);
+    }
+    let path = options.structure.as_ref().map_or(list, |structure| &structure.path);
+    compile(&GrammarSpec::Parts(part), path, "", info).map(Some)
+}
+
+/// Compiles a grammar that the client finds at `path`; errors in it are told by their place below `base`.
+fn compile(spec: &GrammarSpec, path: &str, base: &str, info: &ModelInfo) -> Result<Grammar, ApiError> {
+    info.grammars.compile(spec).map_err(|error| match error {
         GrammarError::Invalid { place, reason } => {
-            let dot = if place.is_empty() || place.starts_with('[') { "" } else { "." };
-            ApiError::invalid_schema(&format!("{path}{dot}{place}"), &reason)
+            let dot = if base.is_empty() || place.is_empty() || place.starts_with('[') { "" } else { "." };
+            let place = format!("{base}{dot}{place}");
+            ApiError::invalid_schema(if place.is_empty() { path } else { &place }, &reason)
         }
         GrammarError::TooComplex => ApiError::schema_too_complex(path),
     })
 }
 
 /// A prompt's ids, and its text if it came as text.
-fn tokens(prompt: Prompt, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
+fn tokens(prompt: Given, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
     match prompt {
-        Prompt::Text { path, text } => {
+        Given::Text { path, text } => {
             check_length(&path, text.chars().count(), info.spec.max_context)?;
             let ids = prompt::of_text(&path, &text, &info.vocab, &*info.tokenizer)?;
             Ok((ids, Some(text)))
         }
-        Prompt::Tokens { path, ids } => {
+        Given::Tokens { path, ids } => {
             check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
             Ok((ids, None))
         }
@@ -111,6 +176,7 @@ struct Asked<'a> {
     logprobs: Option<u8>,
     grammar: Option<Grammar>,
     adapter: Option<AdapterId>,
+    shown: Arc<[TokenId]>,
     options: &'a Options,
     priority: Priority,
 }
@@ -142,6 +208,7 @@ impl Asked<'_> {
             cache_salt: options.cache_salt,
             grammar: self.grammar.clone(),
             adapter: self.adapter,
+            shown: Arc::clone(&self.shown),
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })
@@ -246,6 +313,11 @@ pub(super) fn check_messages(messages: &[Message], info: &ModelInfo) -> Result<(
     check_length("messages", texts.map(|text| text.chars().count()).sum(), info.spec.max_context)
 }
 
+fn check_tools(tools: &[Tool], info: &ModelInfo) -> Result<(), ApiError> {
+    let chars = |tool: &Tool| texts(&tool.value()).map(|text| text.chars().count()).sum::<usize>();
+    check_length("tools", tools.iter().map(chars).sum(), info.spec.max_context)
+}
+
 /// A text that no tokenizer could fit into the context is refused before it costs anything.
 pub(super) fn check_length(param: &str, chars: usize, max_tokens: u32) -> Result<(), ApiError> {
     let max = max_tokens as usize * 8 + 4096;
@@ -271,6 +343,7 @@ fn settings(options: &Options, echo: Vec<String>, ignored: Vec<String>) -> Setti
         include_usage: options.include_usage,
         ignore_eos: options.ignore_eos,
         echo,
+        answer: AnswerForm::default(),
         ignored,
         deadline: None,
         timeout: std::time::Duration::ZERO,

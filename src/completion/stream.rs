@@ -12,12 +12,13 @@ use tandem_core::Vocab;
 use tandem_engine::{Event, Generation, Logprobs, Usage};
 use tokio::time::{Sleep, sleep_until};
 
+use super::answer::{AnswerForm, AnswerReader, Piece};
 use super::respond::reason;
 use super::started::{Label, total_usage};
 use super::{Form, Settings, Started, engine_errors, logprobs};
 use crate::models::Generator;
 use crate::openai;
-use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta};
+use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};
 use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
 use crate::openai::error::ApiError;
 
@@ -123,6 +124,9 @@ struct Choice {
     untold: Vec<Logprobs>,
     /// Characters that the choice's tokens have, for the offsets of completions.
     offset: usize,
+    /// Tells the parts of a message from its text.
+    reader: Option<AnswerReader>,
+    has_calls: bool,
     usage: Usage,
 }
 
@@ -133,7 +137,9 @@ impl Chunks {
         let open = generations.len();
         Self {
             events: Events::of(generations),
-            choices: std::iter::repeat_with(Choice::default).take(open).collect(),
+            choices: std::iter::repeat_with(|| Choice { reader: settings.answer.reader(), ..Choice::default() })
+                .take(open)
+                .collect(),
             begun: false,
             open,
             envelope: Envelope::new(&label, settings.include_usage),
@@ -185,7 +191,7 @@ impl Chunks {
         for index in 0..self.choices.len() {
             match self.label.form {
                 Form::Chat => {
-                    let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
+                    let delta = Delta { role: Some("assistant"), content: Some(String::new()), ..Delta::default() };
                     let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None };
                     self.envelope.write(out, frame, &choice);
                 }
@@ -206,15 +212,33 @@ impl Chunks {
                 let told = logprobs.filter(|_| self.settings.is_told(&self.vocab, id));
                 self.choices[index].untold.extend(told);
                 // Without new text there is nothing to tell: the token's log-probabilities go with the text that it becomes part of.
-                if !text.is_empty() {
-                    self.write(out, frame, index, text, None);
+                match &mut self.choices[index].reader {
+                    Some(reader) => {
+                        let pieces = reader.push(&text);
+                        self.write_pieces(out, frame, index, pieces);
+                    }
+                    None if text.is_empty() => {}
+                    None => self.write(out, frame, index, text, None),
                 }
             }
             Event::Finished { reason: ended, text, usage, timing: _ } => {
-                if !text.is_empty() || !self.choices[index].untold.is_empty() {
-                    self.write(out, frame, index, text, None);
+                let rest = match &mut self.choices[index].reader {
+                    Some(reader) => {
+                        let pieces = reader.finish(&text);
+                        self.write_pieces(out, frame, index, pieces);
+                        String::new()
+                    }
+                    None => text,
+                };
+                if !rest.is_empty() || !self.choices[index].untold.is_empty() {
+                    self.write(out, frame, index, rest, None);
                 }
-                self.write(out, frame, index, String::new(), Some(reason(ended)));
+                let has_calls = self.choices[index].has_calls;
+                let reason = match self.label.form {
+                    Form::Chat => self.settings.answer.finish_reason(ended, has_calls),
+                    Form::Text => reason(ended),
+                };
+                self.write(out, frame, index, String::new(), Some(reason));
                 self.choices[index].usage = usage;
                 self.open -= 1;
                 if self.open == 0 && self.settings.include_usage {
@@ -239,9 +263,8 @@ impl Chunks {
         match self.label.form {
             Form::Chat => {
                 let content = if finish_reason.is_none() { Some(text) } else { None };
-                let logprobs = (!untold.is_empty())
-                    .then(|| ChatLogprobs { content: untold.iter().map(logprobs::chat).collect(), refusal: None });
-                let delta = Delta { role: None, content };
+                let logprobs = chat_logprobs(&untold);
+                let delta = Delta { content, ..Delta::default() };
                 self.envelope.write(out, frame, &ChunkChoice { index, delta, logprobs, finish_reason });
             }
             Form::Text => {
@@ -255,9 +278,21 @@ impl Chunks {
         }
     }
 
+    /// The parts of a message that a token made known; log-probabilities go with the first.
+    fn write_pieces(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let logprobs = chat_logprobs(&std::mem::take(&mut self.choices[index].untold));
+            self.choices[index].has_calls |= matches!(piece, Piece::Call { .. });
+            let delta = delta(piece, &self.settings.answer);
+            self.envelope.write(out, frame, &ChunkChoice { index, delta, logprobs, finish_reason: None });
+        }
+    }
+
     fn write_usage(&self, out: &mut Vec<u8>, frame: Frame) {
         let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
-        let usage = Some(Some(total_usage(&usages, self.settings.n)));
+        let readers = self.choices.iter().filter_map(|choice| choice.reader.as_ref());
+        let reasoning_tokens = readers.map(AnswerReader::reasoning_tokens).sum();
+        let usage = Some(Some(total_usage(&usages, self.settings.n, reasoning_tokens)));
         out.extend_from_slice(frame.before);
         match self.label.form {
             Form::Chat => write_json(out, &chat_chunk(&self.label, Vec::new(), usage)),
@@ -265,6 +300,29 @@ impl Chunks {
         }
         out.extend_from_slice(frame.after);
     }
+}
+
+fn chat_logprobs(untold: &[Logprobs]) -> Option<ChatLogprobs> {
+    (!untold.is_empty()).then(|| ChatLogprobs { content: untold.iter().map(logprobs::chat).collect(), refusal: None })
+}
+
+fn delta(piece: Piece, answer: &AnswerForm) -> Delta {
+    let (index, id, function) = match piece {
+        Piece::Content(text) => return Delta { content: Some(text), ..Delta::default() },
+        Piece::Reasoning(text) => {
+            return Delta { reasoning_content: Some(text.clone()), reasoning: Some(text), ..Delta::default() };
+        }
+        Piece::Call { index, name } => {
+            let function = FunctionCallDelta { name: Some(name), arguments: String::new() };
+            (index, Some(answer.call_id()), function)
+        }
+        Piece::Arguments { index, text } => (index, None, FunctionCallDelta { name: None, arguments: text }),
+    };
+    if answer.is_deprecated() {
+        return Delta { function_call: Some(function), ..Delta::default() };
+    }
+    let kind = id.is_some().then_some("function");
+    Delta { tool_calls: vec![ToolCallDelta { index, id, kind, function }], ..Delta::default() }
 }
 
 fn chat_chunk(label: &Label, choices: Vec<ChunkChoice>, usage: Option<Option<openai::Usage>>) -> ChatChunk<'_> {
@@ -311,7 +369,7 @@ mod tests {
         for (include_usage, usage) in [(false, None), (true, Some(None))] {
             for text in ["a", "", "\"\n\u{2028}\u{1f600}]}"] {
                 let label = label(Form::Chat);
-                let delta = Delta { role: None, content: Some(text.to_owned()) };
+                let delta = Delta { content: Some(text.to_owned()), ..Delta::default() };
                 let choice = ChunkChoice { index: 3, delta, logprobs: None, finish_reason: Some("stop") };
                 let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
                 Envelope::new(&label, include_usage).write(&mut parts, frame, &choice);

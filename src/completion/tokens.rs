@@ -37,6 +37,7 @@ impl Completions {
         let max_model_len = kind.max_tokens();
         let tokens = if fields.value("messages").is_some() {
             let messages = read::messages(&mut fields)?;
+            let tools = read::tools(&mut fields)?.map(|tools| tools.list).unwrap_or_default();
             let lease = self.generator(model, Form::Chat).await?;
             let info = Arc::clone(lease.info());
             prepare::check_messages(&messages, &info)?;
@@ -44,8 +45,10 @@ impl Completions {
             let template = self.shared.templates.of(&lease)?;
             off_the_reactor(body.len(), move || {
                 let variables = serde_json::Map::new();
-                let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
-                prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer)
+                let (messages, tools) = (&messages[..], &tools[..]);
+                let conversation = Conversation { messages, tools, add_generation_prompt, variables: &variables };
+                let prompt = prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer);
+                prompt.map(|prompt| prompt.ids)
             })
             .await??
         } else {

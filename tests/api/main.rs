@@ -11,3 +11,4 @@ mod helpers;
 mod models;
 mod stream;
 mod structured;
+mod tools;

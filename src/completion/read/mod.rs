@@ -11,6 +11,7 @@ mod options;
 mod prompts;
 mod structured;
 mod text;
+mod tools;
 mod unhonoured;
 
 pub(super) use chat::{ChatRequest, chat};
@@ -20,3 +21,4 @@ pub(super) use messages::{Message, ToolCall, messages};
 pub(super) use options::Options;
 pub(super) use prompts::{CompletionRequest, Prompt, completions};
 pub(super) use structured::Structure;
+pub(super) use tools::{Tool, ToolChoice, Tools, texts, tools};
