@@ -8,6 +8,8 @@
 mod answer;
 mod embeddings;
 mod engine_errors;
+#[cfg(test)]
+mod families;
 mod guard;
 mod logprobs;
 mod prepare;
