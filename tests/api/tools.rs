@@ -118,10 +118,12 @@ async fn an_answer_that_has_a_form_is_that_or_a_call() {
     let app = spawn_with(HERMES).await;
     let schema = json!({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": false});
     let format = json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}});
+    let mut strict = tools();
+    strict.as_array_mut().unwrap().iter_mut().for_each(|tool| tool["function"]["strict"] = true.into());
     let (mut calls, mut texts) = (0, 0);
     for question in 0..16 {
         let messages = json!([{"role": "user", "content": format!("Question {question}")}]);
-        let extra = json!({"messages": messages, "max_tokens": 800, "tools": tools(), "response_format": format, "parallel_tool_calls": false});
+        let extra = json!({"messages": messages, "max_tokens": 800, "tools": strict, "response_format": format, "parallel_tool_calls": false});
         let answer = app.chat(extra).await;
         let choice = &answer["choices"][0];
         match choice["message"]["content"].as_str() {
