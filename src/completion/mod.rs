@@ -5,9 +5,12 @@
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
 //! [`Completions::embed`] does the same for embeddings, which have nothing to stream.
 
+mod answer;
 mod asker;
 mod embeddings;
 mod engine_errors;
+#[cfg(test)]
+mod families;
 mod guard;
 mod logprobs;
 mod prepare;
@@ -22,6 +25,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +46,7 @@ pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
+use answer::AnswerForm;
 pub(crate) use read::body::object as json_object;
 use read::{ChatRequest, CompletionRequest, Telling};
 use templates::Templates;
@@ -189,8 +194,7 @@ impl Completions {
         let lease = self.generator(&request.model, Form::Chat).await?;
         let template = self.shared.templates.of(&lease)?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
-        let texts = request.messages.iter().flat_map(|message| message.texts());
-        let size = request.options.work(texts.map(str::len).sum());
+        let size = request.work();
         let plan = off_the_reactor(size, move || prepare::chat(request, &info, &template, &limits, priority)).await??;
         Ok((lease, plan))
     }
@@ -235,6 +239,8 @@ struct Settings {
     telling: Telling,
     /// One for each prompt.
     prompts: Vec<ToldPrompt>,
+    /// What parts the answer has.
+    answer: AnswerForm,
     /// Fields of the request that nothing here knows.
     ignored: Vec<String>,
     deadline: Option<Instant>,

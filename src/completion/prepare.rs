@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tandem_core::{AdapterId, SamplingParams, TokenId, TokenMask, Vocab};
-use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
+use tandem_engine::{GenerateRequest, Grammar, GrammarError, GrammarSpec, ModelInfo, Part, Priority, StopRules};
 
+use super::answer::AnswerForm;
 use super::prompt::{self, Conversation};
-use super::read::{self, ChatRequest, CompletionRequest, Message, Options, Prompt, Structure};
+use super::read::{self, ChatRequest, CompletionRequest, Message, Options, Prompt, Structure, Tool, texts};
 use super::template::ChatTemplate;
 use super::{Limits, Plan, Settings, ToldPrompt};
 use crate::openai::error::ApiError;
@@ -24,25 +25,40 @@ pub(super) fn chat(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let ChatRequest { model, messages, options, .. } = &request;
+    let ChatRequest { model, messages, options, tools, .. } = &request;
     let adapter = adapter(options, model, info)?;
     check_tokens(options, info)?;
     let sampling = sampling(options, info)?;
     check_messages(messages, info)?;
-    let ChatRequest { add_generation_prompt, continue_final_message, ref variables, .. } = request;
-    let conversation = Conversation { messages, add_generation_prompt, continue_final_message, variables };
-    let mut ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
+    let listed = tools.as_ref().map(|tools| tools.list.as_slice()).unwrap_or_default();
+    check_tools(listed, info)?;
+    let conversation = Conversation {
+        messages,
+        tools: listed,
+        add_generation_prompt: request.add_generation_prompt,
+        continue_final_message: request.continue_final_message,
+        variables: &request.variables,
+    };
+    let prompt::Prompt { mut ids, end } = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
     if options.add_special_tokens == Some(true) {
         ids = prompt::opened(ids, &info.vocab);
     }
+    let reasoning =
+        end.as_ref().and_then(|end| template.reasoning().map(|format| Some((format, format.beginning(end)?))));
+    let answer = AnswerForm {
+        reasoning: reasoning.flatten(),
+        tools: tools.clone().map(|tools| (template.tool_format(), Arc::new(tools))),
+        shows_reasoning: request.include_reasoning,
+    };
     let asked = Asked {
         param: "messages",
         default_tokens: info.defaults.max_tokens,
         logprobs: request.logprobs,
         score_prompt: false,
-        grammar: grammar(options, info)?,
+        grammar: answer_grammar(options, &answer, info)?,
         adapter,
         sampling,
+        shown: answer.shown(&info.vocab),
         options,
         priority,
     };
@@ -52,7 +68,7 @@ pub(super) fn chat(
     let prompts = vec![ToldPrompt::new(echo, &ids, options, info, false)];
     let requests = asked.choices(ids, info, limits, options.seed.unwrap_or_else(rand::random))?;
     check_answer(options, &requests)?;
-    Ok(Plan { requests, settings: settings(request.options, prompts, request.ignored) })
+    Ok(Plan { requests, settings: Settings { answer, ..settings(request.options, prompts, request.ignored) } })
 }
 
 pub(super) fn text(
@@ -73,6 +89,7 @@ pub(super) fn text(
         grammar: grammar(&options, info)?,
         adapter,
         sampling: sampling(&options, info)?,
+        shown: Arc::default(),
         options: &options,
         priority,
     };
@@ -108,10 +125,37 @@ impl ToldPrompt {
 /// What the answer has to look like, compiled for the model.
 fn grammar(options: &Options, info: &ModelInfo) -> Result<Option<Grammar>, ApiError> {
     let Some(Structure { path, spec }) = &options.structure else { return Ok(None) };
-    info.grammars.compile(spec).map(Some).map_err(|error| match error {
+    compile(spec, path, path, info).map(Some)
+}
+
+/// The same for a chat, in whose answer there may be reasoning and calls of tools.
+fn answer_grammar(options: &Options, answer: &AnswerForm, info: &ModelInfo) -> Result<Option<Grammar>, ApiError> {
+    if answer.tools.is_none() && answer.reasoning.is_none() {
+        return grammar(options, info);
+    }
+    let text = options
+        .structure
+        .as_ref()
+        .map(|Structure { path, spec }| Part::Grammar { path: path.clone(), spec: Box::new(spec.clone()) });
+    let (constraint, list) = match &answer.tools {
+        Some((format, tools)) => (format.constraint(tools, text, &info.vocab), tools.field()),
+        None => (text, ""),
+    };
+    let Some(mut part) = constraint else { return Ok(None) };
+    if let Some((format, beginning)) = answer.reasoning {
+        part = format.before(beginning, part, &info.vocab);
+    }
+    let path = options.structure.as_ref().map_or(list, |structure| &structure.path);
+    compile(&GrammarSpec::Parts(part), path, "", info).map(Some)
+}
+
+/// Compiles a grammar that the client finds at `path`; errors in it are told by their place below `base`.
+fn compile(spec: &GrammarSpec, path: &str, base: &str, info: &ModelInfo) -> Result<Grammar, ApiError> {
+    info.grammars.compile(spec).map_err(|error| match error {
         GrammarError::Invalid { place, reason } => {
-            let dot = if place.is_empty() || place.starts_with('[') { "" } else { "." };
-            ApiError::invalid_schema(&format!("{path}{dot}{place}"), &reason)
+            let dot = if base.is_empty() || place.is_empty() || place.starts_with('[') { "" } else { "." };
+            let place = format!("{base}{dot}{place}");
+            ApiError::invalid_schema(if place.is_empty() { path } else { &place }, &reason)
         }
         GrammarError::TooComplex => ApiError::schema_too_complex(path),
     })
@@ -136,6 +180,7 @@ struct Asked<'a> {
     grammar: Option<Grammar>,
     adapter: Option<AdapterId>,
     sampling: SamplingParams,
+    shown: Arc<[TokenId]>,
     options: &'a Options,
     priority: Priority,
 }
@@ -252,6 +297,7 @@ impl Asked<'_> {
             cache_salt: options.cache_salt,
             grammar: self.grammar.clone(),
             adapter: self.adapter,
+            shown: Arc::clone(&self.shown),
         };
         Ok((0..options.n)
             .map(|choice| GenerateRequest { seed: choice_seed(seed, choice), ..request.clone() })
@@ -360,6 +406,11 @@ pub(super) fn check_messages(messages: &[Message], info: &ModelInfo) -> Result<(
     check_length("messages", texts.map(|text| text.chars().count()).sum(), info.spec.max_context)
 }
 
+fn check_tools(tools: &[Tool], info: &ModelInfo) -> Result<(), ApiError> {
+    let chars = |tool: &Tool| texts(&tool.value()).map(|text| text.chars().count()).sum::<usize>();
+    check_length("tools", tools.iter().map(chars).sum(), info.spec.max_context)
+}
+
 /// A text that no tokenizer could fit into the context is refused before it costs anything.
 pub(super) fn check_length(param: &str, chars: usize, max_tokens: u32) -> Result<(), ApiError> {
     let max = max_tokens as usize * 8 + 4096;
@@ -388,6 +439,7 @@ fn settings(options: Options, prompts: Vec<ToldPrompt>, ignored: Vec<String>) ->
         ignore_eos: options.ignore_eos,
         telling: options.telling,
         prompts,
+        answer: AnswerForm::default(),
         ignored,
         deadline: None,
         timeout: std::time::Duration::ZERO,

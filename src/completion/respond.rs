@@ -6,11 +6,12 @@ use serde_json::value::to_raw_value;
 use tandem_core::{TokenId, Vocab};
 use tandem_engine::{Event, FinishReason, Generation, Logprobs, StoppedBy, Usage};
 
+use super::answer::{AnswerForm, AnswerReader, Piece};
 use super::asker::Spent;
 use super::logprobs::Lists;
 use super::started::total_usage;
 use super::{Answer, Form, Settings, Started, ToldPrompt, engine_errors, logprobs};
-use crate::openai::chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatLogprobs};
+use crate::openai::chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatLogprobs, FunctionCall, ToolCall};
 use crate::openai::completions::{Completion, CompletionChoice};
 use crate::openai::error::ApiError;
 use crate::openai::{self, ChoiceExtras, PromptExtras, StopReason};
@@ -18,9 +19,13 @@ use crate::openai::{self, ChoiceExtras, PromptExtras, StopReason};
 /// One generation, ended.
 #[derive(Debug)]
 struct Ended {
+    /// Of a chat with parts, the text alone.
     text: String,
     /// Of the prompt's tokens but for the first.
     prompt: Vec<Logprobs>,
+    reasoning: String,
+    reasoning_tokens: u64,
+    calls: Vec<FunctionCall>,
     logprobs: Option<Vec<Logprobs>>,
     token_ids: Option<Vec<TokenId>>,
     reason: FinishReason,
@@ -37,7 +42,8 @@ impl Started {
         let generations = std::mem::take(&mut self.generations);
         let all = gather(generations, &self.vocab(), &self.settings, &self.spent).await?;
         let usages: Vec<Usage> = all.iter().map(|ended| ended.usage).collect();
-        let usage = total_usage(&usages, self.settings.n);
+        let reasoning_tokens = all.iter().map(|ended| ended.reasoning_tokens).sum();
+        let usage = total_usage(&usages, self.settings.n, reasoning_tokens);
         let body = match self.label.form {
             Form::Chat => raw(&self.chat_completion(all, usage)),
             Form::Text => raw(&self.completion(all, usage)),
@@ -50,15 +56,15 @@ impl Started {
         let telling = &settings.telling;
         let prompt = settings.prompts.first();
         let echo = prompt.and_then(|prompt| prompt.echo.as_deref()).unwrap_or_default();
-        let choice = |(index, ended): (usize, Ended)| ChatChoice {
+        let choice = |(index, mut ended): (usize, Ended)| ChatChoice {
             index,
-            message: AssistantMessage { role: "assistant", content: format!("{echo}{}", ended.text), refusal: None },
-            logprobs: ended.logprobs.map(|all| ChatLogprobs {
+            logprobs: ended.logprobs.as_ref().map(|all| ChatLogprobs {
                 content: all.iter().map(|one| logprobs::chat(one, telling)).collect(),
                 refusal: None,
             }),
-            finish_reason: reason(ended.reason),
-            extras: extras(ended.reason, ended.stopped_by, ended.token_ids),
+            finish_reason: settings.answer.finish_reason(ended.reason, !ended.calls.is_empty()),
+            extras: extras(ended.reason, ended.stopped_by.take(), ended.token_ids.take()),
+            message: self.message(echo, ended),
         };
         ChatCompletion {
             id: &label.id,
@@ -70,6 +76,26 @@ impl Started {
             system_fingerprint: &label.fingerprint,
             service_tier: label.service_tier,
             prompt: prompt.map(ToldPrompt::extras).unwrap_or_default(),
+        }
+    }
+
+    /// `echo` is what the text goes on from.
+    fn message(&self, echo: &str, ended: Ended) -> AssistantMessage {
+        let Ended { text, reasoning, mut calls, .. } = ended;
+        let answer = &self.settings.answer;
+        let reasoning = (!reasoning.is_empty()).then_some(reasoning);
+        let is_deprecated = answer.is_deprecated();
+        let content = (calls.is_empty() || !text.is_empty()).then(|| format!("{echo}{text}"));
+        let function_call = if is_deprecated { calls.pop() } else { None };
+        let call = |function| ToolCall { id: answer.call_id(), kind: "function", function };
+        AssistantMessage {
+            role: "assistant",
+            content,
+            refusal: None,
+            reasoning_content: reasoning.clone(),
+            reasoning,
+            tool_calls: calls.into_iter().map(call).collect(),
+            function_call,
         }
     }
 
@@ -139,15 +165,19 @@ async fn gather(
 }
 
 async fn end(mut generation: Generation, vocab: &Vocab, settings: &Settings, spent: &Spent) -> Result<Ended, ApiError> {
-    let mut text = String::new();
+    let mut message = Message::default();
+    let mut reader = settings.answer.reader();
     let (mut prompt, mut logprobs) = (Vec::new(), None::<Vec<Logprobs>>);
     let mut token_ids = settings.telling.token_ids.then(Vec::new);
     while let Some(event) = generation.next().await {
         match event {
             Event::Prompt(scores) => prompt = scores,
-            Event::Token { id, text: piece, logprobs: of_token } => {
+            Event::Token { id, text, logprobs: of_token } => {
                 spent.add(1);
-                text.push_str(&piece);
+                match &mut reader {
+                    Some(reader) => message.extend(reader.push(&text)),
+                    None => message.text.push_str(&text),
+                }
                 token_ids.iter_mut().for_each(|ids| ids.push(id));
                 if let Some(of_token) = of_token {
                     let told = logprobs.get_or_insert_default();
@@ -156,9 +186,25 @@ async fn end(mut generation: Generation, vocab: &Vocab, settings: &Settings, spe
                     }
                 }
             }
-            Event::Finished { reason, stopped_by, text: rest, usage, timing: _ } => {
-                text.push_str(&rest);
-                return Ok(Ended { text, prompt, logprobs, token_ids, reason, stopped_by, usage });
+            Event::Finished { reason, stopped_by, text, usage, timing: _ } => {
+                let reasoning_tokens = reader.as_ref().map_or(0, AnswerReader::reasoning_tokens);
+                match &mut reader {
+                    Some(reader) => message.extend(reader.finish(&text)),
+                    None => message.text.push_str(&text),
+                }
+                let Message { text, reasoning, calls } = message;
+                return Ok(Ended {
+                    text,
+                    prompt,
+                    reasoning,
+                    reasoning_tokens,
+                    calls,
+                    logprobs,
+                    token_ids,
+                    reason,
+                    stopped_by,
+                    usage,
+                });
             }
             Event::Failed(error) => return Err(engine_errors::of_generation(error)),
         }
@@ -166,11 +212,43 @@ async fn end(mut generation: Generation, vocab: &Vocab, settings: &Settings, spe
     Err(ApiError::engine_gone())
 }
 
+/// What has come of an answer.
+#[derive(Debug, Default)]
+struct Message {
+    text: String,
+    reasoning: String,
+    calls: Vec<FunctionCall>,
+}
+
+impl Message {
+    fn extend(&mut self, pieces: Vec<Piece>) {
+        for piece in pieces {
+            match piece {
+                Piece::Reasoning(text) => self.reasoning.push_str(&text),
+                Piece::Content(text) => self.text.push_str(&text),
+                Piece::Call { index: _, name } => self.calls.push(FunctionCall { name, arguments: String::new() }),
+                Piece::Arguments { index, text } => self.calls[index].arguments.push_str(&text),
+            }
+        }
+    }
+}
+
 impl Settings {
     /// Whether a token is part of the answer. The one that ends it is not, unless it was asked for.
     pub(super) fn is_told(&self, vocab: &Vocab, id: tandem_core::TokenId) -> bool {
         let shows_end = self.telling.include_end && self.telling.special_tokens;
         self.ignore_eos || shows_end || !vocab.is_eog(id)
+    }
+}
+
+impl AnswerForm {
+    /// How a chat's end is told.
+    pub(super) fn finish_reason(&self, ended: FinishReason, has_calls: bool) -> &'static str {
+        match ended {
+            FinishReason::Stop if has_calls && self.is_deprecated() => "function_call",
+            FinishReason::Stop if has_calls => "tool_calls",
+            FinishReason::Stop | FinishReason::Length | FinishReason::Repetition => reason(ended),
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Started {
 }
 
 /// Adds up the tokens of a request's choices, of which each `n` share a prompt.
-pub(super) fn total_usage(choices: &[Usage], n: usize) -> openai::Usage {
+pub(super) fn total_usage(choices: &[Usage], n: usize, reasoning_tokens: u64) -> openai::Usage {
     let sum = |count: fn(&Usage) -> u32, usages: &mut dyn Iterator<Item = &Usage>| -> u64 {
         usages.map(|usage| u64::from(count(usage))).sum()
     };
@@ -108,7 +108,7 @@ pub(super) fn total_usage(choices: &[Usage], n: usize) -> openai::Usage {
         completion_tokens,
         total_tokens: prompt_tokens + completion_tokens,
         prompt_tokens_details: openai::PromptTokensDetails { cached_tokens },
-        completion_tokens_details: openai::CompletionTokensDetails::default(),
+        completion_tokens_details: openai::CompletionTokensDetails { reasoning_tokens },
     }
 }
 

@@ -12,14 +12,15 @@ use tandem_core::{TokenId, Vocab};
 use tandem_engine::{Event, FinishReason, Generation, Logprobs, StoppedBy, Usage};
 use tokio::time::{Sleep, sleep_until};
 
+use super::answer::{AnswerForm, AnswerReader, Piece};
 use super::asker::Spent;
 use super::logprobs::Lists;
-use super::read::StreamUsage;
+use super::read::{StreamUsage, Telling};
 use super::respond::{extras, reason};
 use super::started::{Label, total_usage};
 use super::{Form, Settings, Started, ToldPrompt, engine_errors, logprobs};
 use crate::models::Generator;
-use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta};
+use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta, FunctionCallDelta, ToolCallDelta};
 use crate::openai::completions::{Completion, CompletionChoice};
 use crate::openai::error::ApiError;
 use crate::openai::{self, ChoiceExtras, PromptExtras};
@@ -136,6 +137,9 @@ struct Choice {
     untold_ids: Vec<TokenId>,
     /// Characters that the choice's tokens have, for the offsets of completions.
     offset: usize,
+    /// Tells the parts of a message from its text.
+    reader: Option<AnswerReader>,
+    has_calls: bool,
     /// So far.
     usage: Usage,
     /// What is told with the first chunk.
@@ -156,7 +160,7 @@ impl Chunks {
             // A chat has one prompt, which is told once.
             let is_told = label.form == Form::Text || index == 0;
             let prompt = prompt.filter(|_| is_told).map(ToldPrompt::extras).unwrap_or_default();
-            Choice { usage, prompt, echo, ..Choice::default() }
+            Choice { usage, prompt, echo, reader: settings.answer.reader(), ..Choice::default() }
         };
         Self {
             events: Events::of(generations),
@@ -215,7 +219,8 @@ impl Chunks {
             let echo = prompt.and_then(|prompt| prompt.echo.clone());
             match self.label.form {
                 Form::Chat => {
-                    let delta = Delta { role: Some("assistant"), content: Some(echo.unwrap_or_default()) };
+                    let content = Some(echo.unwrap_or_default());
+                    let delta = Delta { role: Some("assistant"), content, ..Delta::default() };
                     let extras = ChoiceExtras::default();
                     let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None, extras };
                     self.write_chat(out, frame, choice);
@@ -252,15 +257,28 @@ impl Chunks {
                     choice.untold_ids.push(id);
                 }
                 // Without new text there is nothing to tell: the token's log-probabilities go with the text that it becomes part of.
-                if !text.is_empty() {
-                    self.write(out, frame, index, text, None);
+                match &mut self.choices[index].reader {
+                    Some(reader) => {
+                        let pieces = reader.push(&text);
+                        self.write_pieces(out, frame, index, pieces);
+                    }
+                    None if text.is_empty() => {}
+                    None => self.write(out, frame, index, text, None),
                 }
             }
             Event::Finished { reason, stopped_by, text, usage, timing: _ } => {
                 self.write_prompt(out, frame, index, &[]);
+                let rest = match &mut self.choices[index].reader {
+                    Some(reader) => {
+                        let pieces = reader.finish(&text);
+                        self.write_pieces(out, frame, index, pieces);
+                        String::new()
+                    }
+                    None => text,
+                };
                 let choice = &self.choices[index];
-                if !text.is_empty() || !choice.untold.is_empty() || !choice.untold_ids.is_empty() {
-                    self.write(out, frame, index, text, None);
+                if !rest.is_empty() || !choice.untold.is_empty() || !choice.untold_ids.is_empty() {
+                    self.write(out, frame, index, rest, None);
                 }
                 self.choices[index].usage = usage;
                 self.write(out, frame, index, String::new(), Some((reason, stopped_by)));
@@ -297,17 +315,20 @@ impl Chunks {
         let ids = (!ids.is_empty()).then_some(ids);
         let (finish_reason, extras) = match end {
             None => (None, ChoiceExtras { stop_reason: None, token_ids: ids }),
-            Some((ended, stopped_by)) => (Some(reason(ended)), extras(ended, stopped_by, ids)),
+            Some((ended, stopped_by)) => {
+                let word = match self.label.form {
+                    Form::Chat => self.settings.answer.finish_reason(ended, choice.has_calls),
+                    Form::Text => reason(ended),
+                };
+                (Some(word), extras(ended, stopped_by, ids))
+            }
         };
         let telling = &self.settings.telling;
         match self.label.form {
             Form::Chat => {
                 let content = if finish_reason.is_none() { Some(text) } else { None };
-                let logprobs = (!untold.is_empty()).then(|| ChatLogprobs {
-                    content: untold.iter().map(|one| logprobs::chat(one, telling)).collect(),
-                    refusal: None,
-                });
-                let delta = Delta { role: None, content };
+                let logprobs = chat_logprobs(&untold, telling);
+                let delta = Delta { content, ..Delta::default() };
                 self.write_chat(out, frame, ChunkChoice { index, delta, logprobs, finish_reason, extras });
             }
             Form::Text => {
@@ -318,6 +339,19 @@ impl Chunks {
                 let choice = CompletionChoice { text, logprobs, finish_reason, extras, ..CompletionChoice::default() };
                 self.write_text(out, frame, index, choice);
             }
+        }
+    }
+
+    /// The parts of a message that a token made known; log-probabilities and ids go with the first.
+    fn write_pieces(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let choice = &mut self.choices[index];
+            let (untold, ids) = (std::mem::take(&mut choice.untold), std::mem::take(&mut choice.untold_ids));
+            choice.has_calls |= matches!(piece, Piece::Call { .. });
+            let logprobs = chat_logprobs(&untold, &self.settings.telling);
+            let extras = ChoiceExtras { stop_reason: None, token_ids: (!ids.is_empty()).then_some(ids) };
+            let delta = delta(piece, &self.settings.answer);
+            self.write_chat(out, frame, ChunkChoice { index, delta, logprobs, finish_reason: None, extras });
         }
     }
 
@@ -347,7 +381,8 @@ impl Chunks {
 
     fn usage(&self) -> openai::Usage {
         let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
-        total_usage(&usages, self.settings.n)
+        let readers = self.choices.iter().filter_map(|choice| choice.reader.as_ref());
+        total_usage(&usages, self.settings.n, readers.map(AnswerReader::reasoning_tokens).sum())
     }
 
     fn write_usage(&self, out: &mut Vec<u8>, frame: Frame) {
@@ -359,6 +394,32 @@ impl Chunks {
         }
         out.extend_from_slice(frame.after);
     }
+}
+
+fn chat_logprobs(untold: &[Logprobs], telling: &Telling) -> Option<ChatLogprobs> {
+    (!untold.is_empty()).then(|| ChatLogprobs {
+        content: untold.iter().map(|one| logprobs::chat(one, telling)).collect(),
+        refusal: None,
+    })
+}
+
+fn delta(piece: Piece, answer: &AnswerForm) -> Delta {
+    let (index, id, function) = match piece {
+        Piece::Content(text) => return Delta { content: Some(text), ..Delta::default() },
+        Piece::Reasoning(text) => {
+            return Delta { reasoning_content: Some(text.clone()), reasoning: Some(text), ..Delta::default() };
+        }
+        Piece::Call { index, name } => {
+            let function = FunctionCallDelta { name: Some(name), arguments: String::new() };
+            (index, Some(answer.call_id()), function)
+        }
+        Piece::Arguments { index, text } => (index, None, FunctionCallDelta { name: None, arguments: text }),
+    };
+    if answer.is_deprecated() {
+        return Delta { function_call: Some(function), ..Delta::default() };
+    }
+    let kind = id.is_some().then_some("function");
+    Delta { tool_calls: vec![ToolCallDelta { index, id, kind, function }], ..Delta::default() }
 }
 
 fn chat_chunk(label: &Label, choices: Vec<ChunkChoice>, usage: Option<Option<openai::Usage>>) -> ChatChunk<'_> {
@@ -412,7 +473,7 @@ mod tests {
             let stream_usage = StreamUsage { at_end, always: told.is_some() };
             for text in ["a", "", "\"\n\u{2028}\u{1f600}]}"] {
                 let label = label(Form::Chat);
-                let delta = Delta { role: None, content: Some(text.to_owned()) };
+                let delta = Delta { content: Some(text.to_owned()), ..Delta::default() };
                 let extras = ChoiceExtras { stop_reason: None, token_ids: Some(vec![1, 2]) };
                 let choice = ChunkChoice { index: 3, delta, logprobs: None, finish_reason: Some("stop"), extras };
                 let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());

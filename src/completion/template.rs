@@ -9,6 +9,7 @@ use serde::Serialize;
 use thiserror::Error;
 use time::OffsetDateTime;
 
+use super::answer::{ReasoningFormat, ToolFormat};
 use super::strftime;
 
 const NAME: &str = "chat";
@@ -30,7 +31,7 @@ pub(super) struct Context<'a> {
     pub(super) add_generation_prompt: bool,
     pub(super) bos_token: &'a str,
     pub(super) eos_token: &'a str,
-    pub(super) tools: Option<()>,
+    pub(super) tools: Option<Vec<serde_json::Value>>,
     pub(super) documents: Option<()>,
     #[serde(flatten)]
     pub(super) variables: serde_json::Map<String, serde_json::Value>,
@@ -49,6 +50,10 @@ pub(super) enum TemplateError {
 
 impl ChatTemplate {
     pub(super) fn compile(source: &str) -> Result<Self, TemplateError> {
+        Self::compile_with_clock(source, OffsetDateTime::now_utc)
+    }
+
+    pub(super) fn compile_with_clock(source: &str, now: fn() -> OffsetDateTime) -> Result<Self, TemplateError> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(TemplateError::Broken("the template is too long"));
         }
@@ -60,14 +65,36 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
+        // As in Python, where nothing comes of None.
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: &str| strftime::format(format, OffsetDateTime::now_utc()));
+        environment.add_function("strftime_now", move |format: &str| strftime::format(format, now()));
         environment.add_template_owned(NAME, without_generation_tags(source)).map_err(broken)?;
         Ok(Self { environment, source: source.into() })
     }
 
+    /// How the models that the template is for write calls of tools.
+    pub(super) fn tool_format(&self) -> ToolFormat {
+        ToolFormat::of(&self.source)
+    }
+
+    /// How they write what they say to themselves, if they do.
+    pub(super) fn reasoning(&self) -> Option<ReasoningFormat> {
+        ReasoningFormat::of(&self.source)
+    }
+
     pub(super) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Whether the template has a place for tools. To a model of one that has none they are told in a message.
+    pub(super) fn knows_tools(&self) -> bool {
+        self.source.contains("tools")
+    }
+
+    /// Whether the template has a place for calls of tools, and for what they gave.
+    pub(super) fn knows_calls(&self) -> bool {
+        self.source.contains("tool_calls")
     }
 
     /// Whether the template knows the role by name; of roles that it does not know, templates render whatever they like.
@@ -125,38 +152,67 @@ fn without_generation_tags(source: &str) -> String {
 #[expect(clippy::needless_pass_by_value, reason = "a filter's arguments are its own")]
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Python's other arguments change nothing that a prompt should depend on.
-    for name in ["ensure_ascii", "sort_keys", "separators"] {
-        let _: Option<Value> = options.get(name)?;
-    }
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
+    let failed = |_| Error::new(ErrorKind::BadSerialization, "tojson");
+    let mut value = serde_json::to_value(value).map_err(failed)?;
+    if sort_keys {
+        value.sort_all_objects();
+    }
     let mut json = Vec::new();
-    let written = match indent {
-        Some(width) => {
+    let written = match (indent, separators.as_deref()) {
+        (Some(width), _) => {
             let indent = " ".repeat(width.min(16));
             let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
         }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, PythonFormatter)),
+        (None, Some([item, key])) => {
+            let formatter = PythonFormatter { item, key };
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
+        }
+        (None, _) => {
+            let formatter = PythonFormatter { item: ", ", key: ": " };
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
+        }
     };
-    let failed = |_| Error::new(ErrorKind::BadSerialization, "tojson");
     written.map_err(failed)?;
-    String::from_utf8(json).map_err(|_| Error::new(ErrorKind::BadSerialization, "tojson"))
+    let json = String::from_utf8(json).map_err(|_| Error::new(ErrorKind::BadSerialization, "tojson"))?;
+    Ok(if ensure_ascii { escaped(&json) } else { json })
 }
 
-/// A space behind each comma and colon.
-struct PythonFormatter;
+/// JSON in ASCII. Characters for private use stay, since they may be marks of [`Guard`](super::guard::Guard).
+fn escaped(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() || c >= '\u{f0000}' {
+            ascii.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            ascii.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    ascii
+}
 
-impl serde_json::ser::Formatter for PythonFormatter {
+/// What stands between items, and between a key and its value.
+struct PythonFormatter<'a> {
+    item: &'a str,
+    key: &'a str,
+}
+
+impl serde_json::ser::Formatter for PythonFormatter<'_> {
     fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
     }
 
     fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
     }
 
     fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
+        out.write_all(self.key.as_bytes())
     }
 }

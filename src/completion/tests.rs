@@ -42,9 +42,14 @@ fn user(text: &str) -> Message {
 fn render(source: &str, messages: &[Message]) -> Result<Vec<TokenId>, ApiError> {
     let template = ChatTemplate::compile(source).unwrap();
     let variables = Map::new();
-    let conversation =
-        Conversation { messages, add_generation_prompt: true, continue_final_message: false, variables: &variables };
-    prompt::of_chat(conversation, &template, &vocab(), &Bytes)
+    let conversation = Conversation {
+        messages,
+        tools: &[],
+        add_generation_prompt: true,
+        continue_final_message: false,
+        variables: &variables,
+    };
+    prompt::of_chat(conversation, &template, &vocab(), &Bytes).map(|prompt| prompt.ids)
 }
 
 fn specials(ids: &[TokenId]) -> Vec<TokenId> {
@@ -113,11 +118,12 @@ fn benign_text_is_tokenized_together_with_what_the_template_writes_around_it() {
     let (messages, variables) = ([user("hello <b>")], Map::new());
     let conversation = Conversation {
         messages: &messages,
+        tools: &[],
         add_generation_prompt: true,
         continue_final_message: false,
         variables: &variables,
     };
-    let ids = prompt::of_chat(conversation, &template, &vocab(), &Whole).unwrap();
+    let ids = prompt::of_chat(conversation, &template, &vocab(), &Whole).unwrap().ids;
     assert_eq!(ids, [257, "user\nhello <b>".len() as TokenId, 258, 1]);
 }
 
@@ -160,6 +166,9 @@ fn calls_of_tools_reach_the_template_with_their_arguments_parsed() {
     let ids = render(source, &messages).unwrap();
     assert_eq!(text(&ids), "a\nb;;f=<s>42;");
     assert!(specials(&ids).is_empty());
+    // Templates that write arguments as they come get them as text.
+    let source = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.name + c.function.arguments }}{% endfor %}{% endfor %}";
+    assert_eq!(text(&render(source, &messages).unwrap()), "f{\"x\":\"<s>\"}");
 }
 
 #[test]

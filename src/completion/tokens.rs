@@ -42,6 +42,7 @@ impl Completions {
         let framed = fields.boolean("add_special_tokens")?;
         let tokens = if fields.value("messages").is_some() {
             let messages = read::messages(&mut fields)?;
+            let tools = read::tools(&mut fields)?.map(|tools| tools.list).unwrap_or_default();
             let lease = self.generator(model, Form::Chat).await?;
             let info = Arc::clone(lease.info());
             prepare::check_messages(&messages, &info)?;
@@ -52,11 +53,12 @@ impl Completions {
                 let variables = serde_json::Map::new();
                 let conversation = Conversation {
                     messages: &messages,
+                    tools: &tools,
                     add_generation_prompt,
                     continue_final_message,
                     variables: &variables,
                 };
-                let ids = prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer)?;
+                let ids = prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer)?.ids;
                 Ok::<_, ApiError>(if framed == Some(true) { prompt::opened(ids, &info.vocab) } else { ids })
             })
             .await??

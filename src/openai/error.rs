@@ -210,6 +210,13 @@ impl ApiError {
         Self::request(404, "adapter_not_found", Some("lora".to_owned()), message)
     }
 
+    /// `choice` names a function that the request does not have.
+    #[must_use]
+    pub fn tool_not_found(choice: &str, name: &str) -> Self {
+        let name = shortened(name);
+        Self::invalid_value(choice, format!("Invalid value for '{choice}': there is no function named '{name}'."))
+    }
+
     /// The model cannot do what this endpoint does.
     #[must_use]
     pub fn model_not_supported(model: &str, what: &str) -> Self {

@@ -166,8 +166,6 @@ async fn parameters_are_refused_with_openai_s_codes() {
 #[tokio::test]
 async fn what_is_not_honoured_is_refused_by_name() {
     let fields = [
-        json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        json!({"tool_choice": "required"}),
         json!({"chat_template": "{{ x }}"}),
         json!({"chat_template_kwargs": {"tokenize": true}}),
         json!({"prompt_embeds": "x"}),
@@ -176,8 +174,6 @@ async fn what_is_not_honoured_is_refused_by_name() {
         json!({"store": true}),
     ];
     insta::assert_snapshot!(chat_refusals(&fields).await, @"
-    400 unsupported_parameter tools: Unsupported parameter: 'tools'.
-    400 unsupported_parameter tool_choice: Unsupported parameter: 'tool_choice'.
     400 unsupported_parameter chat_template: Unsupported parameter: 'chat_template'.
     400 unsupported_parameter chat_template_kwargs.tokenize: Unsupported parameter: 'chat_template_kwargs.tokenize'.
     400 unsupported_parameter prompt_embeds: Unsupported parameter: 'prompt_embeds'.
@@ -368,4 +364,84 @@ async fn a_request_that_takes_too_long_is_given_up() {
     assert_eq!(response.status(), 408);
     assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "request_timeout");
     app.until(|stats| stats.cancelled == 1 && stats.running == 0).await;
+}
+
+#[tokio::test]
+async fn tools_are_checked() {
+    let function = |function: Value| json!({"tools": [{"type": "function", "function": function}]});
+    let with = |extra: Value| merged(function(json!({"name": "f"})), extra);
+    let many: Vec<Value> =
+        (0..129).map(|at| json!({"type": "function", "function": {"name": format!("f{at}")}})).collect();
+    let call = |role: Value| json!({"messages": [{"role": "user", "content": "x"}, role]});
+    let fields = [
+        json!({"tools": []}),
+        json!({"tools": {}}),
+        json!({"tools": many}),
+        json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}),
+        json!({"tools": [{"type": "function"}]}),
+        function(json!({})),
+        function(json!({"name": "x".repeat(65)})),
+        function(json!({"name": "a b"})),
+        function(json!({"name": "f", "parameters": []})),
+        function(json!({"name": "f", "parameters": {"type": "string"}})),
+        function(json!({"name": "f", "strict": "yes"})),
+        json!({"tools": [{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "f"}}]}),
+        json!({"tool_choice": "auto"}),
+        json!({"tool_choice": "required"}),
+        with(json!({"tool_choice": "any"})),
+        with(json!({"tool_choice": {"type": "function", "function": {"name": "g"}}})),
+        with(json!({"tool_choice": {"type": "function"}})),
+        with(json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}})),
+        with(json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "none", "tools": []}}})),
+        with(json!({"parallel_tool_calls": 1})),
+        with(json!({"functions": [{"name": "f"}]})),
+        with(json!({"function_call": "auto"})),
+        json!({"functions": []}),
+        json!({"functions": [{"name": "f"}, {"name": "f"}]}),
+        json!({"functions": [{"name": "f"}], "function_call": {"name": "g"}}),
+        json!({"function_call": {"name": "g"}}),
+        merged(
+            function(json!({"name": "f", "parameters": {"properties": {"a": {"pattern": "["}}}})),
+            json!({"tool_choice": "required"}),
+        ),
+        call(json!({"role": "function", "content": "1"})),
+        call(json!({"role": "function", "name": "f", "content": "1"})),
+        call(json!({"role": "assistant", "tool_calls": []})),
+        call(
+            json!({"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]}),
+        ),
+    ];
+    insta::assert_snapshot!(chat_refusals(&fields).await, @"
+    400 empty_array tools: Invalid 'tools': empty array. Expected an array with minimum length 1, but got an empty array instead.
+    400 invalid_type tools: Invalid type for 'tools': expected an array, but got an object instead.
+    400 array_above_max_length tools: Invalid 'tools': array too long. Expected an array with maximum length 128, but got an array with length 129 instead.
+    400 invalid_value tools[0].type: Invalid value: 'custom'. Supported values are: 'function'.
+    400 missing_required_parameter tools[0].function: Missing required parameter: 'tools[0].function'.
+    400 missing_required_parameter tools[0].function.name: Missing required parameter: 'tools[0].function.name'.
+    400 invalid_value tools[0].function.name: Invalid 'tools[0].function.name': expected 1 to 64 letters, digits, underscores or dashes.
+    400 invalid_value tools[0].function.name: Invalid 'tools[0].function.name': expected 1 to 64 letters, digits, underscores or dashes.
+    400 invalid_type tools[0].function.parameters: Invalid type for 'tools[0].function.parameters': expected an object, but got an array instead.
+    400 invalid_value tools[0].function.parameters.type: Invalid 'tools[0].function.parameters.type': the parameters of a function are a schema of type 'object'.
+    400 invalid_type tools[0].function.strict: Invalid type for 'tools[0].function.strict': expected a boolean, but got a string instead.
+    400 invalid_value tools[1].function.name: Invalid 'tools[1].function.name': there is another function of the name 'f'.
+    400 invalid_value tool_choice: Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.
+    400 invalid_value tool_choice: Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.
+    400 invalid_value tool_choice: Invalid value: 'any'. Supported values are: 'none', 'auto', and 'required'.
+    400 invalid_value tool_choice: Invalid value for 'tool_choice': there is no function named 'g'.
+    400 missing_required_parameter tool_choice.function: Missing required parameter: 'tool_choice.function'.
+    400 empty_array tool_choice.allowed_tools.tools: Invalid 'tool_choice.allowed_tools.tools': empty array. Expected an array with minimum length 1, but got an empty array instead.
+    400 invalid_value tool_choice.allowed_tools.mode: Invalid value: 'none'. Supported values are: 'auto' and 'required'.
+    400 invalid_type parallel_tool_calls: Invalid type for 'parallel_tool_calls': expected a boolean, but got an integer instead.
+    400 invalid_value functions: Invalid 'functions': it cannot be used together with 'tools'.
+    400 invalid_value function_call: Invalid 'function_call': it cannot be used together with 'tools'.
+    400 empty_array functions: Invalid 'functions': empty array. Expected an array with minimum length 1, but got an empty array instead.
+    400 invalid_value functions[1].name: Invalid 'functions[1].name': there is another function of the name 'f'.
+    400 invalid_value function_call: Invalid value for 'function_call': there is no function named 'g'.
+    400 invalid_value function_call: Invalid value for 'function_call': 'function_call' is only allowed when 'functions' are specified.
+    400 invalid_schema tools[0].function.parameters.properties.a.pattern: Invalid 'tools[0].function.parameters.properties.a.pattern': This is not a valid regular expression.
+    400 missing_required_parameter messages[1].name: Missing required parameter: 'messages[1].name'.
+    400 invalid_value messages[1].name: Invalid 'messages[1].name': it does not answer a function call of the message before.
+    400 empty_array messages[1].tool_calls: Invalid 'messages[1].tool_calls': empty array. Expected an array with minimum length 1, but got an empty array instead.
+    400 missing_required_parameter messages[1].tool_calls[0].id: Missing required parameter: 'messages[1].tool_calls[0].id'.
+    ");
 }

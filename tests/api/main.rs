@@ -12,3 +12,4 @@ mod helpers;
 mod models;
 mod stream;
 mod structured;
+mod tools;

@@ -66,6 +66,7 @@ pub(crate) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> GenerateRequest 
         special_tokens: false,
         adapter: None,
         rank: 0,
+        shown: Default::default(),
     }
 }
 

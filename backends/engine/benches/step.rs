@@ -114,6 +114,7 @@ fn request(at: u32, max_tokens: u32) -> GenerateRequest {
         special_tokens: false,
         adapter: None,
         rank: 0,
+        shown: Default::default(),
     }
 }
 

@@ -33,6 +33,6 @@ pub use embedding::{EmbedError, EmbedRequest, Embedding, Vectors};
 pub use engine::{EmbedderInfo, Engine, EngineLimits, ModelInfo, ModelKind};
 pub use event::{EngineError, Event, FinishReason, Logprobs, StoppedBy, Timing, TokenText, Usage};
 pub use generation::Generation;
-pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, JsonForm, WhiteSpace, check_pattern, is_ebnf};
+pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, JsonForm, Part, WhiteSpace, check_pattern, is_ebnf};
 pub use request::{GenerateRequest, Priority, Repetition, StopRules, SubmitError};
 pub use stats::Stats;

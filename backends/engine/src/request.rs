@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tandem_core::{AdapterId, SamplingParams, TokenId};
 use thiserror::Error;
 
@@ -31,6 +33,8 @@ pub struct GenerateRequest {
     pub special_tokens: bool,
     /// One of the model's adapters; `None` is the model as it is. The prefix cache is shared with requests of the same adapter alone.
     pub adapter: Option<AdapterId>,
+    /// Control tokens that are text of this output, by their spelling: those by which a model marks the parts of an answer.
+    pub shown: Arc<[TokenId]>,
 }
 
 /// When a generation ends.

@@ -329,8 +329,8 @@ impl Sequence {
         } else {
             None
         };
-        let is_told = vocab.is_text(token) || self.request.special_tokens && vocab.is_control(token);
-        let is_text = is_told && (!ends || stop.include_end);
+        let is_shown = self.request.special_tokens && vocab.is_control(token) || self.request.shown.contains(&token);
+        let is_text = (vocab.is_text(token) || is_shown) && (!ends || stop.include_end);
         let stopped_by = (ends && !is_eos).then_some(StoppedBy::Token(token));
         self.untold = Some(Untold { token, is_text, logprobs, end, stopped_by });
         if end.is_some() { Progress::Ended } else { Progress::Running }

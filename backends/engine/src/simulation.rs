@@ -198,6 +198,7 @@ impl World {
             special_tokens: false,
             adapter: self.any_adapter(),
             rank: self.rng.below(3) as i64 - 1,
+            shown: Default::default(),
         };
         let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();

@@ -159,6 +159,7 @@ async fn what_the_model_cannot_do_is_refused_at_once() {
         special_tokens: false,
         adapter: None,
         rank: 0,
+        shown: Default::default(),
     };
     assert_eq!(embedder.submit(asked).unwrap_err(), SubmitError::WrongKind);
     let generator = Engine::load(Box::new(SimLoader::new(SimSettings::default())), EngineLimits::default());

@@ -5,8 +5,8 @@
 use futures_util::StreamExt;
 use tandem_core::{AdapterId, SamplingParams};
 use tandem_engine::{
-    Engine, EngineError, EngineLimits, Event, FinishReason, GenerateRequest, Generation, Priority, StopRules,
-    SubmitError,
+    Engine, EngineError, EngineLimits, Event, FinishReason, GenerateRequest, Generation, GrammarSpec, Grammars, Part,
+    Priority, StopRules, SubmitError,
 };
 use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings};
 
@@ -28,6 +28,7 @@ fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
         special_tokens: false,
         adapter: None,
         rank: 0,
+        shown: Default::default(),
     }
 }
 
@@ -69,6 +70,21 @@ async fn a_stop_string_ends_a_generation_and_is_not_part_of_it() {
     let (_, text, last) = collect(engine.submit(asked).unwrap()).await;
     assert_eq!(text, whole[..whole.find(&stop).unwrap()]);
     assert!(matches!(last, Event::Finished { reason: FinishReason::Stop, .. }), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_control_token_is_text_where_it_is_to_be_shown() {
+    let engine = engine(SimSettings::default(), EngineLimits::default()).await;
+    let vocab = std::sync::Arc::new(tandem_sim::vocab());
+    let control = vocab.specials().iter().find(|special| special.text == "<|im_start|>").unwrap().id;
+    let parts = vec![Part::Text("a".to_owned()), Part::Control(control), Part::Text("b".to_owned())];
+    let grammar = Grammars::new(vocab, tandem_sim::VOCAB_SIZE).compile(&GrammarSpec::Parts(Part::Sequence(parts)));
+    for (shown, expected) in [(vec![control], "a<|im_start|>b"), (vec![], "ab")] {
+        let asked = GenerateRequest { grammar: grammar.clone().ok(), shown: shown.into(), ..request("hello", 20) };
+        let (ids, text, last) = collect(engine.submit(asked).unwrap()).await;
+        assert_eq!((&ids[..3], text.as_str()), (&[97, control, 98][..], expected));
+        assert!(matches!(last, Event::Finished { reason: FinishReason::Stop, .. }), "{last:?}");
+    }
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub struct SimSettings {
     pub jitter_seed: u64,
     /// The names of the adapters, each of which makes another model of it.
     pub adapters: Vec<String>,
+    /// The chat template; `ChatML` by default.
+    pub chat_template: String,
     /// How the model's makers would have its tokens chosen.
     pub defaults: GenerationDefaults,
     /// Whether the model fills in the middle: the bytes 1, 2 and 3 are its marks for prefix, suffix and middle.
@@ -104,6 +106,7 @@ impl Default for SimSettings {
             step_jitter: Duration::ZERO,
             jitter_seed: 0,
             adapters: Vec::new(),
+            chat_template: CHAT_TEMPLATE.to_owned(),
             defaults: GenerationDefaults::default(),
             fills_in_the_middle: false,
             faults: Faults::default(),
@@ -132,7 +135,7 @@ impl BackendLoader for SimLoader {
             backend: Backend::Generator(&mut backend),
             vocab: Arc::new(model::vocab_with(self.settings.fills_in_the_middle)),
             tokenizer: Arc::new(ByteTokenizer),
-            chat_template: Some(CHAT_TEMPLATE.to_owned()),
+            chat_template: Some(self.settings.chat_template.clone()),
             defaults: self.settings.defaults.clone(),
             matryoshka: Matryoshka::No,
         });

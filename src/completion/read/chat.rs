@@ -3,6 +3,7 @@ use serde_json::{Map, Value};
 use super::fields::{Fields, kind};
 use super::messages::{Message, messages};
 use super::options::Options;
+use super::tools::{Tools, tools};
 use super::{text, unhonoured};
 use crate::completion::Limits;
 use crate::openai::error::ApiError;
@@ -22,8 +23,25 @@ pub(in crate::completion) struct ChatRequest {
     pub(in crate::completion) variables: Map<String, Value>,
     /// How many of the likeliest tokens to report beside each chosen one.
     pub(in crate::completion) logprobs: Option<u8>,
+    pub(in crate::completion) tools: Option<Tools>,
+    /// Whether the client wants to see what the model says to itself.
+    pub(in crate::completion) include_reasoning: bool,
     /// Fields that nothing here knows.
     pub(in crate::completion) ignored: Vec<String>,
+}
+
+impl ChatRequest {
+    /// How much work the request is, in bytes of prompt. Compiling a grammar is always much.
+    pub(in crate::completion) fn work(&self) -> usize {
+        /// What a tool of usual size adds to a prompt.
+        const TOOL_BYTES: usize = 500;
+        let texts = self.messages.iter().flat_map(Message::texts).map(str::len).sum::<usize>();
+        match &self.tools {
+            Some(tools) if tools.is_constrained() => usize::MAX,
+            Some(tools) => self.options.work(texts + tools.list.len() * TOOL_BYTES),
+            None => self.options.work(texts),
+        }
+    }
 }
 
 /// Reads a chat request.
@@ -45,10 +63,11 @@ pub(in crate::completion) fn chat(body: &Map<String, Value>, limits: &Limits) ->
         echo: fields.boolean("echo")?.unwrap_or(false),
         variables: variables(&mut fields)?,
         logprobs: logprobs(&mut fields)?,
+        tools: tools(&mut fields)?,
+        include_reasoning: fields.boolean("include_reasoning")?.unwrap_or(true),
         ignored: Vec::new(),
     };
     request.options.check_reported(request.logprobs)?;
-    unhonoured::refuse_tools(&mut fields)?;
     unhonoured::harmless(&mut fields)?;
     let ignored = unhonoured::rest(&fields, limits)?;
     Ok(ChatRequest { ignored, ..request })
@@ -107,7 +126,14 @@ fn variables(fields: &mut Fields<'_>) -> Result<Map<String, Value>, ApiError> {
     if let Some(effort) = fields.one_of("reasoning_effort", &EFFORTS)? {
         variables.insert("reasoning_effort".to_owned(), effort.into());
     }
-    let Some(given) = fields.entries(NAME)? else { return Ok(variables) };
+    let given = fields.entries(NAME)?;
+    if variables.get("reasoning_effort").is_some_and(|effort| effort == "none") {
+        // By the names that templates know.
+        for name in ["enable_thinking", "thinking"] {
+            variables.insert(name.to_owned(), false.into());
+        }
+    }
+    let Some(given) = given else { return Ok(variables) };
     if given.len() > MAX_VARIABLES {
         return Err(ApiError::object_too_large(NAME, MAX_VARIABLES, given.len()));
     }

@@ -12,6 +12,8 @@ const MAX_TOOL_CALLS: usize = 128;
 
 const DEVELOPER: &str = "developer";
 const ROLES: [&str; 5] = ["system", DEVELOPER, "user", "assistant", "tool"];
+/// The deprecated role of a function's result, which is known by the function's name.
+const FUNCTION: &str = "function";
 
 /// One message of a conversation.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,8 @@ pub(in crate::completion) struct Message {
     pub(in crate::completion) tool_calls: Vec<ToolCall>,
     /// Of a tool's message: the call that it answers.
     pub(in crate::completion) tool_call_id: Option<String>,
+    /// Of an assistant's message: what the model said to itself.
+    pub(in crate::completion) reasoning: Option<String>,
 }
 
 /// A call that the assistant made earlier in the conversation.
@@ -37,7 +41,8 @@ pub(in crate::completion) struct ToolCall {
 impl Message {
     /// The texts in it that came from the client.
     pub(in crate::completion) fn texts(&self) -> impl Iterator<Item = &str> {
-        let own = [&self.content, &self.name, &self.tool_call_id].into_iter().flatten().map(String::as_str);
+        let own =
+            [&self.content, &self.name, &self.tool_call_id, &self.reasoning].into_iter().flatten().map(String::as_str);
         let calls = self.tool_calls.iter().flat_map(|call| [call.id.as_str(), &call.name, &call.arguments]);
         own.chain(calls)
     }
@@ -53,10 +58,22 @@ pub(in crate::completion) fn messages(fields: &mut Fields<'_>) -> Result<Vec<Mes
         return Err(ApiError::array_too_long("messages", MAX_MESSAGES, items.len()));
     }
     let mut called = HashSet::new();
+    let mut last_function: Option<ToolCall> = None;
     let mut messages = Vec::with_capacity(items.len());
     for (at, item) in items.iter().enumerate() {
         let mut fields = Fields::of(format!("messages[{at}]"), item)?;
-        let message = message(&mut fields)?;
+        let mut message = message(&mut fields, at)?;
+        if message.role == FUNCTION {
+            let answered = last_function.take().filter(|call| Some(&call.name) == message.name.as_ref());
+            let Some(call) = answered else {
+                let path = fields.path("name");
+                let text = format!("Invalid '{path}': it does not answer a function call of the message before.");
+                return Err(ApiError::invalid_value(&path, text));
+            };
+            (message.role, message.tool_call_id) = ("tool", Some(call.id));
+        } else if fields.has("function_call") {
+            last_function = message.tool_calls.first().cloned();
+        }
         if let Some(id) = &message.tool_call_id
             && !called.contains(id)
         {
@@ -70,12 +87,22 @@ pub(in crate::completion) fn messages(fields: &mut Fields<'_>) -> Result<Vec<Mes
     Ok(messages)
 }
 
-fn message(fields: &mut Fields<'_>) -> Result<Message, ApiError> {
+fn message(fields: &mut Fields<'_>, at: usize) -> Result<Message, ApiError> {
     let role = role(fields)?;
-    let tool_calls = if role == "assistant" { tool_calls(fields)? } else { Vec::new() };
+    let is_assistant = role == "assistant";
+    let mut tool_calls = if is_assistant { tool_calls(fields)? } else { Vec::new() };
+    if is_assistant && let Some(call) = function_call(fields, at)? {
+        if !tool_calls.is_empty() {
+            let path = fields.path("function_call");
+            let text = format!("Invalid '{path}': it cannot be used together with 'tool_calls'.");
+            return Err(ApiError::invalid_value(&path, text));
+        }
+        tool_calls.push(call);
+    }
+    let reasoning = if is_assistant { reasoning(fields)? } else { None };
     let content = match fields.value("content") {
         Some(value) => Some(content(&fields.path("content"), value)?),
-        None if role == "assistant" => None,
+        None if is_assistant => None,
         None if fields.has("content") => {
             let path = fields.path("content");
             let text = format!("Invalid value for '{path}': expected a string, got null.");
@@ -85,13 +112,16 @@ fn message(fields: &mut Fields<'_>) -> Result<Message, ApiError> {
     };
     let tool_call_id = if role == "tool" { Some(tool_call_id(fields)?) } else { None };
     refuse_parts_of_no_text(fields)?;
-    Ok(Message { role, content, name: checked_string(fields, "name")?, tool_calls, tool_call_id })
+    let name = checked_string(fields, "name")?;
+    if role == FUNCTION && name.is_none() {
+        return Err(ApiError::missing(&fields.path("name")));
+    }
+    Ok(Message { role, content, name, tool_calls, tool_call_id, reasoning })
 }
 
 fn role(fields: &mut Fields<'_>) -> Result<&'static str, ApiError> {
     let role = fields.required_string("role")?;
-    ROLES
-        .into_iter()
+    (ROLES.into_iter().chain([FUNCTION]))
         .find(|known| *known == role)
         .ok_or_else(|| ApiError::not_one_of(&fields.path("role"), role, &ROLES))
 }
@@ -158,14 +188,25 @@ fn tool_call_id(fields: &mut Fields<'_>) -> Result<String, ApiError> {
     })
 }
 
+/// The deprecated form of a call. It has no id, so it is given one that no template minds.
+fn function_call(fields: &mut Fields<'_>, at: usize) -> Result<Option<ToolCall>, ApiError> {
+    let Some(mut call) = fields.object("function_call")? else { return Ok(None) };
+    let (name, arguments) = (required_text(&mut call, "name")?, required_text(&mut call, "arguments")?);
+    Ok(Some(ToolCall { id: format!("fc{at:07}"), name, arguments }))
+}
+
+/// By its two names: an answer of this server can be sent back as it is.
+fn reasoning(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
+    let (older, newer) = (checked_string(fields, "reasoning_content")?, checked_string(fields, "reasoning")?);
+    Ok(older.or(newer).filter(|text| !text.is_empty()))
+}
+
 /// What a message may carry at OpenAI and would be lost here.
 fn refuse_parts_of_no_text(fields: &mut Fields<'_>) -> Result<(), ApiError> {
-    for name in ["audio", "function_call"] {
-        if fields.value(name).is_some() {
-            return Err(ApiError::unsupported_parameter(&fields.path(name)));
-        }
+    match fields.value("audio") {
+        Some(_) => Err(ApiError::unsupported_parameter(&fields.path("audio"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn checked_string(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<String>, ApiError> {

@@ -12,6 +12,7 @@ mod prompts;
 mod structured;
 mod telling;
 mod text;
+mod tools;
 mod truncation;
 mod unhonoured;
 
@@ -23,5 +24,6 @@ pub(super) use options::Options;
 pub(super) use prompts::{CompletionRequest, Prompt, completions};
 pub(super) use structured::Structure;
 pub(super) use telling::{StreamUsage, Telling};
+pub(super) use tools::{Tool, ToolChoice, Tools, texts, tools};
 pub(super) use truncation::TRUNCATE;
 pub(super) use unhonoured::nothing_else;

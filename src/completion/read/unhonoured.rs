@@ -10,16 +10,14 @@ use crate::completion::Limits;
 use crate::openai::error::ApiError;
 
 /// Accepted whatever their value: notes of the client about itself, and hints.
-const HINTS: [&str; 9] = [
+const HINTS: [&str; 7] = [
     "user",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
     "prompt_cache_options",
-    "parallel_tool_calls",
     "verbosity",
     "prediction",
-    "include_reasoning",
 ];
 
 /// Refused by name, unless null or the value beside it, by which nothing is asked for.
@@ -79,23 +77,6 @@ impl Neutral {
             Self::Empty => value.as_array().is_some_and(Vec::is_empty),
         }
     }
-}
-
-/// Tools are not offered yet; a request that has some must not be answered as if it had none.
-pub(super) fn refuse_tools(fields: &mut Fields<'_>) -> Result<(), ApiError> {
-    for name in ["tools", "functions"] {
-        if fields.array(name)?.is_some() {
-            return Err(ApiError::unsupported_parameter(name));
-        }
-    }
-    for name in ["tool_choice", "function_call"] {
-        match fields.value(name) {
-            Some(Value::String(choice)) if choice == "none" || choice == "auto" => {}
-            Some(_) => return Err(ApiError::unsupported_parameter(name)),
-            None => {}
-        }
-    }
-    Ok(())
 }
 
 /// Reads what may be there and changes nothing.

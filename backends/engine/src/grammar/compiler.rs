@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tandem_core::{TokenId, Vocab};
 use toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie};
 
-use super::{GrammarError, GrammarSpec, JsonForm, MAX_SOURCE_BYTES, WhiteSpace, ebnf, pattern, schema};
+use super::{GrammarError, GrammarSpec, JsonForm, MAX_SOURCE_BYTES, WhiteSpace, ebnf, part, pattern, schema};
 
 /// The compilers below recurse over rules that refer to rules, as many as a source has room for, so they get a stack of a known size. The
 /// pages of it that are never touched cost nothing.
@@ -144,7 +144,7 @@ impl fmt::Debug for Grammar {
 }
 
 impl GrammarSpec {
-    fn source_bytes(&self) -> usize {
+    pub(super) fn source_bytes(&self) -> usize {
         match self {
             Self::JsonSchemaIn(text, JsonForm { white_space: WhiteSpace::Pattern(pattern), .. }) => {
                 text.len() + pattern.len()
@@ -156,10 +156,11 @@ impl GrammarSpec {
             | Self::Ebnf(text) => text.len(),
             Self::JsonObject => 0,
             Self::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
+            Self::Parts(part) => part.source_bytes(),
         }
     }
 
-    fn for_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
+    pub(super) fn for_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
         let grammar = match self {
             Self::JsonSchema(text) => json(schema::checked(text, false)?, &WhiteSpace::Compact),
             Self::JsonSchemaIn(text, form) => json(schema::checked(text, form.closed)?, &form.white_space),
@@ -197,13 +198,14 @@ impl GrammarSpec {
                 GrammarWithLexer::from_lark(text.clone())
             }
             Self::Ebnf(text) => GrammarWithLexer::from_lark(ebnf::to_lark(text)?),
+            Self::Parts(part) => return part::to_grammars(part),
         };
         Ok(TopLevelGrammar::from_grammar(grammar))
     }
 }
 
 /// A checked schema with the options that it is compiled by: nothing is passed over.
-fn json(mut schema: Value, white_space: &WhiteSpace) -> GrammarWithLexer {
+pub(super) fn json(mut schema: Value, white_space: &WhiteSpace) -> GrammarWithLexer {
     let (blank, whitespace_pattern) = match white_space {
         WhiteSpace::Compact => (" ?", None),
         WhiteSpace::Nothing => ("", None),
@@ -225,12 +227,18 @@ fn json(mut schema: Value, white_space: &WhiteSpace) -> GrammarWithLexer {
 
 fn factory(vocab: &Vocab, vocab_size: u32) -> Result<ParserFactory, Box<dyn std::error::Error + Send + Sync>> {
     // Control tokens are no text, and one that ends generation must not do so in the middle of a string that could spell it. The byte
-    // 0xff marks special tokens in the trie; no text has it.
+    // 0xff marks special tokens in the trie; no text has it. Their names there are of a form that no grammar of a client can spell.
+    let mut names: HashMap<TokenId, Vec<u8>> = HashMap::new();
+    for special in vocab.specials().iter().filter(|special| !vocab.is_eog(special.id)) {
+        names.insert(special.id, [&[0xff], special.id.to_string().as_bytes()].concat());
+    }
     let is_text = |token: &TokenId| vocab.is_text(*token) && !vocab.is_eog(*token);
-    let words: Vec<Vec<u8>> = (0..vocab_size)
-        .map(|token| if is_text(&token) { vocab.bytes(token) } else { &[] })
-        .map(|bytes| if bytes.contains(&0xff) || bytes.len() > MAX_TOKEN_BYTES { Vec::new() } else { bytes.to_vec() })
-        .collect();
+    let mut word = |token: TokenId| -> Vec<u8> {
+        let bytes = if is_text(&token) { vocab.bytes(token) } else { &[] };
+        let is_word = !bytes.contains(&0xff) && bytes.len() <= MAX_TOKEN_BYTES;
+        names.remove(&token).unwrap_or_else(|| if is_word { bytes.to_vec() } else { Vec::new() })
+    };
+    let words: Vec<Vec<u8>> = (0..vocab_size).map(&mut word).collect();
     let eog: Vec<_> = vocab.eog().iter().copied().filter(|token| *token < vocab_size).collect();
     let info = TokRxInfo::new(vocab_size, eog.first().copied().unwrap_or(INVALID_TOKEN));
     let mut trie = TokTrie::from(&info, &words);
@@ -293,7 +301,10 @@ fn refused(spec: &GrammarSpec, error: &dyn fmt::Display) -> GrammarError {
         _ if has(&"lookaround") => {
             "Look-around, word boundaries and inner anchors are not supported in a regular expression."
         }
-        GrammarSpec::JsonSchema(_) | GrammarSpec::JsonSchemaIn(..) | GrammarSpec::JsonObject => match () {
+        GrammarSpec::JsonSchema(_)
+        | GrammarSpec::JsonSchemaIn(..)
+        | GrammarSpec::JsonObject
+        | GrammarSpec::Parts(_) => match () {
             () if has(&"oneOf") => {
                 "'oneOf' is supported where no value can match two of its schemas; use 'anyOf' otherwise."
             }

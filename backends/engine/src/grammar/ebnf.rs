@@ -223,7 +223,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A character in a class of a regular expression, whatever it means there otherwise.
-fn regex(c: char) -> String {
+pub(super) fn regex(c: char) -> String {
     format!(r"\x{{{:X}}}", u32::from(c))
 }
 

@@ -11,6 +11,7 @@
 
 mod compiler;
 mod ebnf;
+mod part;
 mod pattern;
 mod schema;
 mod state;
@@ -21,6 +22,7 @@ use thiserror::Error;
 
 pub use compiler::{Grammar, Grammars};
 pub use ebnf::is_ebnf;
+pub use part::Part;
 pub use state::{DeadEnd, GrammarState};
 
 /// What an output must look like.
@@ -45,6 +47,8 @@ pub enum GrammarSpec {
     Lark(String),
     /// A context-free grammar in the EBNF of llama.cpp (GBNF), beginning at its rule `root`.
     Ebnf(String),
+    /// Text in which JSON, free text and control tokens have their places.
+    Parts(Part),
 }
 
 /// The form of JSON that a schema alone does not say.

@@ -48,7 +48,7 @@ impl GrammarState {
             self.ended = self.is_complete() || self.matcher.is_accepting().map_err(|error| dead_end(&error))?;
             return if self.ended { Ok(()) } else { Err(DeadEnd) };
         }
-        if !self.vocab.is_text(token) || self.vocab.bytes(token).is_empty() {
+        if self.vocab.bytes(token).is_empty() {
             return Err(DeadEnd);
         }
         self.matcher.consume_token(token).map_err(|error| dead_end(&error))

@@ -639,3 +639,97 @@ fn json_has_the_form_that_was_asked_for() {
     assert!(!accepts(lines(), "{\t\"a\":[1]}"));
     assert!(!accepts(lines(), "{\"a\":[1]\n\n\n\n}"));
 }
+
+fn object_of_x(path: &str) -> Part {
+    let schema = json!({"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": false});
+    Part::Json { path: path.to_owned(), schema: schema.to_string() }
+}
+
+/// The state behind a text, and what may follow.
+fn behind(model: &Model, grammar: &Grammar, text: &str) -> (GrammarState, Vec<TokenId>) {
+    let mut state = GrammarState::new(grammar);
+    for byte in text.bytes() {
+        let mask = model.mask(&mut state);
+        assert!(mask.contains(byte.into()), "{} in {text}", byte as char);
+        state.accept(byte.into()).unwrap();
+    }
+    let mask = model.mask(&mut state);
+    let allowed = (0..model.size).filter(|token| mask.contains(*token)).collect();
+    (state, allowed)
+}
+
+#[test]
+fn json_stands_where_its_part_is() {
+    let call =
+        Part::Sequence(vec![Part::Text("<call>\"\n".to_owned()), object_of_x("a"), Part::Text("</call>".to_owned())]);
+    for model in models() {
+        let grammar = model.compile(&GrammarSpec::Parts(call.clone()));
+        for seed in 0..20 {
+            let text = model.walk(&grammar, seed);
+            let json = text.strip_prefix("<call>\"\n").and_then(|rest| rest.strip_suffix("</call>"));
+            if let Some(value) = parsed(json.unwrap_or_else(|| panic!("{text}"))) {
+                assert!(only_keys(&value, &["x"]) && value["x"].is_number(), "{text}");
+            }
+        }
+    }
+    let wrong =
+        Part::Json { path: "tools[0]".to_owned(), schema: r#"{"properties": {"a": {"type": "x"}}}"#.to_owned() };
+    let GrammarError::Invalid { place, .. } = refusal(&GrammarSpec::Parts(wrong)) else { panic!() };
+    assert_eq!(place, "tools[0].properties.a.type");
+}
+
+#[test]
+fn a_control_token_stands_only_where_its_part_is() {
+    let model = bytes_model();
+    let control = model.token("<|im_start|>");
+    let text = |text: &str| Part::Text(text.to_owned());
+    let parts = Part::Sequence(vec![
+        text("a"),
+        Part::Repeated(Box::new(Part::Sequence(vec![Part::Control(control), text("b")]))),
+    ]);
+    let grammar = model.compile(&GrammarSpec::Parts(parts));
+    let (mut state, allowed) = behind(model, &grammar, "a");
+    assert!(allowed.contains(&control) && allowed.iter().all(|token| *token == control || model.vocab.is_eog(*token)));
+    state.accept(control).unwrap();
+    let mask = model.mask(&mut state);
+    assert!(mask.contains(b'b'.into()) && mask.len() == 1);
+    // Its spelling is text like any other, and not it.
+    let free = model.compile(&GrammarSpec::Parts(Part::Free { without: Vec::new() }));
+    assert!(!behind(model, &free, "<|im_start|>").1.contains(&control));
+    assert!(GrammarState::new(&free).accept(control).is_err());
+    // A client's grammar cannot name it.
+    for source in ["start: <|im_start|>", "start: <257>", "start: <[257]>"] {
+        refusal(&GrammarSpec::Lark(source.to_owned()));
+    }
+}
+
+#[test]
+fn text_is_free_up_to_its_end_and_no_longer() {
+    let model = bytes_model();
+    let parts = Part::Sequence(vec![Part::Until("</think>".to_owned()), object_of_x("")]);
+    let grammar = model.compile(&GrammarSpec::Parts(parts));
+    assert!(behind(model, &grammar, "{\"y\": </thin").1.len() > 100);
+    assert_eq!(behind(model, &grammar, "a </think </think>").1, [TokenId::from(b'{')]);
+    let (mut state, allowed) = behind(model, &grammar, "</think>{\"x\":1}");
+    assert_eq!(allowed, model.vocab.eog());
+    state.accept(allowed[0]).unwrap();
+}
+
+/// What is constrained begins when the model begins it.
+#[test]
+fn a_trigger_in_free_text_begins_what_is_constrained() {
+    let model = bytes_model();
+    let call =
+        Part::Sequence(vec![Part::Until("<call>".to_owned()), object_of_x(""), Part::Text("</call>".to_owned())]);
+    let rest = Part::Free { without: vec!["<call>".to_owned()] };
+    let parts = Part::Sequence(vec![Part::Repeated(Box::new(call)), rest]);
+    let grammar = model.compile(&GrammarSpec::Parts(parts));
+    let ends = model.vocab.eog()[0];
+    for free in ["", "hello {", "hello <call", "<call>{\"x\":1}</call> and <c"] {
+        let (_, allowed) = behind(model, &grammar, free);
+        assert!(allowed.contains(&ends) && allowed.len() > 100, "{free}: {}", allowed.len());
+    }
+    for constrained in ["hello <call>", "<call>{\"x\":1}</call> and <call>"] {
+        assert_eq!(behind(model, &grammar, constrained).1, [TokenId::from(b'{')], "{constrained}");
+    }
+}

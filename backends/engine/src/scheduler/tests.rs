@@ -160,6 +160,7 @@ fn request(prompt: impl IntoIterator<Item = TokenId>, max_tokens: u32, priority:
         special_tokens: false,
         adapter: None,
         rank: 0,
+        shown: Default::default(),
     }
 }
 
