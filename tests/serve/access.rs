@@ -143,6 +143,11 @@ async fn every_route_but_health_wants_a_key_and_its_scope() {
         (Method::GET, "/v1/batches", "batches:read"),
         (Method::GET, "/v1/batches/batch_x", "batches:read"),
         (Method::POST, "/v1/batches/batch_x/cancel", "batches:write"),
+        (Method::POST, "/v1/batches/batch_x/pause", "batches:write"),
+        (Method::POST, "/v1/batches/batch_x/resume", "batches:write"),
+        (Method::POST, "/v1/batches/batch_x/retry", "batches:write"),
+        (Method::GET, "/v1/batches/batch_x/results", "batches:read"),
+        (Method::GET, "/v1/files/file-x/estimate", "files:read"),
     ];
     for (method, path, scope) in routes {
         for method in [method.clone(), Method::PUT] {

@@ -159,10 +159,14 @@ impl Client {
     async fn litter(&self, server: &Program) -> Vec<String> {
         let files = answer(server.request(reqwest::Method::GET, "/v1/files")).await.unwrap();
         let listed = files["data"].as_array().unwrap().len();
+        // Each batch has an index beside its files, and keeps its input for as long as failed lines may be run again.
+        let batches = answer(server.request(reqwest::Method::GET, "/v1/batches?limit=100")).await.unwrap();
+        let indexes = batches["data"].as_array().unwrap().len();
+        let named = listed + indexes + usize::from(self.deleted);
         let blobs = files_under(&self.storage.join("blobs"));
         let mut litter = files_under(&self.storage.join("tmp"));
-        if blobs.len() != listed {
-            litter.push(format!("{} blobs for {listed} files", blobs.len()));
+        if blobs.len() != named {
+            litter.push(format!("{} blobs, {named} of them named", blobs.len()));
         }
         litter
     }
