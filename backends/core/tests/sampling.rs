@@ -227,10 +227,9 @@ fn naive(logits: &[f32], row: &SampleRow<'_>) -> (TokenId, f64) {
     }
     if params.typical_p < 1.0 {
         let mass: f64 = kept.iter().map(|&at| weight(at)).sum();
-        let surprise = |at: usize| -(weight(at) / mass).ln();
-        // What is too rare for a number adds nothing, rather than zero times infinity.
-        let seen = kept.iter().filter(|&&at| weight(at) > 0.0);
-        let entropy: f64 = seen.map(|&at| weight(at) / mass * surprise(at)).sum();
+        // Not from the probability, which may be too small for a number: what is that rare adds nothing, rather than zero times infinity.
+        let surprise = |at: usize| mass.ln() - (logits[at] - max) / f64::from(params.temperature);
+        let entropy: f64 = kept.iter().map(|&at| weight(at) / mass * surprise(at)).sum();
         let off = |at: usize| (surprise(at) - entropy).abs();
         kept.sort_by(|a, b| off(*a).total_cmp(&off(*b)).then(a.cmp(b)));
         let nearest =
@@ -305,6 +304,11 @@ fn typical_sampling_bears_tokens_that_are_too_rare_for_a_number() {
         assert_eq!(token(&logits, &asked), naive(&logits, &asked).0, "u = {u}");
         assert_eq!(token(&logits, &asked), 3);
     }
+    // A weight that is a number, where the probability is none.
+    let logits = [-27.633303, 2.8916984, 2.9871333, 2.986795];
+    let params = SamplingParams { temperature: 0.041096438, typical_p: 0.05, ..SamplingParams::default() };
+    assert_eq!(naive(&logits, &row(&params, 0.306)).0, 3);
+    assert_eq!(token(&logits, &row(&params, 0.306)), 3);
 }
 
 proptest! {
