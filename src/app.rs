@@ -53,6 +53,8 @@ pub enum AppError {
     Store { path: String, source: StoreError },
     #[error("model {name}: {}", with_causes(.source))]
     Model { name: String, source: Arc<LoadError> },
+    #[error("the disk failed; what was acknowledged is kept, the rest is done again at the next start")]
+    Disk,
     #[error("the server failed: {0}")]
     Server(#[from] std::io::Error),
 }
@@ -185,7 +187,7 @@ impl App {
     /// Serves until `stop` is done, then lets what runs come to an end.
     ///
     /// # Errors
-    /// When a model cannot be loaded at start, or the server fails.
+    /// When a model cannot be loaded at start, the disk does not keep what it is given, or the server fails.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
         let Self { address, server, encrypted: _, access, models, store, batches, webhooks } = self;
         let handle = server.handle();
@@ -193,6 +195,8 @@ impl App {
         let outcome = tokio::select! {
             () = stop => Ok(()),
             failed = first_failure(&models) => Err(failed),
+            // Without the usual end, which would acknowledge more.
+            () = store.lost() => return Err(AppError::Disk),
             never = remind_of_no_keys(&access, address) => match never {},
         };
         tracing::info!(%address, "stopping");

@@ -64,6 +64,7 @@ pub(super) fn store_error(error: StoreError) -> ApiError {
         error @ (StoreError::NotFound
         | StoreError::Quota
         | StoreError::Locked { .. }
+        | StoreError::Lost(_)
         | StoreError::Corrupt(_)
         | StoreError::Io(_)
         | StoreError::Database(_)) => {

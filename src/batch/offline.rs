@@ -91,6 +91,8 @@ pub async fn run_offline<E: LineExecutor>(
         tokio::select! {
             () = tokio::time::sleep(POLL) => {}
             () = &mut interrupted => break None,
+            // Nothing that is still under way can be kept.
+            () = store.lost() => return Err(StoreError::Lost("the disk has failed".into()).into()),
         }
     };
     batches.stop().await;

@@ -59,6 +59,7 @@ impl Failure {
         let code = match error {
             StoreError::Locked { .. } | StoreError::Busy(_) => Self::TEMPORARY,
             StoreError::Corrupt(_) => Self::DATA,
+            StoreError::Lost(_) => Self::IO,
             StoreError::Full(_) | StoreError::Quota | StoreError::Io(_) => Self::CANNOT_CREATE,
             StoreError::NotFound | StoreError::Database(_) => Self::SOFTWARE,
         };
@@ -99,6 +100,7 @@ impl From<AppError> for Failure {
             AppError::Settings(error) => Self::new(Self::CONFIG, error.to_string()),
             AppError::Store { path, source } => Self::from_store(&format!("storage {path}"), source),
             AppError::Model { .. } => Self::new(Self::CONFIG, error.to_string()),
+            AppError::Disk => Self::new(Self::IO, error.to_string()),
             AppError::Server(_) => Self::software(error.to_string()),
         }
     }

@@ -149,7 +149,7 @@ impl Store {
             && let Some(known) = find_known(&tx, &new.tenant, identity, now).await?
         {
             let same = known.idem_hash.as_deref() == Some(&identity.hash);
-            tx.commit().await?;
+            self.commit(tx).await?;
             return Ok(if same { Created::Known(known) } else { Created::Mismatch });
         }
         if Entity::find().filter(of_tenant).filter(Column::Purged.eq(0)).count(&tx).await? >= active_max {
@@ -184,7 +184,7 @@ impl Store {
         };
         let batch = row.insert(&tx).await?;
         failpoint("batch.uncommitted");
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("batch.committed");
         Ok(Created::New(batch))
     }
@@ -227,7 +227,7 @@ impl Store {
                      AND (paused_at IS NULL) = (?1 IS NOT NULL)";
         let tx = self.begin().await?;
         tx.execute_raw(statement(sql, [paused.then_some(now).into(), id.into(), tenant.as_str().into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         self.batch(tenant, id).await
     }
 
@@ -248,7 +248,7 @@ impl Store {
         let reason = reason.as_str();
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [reason.into(), reason.into(), now.into(), id.into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("cancel.marked");
         Ok(changed.rows_affected() == 1)
     }
@@ -261,7 +261,7 @@ impl Store {
                    WHERE id = ? AND status = 'validating'";
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [now.into(), id.into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("batch.started");
         Ok(changed.rows_affected() == 1)
     }
@@ -277,7 +277,7 @@ impl Store {
         if changed && tell {
             events::insert(&tx, id, now).await?;
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(changed)
     }
 
@@ -287,7 +287,7 @@ impl Store {
         let sql = "UPDATE batches SET status = 'finalizing' WHERE id = ? AND status = 'cancelling'
                    AND NOT EXISTS (SELECT 1 FROM lines WHERE batch_id = batches.id AND state = 1)";
         tx.execute_raw(statement(sql, [id.into()])).await?;
-        Ok(tx.commit().await?)
+        Ok(self.commit(tx).await?)
     }
 
     /// Fences publication: the answer must be given back to [`Store::publish`]. `None` if the batch is not to be published.
@@ -295,7 +295,7 @@ impl Store {
         let sql = "UPDATE batches SET epoch = epoch + 1 WHERE id = ? AND status = 'finalizing' RETURNING epoch";
         let tx = self.begin().await?;
         let row = tx.query_one_raw(statement(sql, [id.into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
     }
 
@@ -328,7 +328,7 @@ impl Store {
         if tell {
             events::insert(&tx, id, now).await?;
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("publish.committed");
         Ok(true)
     }
@@ -346,7 +346,7 @@ impl Store {
                 released = (!files::is_needed(&tx, &key).await?).then_some(key);
             }
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("purge.bite");
         let done = spilled.is_none();
         for key in spilled.into_iter().flatten().chain(released) {
@@ -364,7 +364,7 @@ impl Store {
                        COUNT(*) FILTER (WHERE state = 3) FROM lines WHERE batch_id = batches.id)";
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [id.into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(changed.rows_affected() == 1)
     }
 }

@@ -16,6 +16,9 @@ pub enum StoreError {
     /// The tenant has as much as it may have.
     #[error("the tenant's quota is used up")]
     Quota,
+    /// The disk did not keep what the database gave it, or may not have: nothing is acknowledged any more.
+    #[error("the disk failed")]
+    Lost(#[source] BoxError),
     /// Another process owns the data directory.
     #[error("the data directory is locked by {}", pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}")))]
     Locked { pid: Option<u32> },
@@ -46,6 +49,7 @@ impl From<DbErr> for StoreError {
         // The low byte of an extended result code is the primary one: https://sqlite.org/rescode.html
         match sqlite_code(&error).map(|code| code & 0xff) {
             Some(5 | 6) => Self::Busy(error.into()),
+            Some(10) => Self::Lost(error.into()),
             Some(11 | 26) => Self::Corrupt(error.to_string()),
             Some(13) => Self::Full(error.into()),
             _ => Self::Database(error),

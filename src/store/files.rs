@@ -52,7 +52,7 @@ impl Store {
         }
         let file = insert(&tx, file).await?;
         failpoint("file.uncommitted");
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("file.committed");
         Ok(file)
     }
@@ -74,7 +74,7 @@ impl Store {
             None if !fits(&tx, &file, quota).await? => (Err(StoreError::Quota), Some(key)),
             None => (Ok(insert(&tx, file).await?), None),
         };
-        tx.commit().await?;
+        self.commit(tx).await?;
         if let Some(key) = unneeded {
             self.blobs().remove(&key).await?;
         }
@@ -126,7 +126,7 @@ impl Store {
             return Err(StoreError::NotFound);
         }
         let released = release(&tx, &file).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("file.deleted");
         for key in released {
             self.blobs().remove(&key).await?;
@@ -147,7 +147,7 @@ impl Store {
             tx.execute_raw(statement("UPDATE files SET deleted_at = ? WHERE seq = ?", [now.into(), file.seq.into()]))
                 .await?;
             let released = release(&tx, file).await?;
-            tx.commit().await?;
+            self.commit(tx).await?;
             for key in released {
                 self.blobs().remove(&key).await?;
             }

@@ -13,7 +13,7 @@ impl Store {
             [self.instance().into(), i64::from(std::process::id()).into(), Clock::system().seconds().into()],
         ))
         .await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(dead.rows_affected() > 0)
     }
 
@@ -24,6 +24,6 @@ impl Store {
             [Clock::system().seconds().into(), self.instance().into()],
         ))
         .await?;
-        Ok(tx.commit().await?)
+        Ok(self.commit(tx).await?)
     }
 }

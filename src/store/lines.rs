@@ -146,7 +146,7 @@ impl Store {
         for rows in lines.chunks(INSERT_ROWS_MAX) {
             insert(&tx, batch_id, rows).await?;
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("ingest.committed");
         Ok(true)
     }
@@ -201,7 +201,7 @@ impl Store {
         let tx = self.begin().await?;
         let lines = Claimed::find_by_statement(statement(sql, values)).all(&tx).await?;
         failpoint("claim.uncommitted");
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("claim.committed");
         Ok(lines)
     }
@@ -238,7 +238,7 @@ impl Store {
             count(&tx, batch_id, &totals, now).await?;
         }
         failpoint("result.uncommitted");
-        tx.commit().await?;
+        self.commit(tx).await?;
         failpoint("result.committed");
         Ok(outcome)
     }
@@ -250,7 +250,7 @@ impl Store {
         let tx = self.begin().await?;
         let released =
             tx.execute_raw(statement(sql, [self.instance().into(), batch_id.map(str::to_owned).into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(released.rows_affected())
     }
 
@@ -259,7 +259,7 @@ impl Store {
         let sql = "UPDATE lines SET state = 0, owner = NULL, suspect = suspect + 1, not_before = 0 WHERE state = 1 AND owner <> ?";
         let tx = self.begin().await?;
         let voided = tx.execute_raw(statement(sql, [self.instance().into()])).await?;
-        tx.commit().await?;
+        self.commit(tx).await?;
         Ok(voided.rows_affected())
     }
 

@@ -28,6 +28,7 @@ use sea_orm::{
     SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait, Value,
 };
 use tandem_migrations::{Migrator, MigratorTrait};
+use tokio::sync::watch;
 
 pub use api_keys::{ApiKey, ApiKeys, NewApiKey, has_api_keys};
 pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
@@ -62,6 +63,8 @@ struct Inner {
     blobs: Blobs,
     /// Who leases lines: this process, for this opening of the store.
     instance: String,
+    /// Whether the disk has failed to keep what it was given.
+    lost: watch::Sender<bool>,
     _lock: DirLock,
 }
 
@@ -85,7 +88,9 @@ impl Store {
         Migrator::up(&writer, None).await?;
         let readers = connect(&path, READERS, true).await?;
         let instance = ids::new_instance_id();
-        let store = Self { inner: Arc::new(Inner { writer, readers, blobs, instance, _lock: lock }) };
+        let store = Self {
+            inner: Arc::new(Inner { writer, readers, blobs, instance, lost: watch::Sender::new(false), _lock: lock }),
+        };
         if store.begin_instance().await? {
             store.quick_check().await?;
         }
@@ -108,7 +113,28 @@ impl Store {
         Ok(())
     }
 
+    /// Done when the disk has failed under a commit. What the database believes to be written may not be there then, and a sync that is
+    /// tried again may succeed without writing it (PostgreSQL's "fsyncgate", 2018): the process is to end, and the next one reads what is
+    /// there.
+    pub async fn lost(&self) {
+        // The sender lives as long as the store.
+        let _ = self.inner.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    /// The one way to end a transaction.
+    async fn commit(&self, tx: DatabaseTransaction) -> Result<(), StoreError> {
+        let committed = tx.commit().await.map_err(StoreError::from);
+        if let Err(error @ StoreError::Lost(_)) = &committed {
+            tracing::error!(error = error as &dyn std::error::Error, "the disk failed under a commit");
+            self.inner.lost.send_replace(true);
+        }
+        committed
+    }
+
     async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
+        if *self.inner.lost.borrow() {
+            return Err(StoreError::Lost("the disk has failed before".into()));
+        }
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()

@@ -2,6 +2,7 @@
 
 use std::{io::Write as _, path::Path, process::Command};
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -65,6 +66,32 @@ async fn a_full_disk_costs_nothing_but_time() {
     fs_err::remove_file(&filler).unwrap();
     let after = server.batch_when(&id, |batch| batch["status"] == "completed").await;
     is_whole(&server, &after).await;
+}
+
+/// A sync that fails is not tried again: what it was to keep may be gone, and the next one would not say so.
+#[tokio::test]
+async fn a_sync_that_fails_ends_the_process_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let server = tandem(&["serve", "--profile", "sim", "--port", "0"]);
+    let mut command = Command::new("strace");
+    // The start takes about twenty, and every few lines two.
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]);
+    command.args(["-e", "inject=fsync,fdatasync:error=EIO:when=60+"]).arg(server.get_program()).args(server.get_args());
+    command.env("RUST_LOG", "off").env("STORAGE_PATH", dir.path()).env("TANDEM__BACKEND__STEP_DELAY_MS", "2");
+    let failing = Program::launch_as(command).unwrap();
+    let id = failing.submit(&lines()).await;
+    let mut acknowledged = 0;
+    while let Ok(answer) = failing.request(Method::GET, &format!("/v1/batches/{id}")).send().await {
+        let Ok(batch) = answer.json::<Value>().await else { break };
+        acknowledged = completed(&batch);
+    }
+    assert_eq!(failing.exit_code(), Some(74));
+    assert!((1..LINES).contains(&acknowledged), "{acknowledged} lines before the disk failed");
+    let server = Program::start(dir.path(), 0).await;
+    let first = server.batch_when(&id, |_| true).await;
+    assert!(completed(&first) >= acknowledged, "{acknowledged} lines were acknowledged: {first}");
+    let end = server.batch_when(&id, |batch| batch["status"] == "completed").await;
+    is_whole(&server, &end).await;
 }
 
 /// Writes a file until no byte more can be written; the error that says so.
