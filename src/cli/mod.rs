@@ -1,9 +1,11 @@
 //! The commands. Printing to standard output is theirs alone.
 
+mod bar;
 mod config;
 mod db;
 mod dev;
 mod exit;
+mod loading;
 mod plan;
 mod run_batch;
 mod serve;
