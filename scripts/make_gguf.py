@@ -21,7 +21,8 @@ import gguf
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from peers.servers import PEERS_CACHE, build_peer, output_of
+from peers.llama_cpp import LlamaCpp
+from peers.servers import PEERS_CACHE, output_of
 
 QUANTIZATIONS = ("Q8_0", "Q4_K_M")
 VOCABULARY = 32_000
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PEERS_CACHE / "models", metavar="DIRECTORY")
     args = parser.parse_args()
 
-    peer = build_peer()
+    peer = LlamaCpp.build()
     args.out.mkdir(parents=True, exist_ok=True)
     wide = args.out / f"random-{args.size}-f16.gguf"
     with replaced(wide) as part:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from peers.client import post, served_model
+from peers.llama_cpp import LlamaCpp
 from peers.servers import Contest
 from tandem_server import LocalServer
 
@@ -68,16 +69,18 @@ def main() -> None:
     """Compares, prints what was found, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     Contest.add_arguments(parser)
+    LlamaCpp.add_arguments(parser)
     parser.add_argument("--tokens", type=int, default=64, help="at most, of each answer (64)")
     parser.add_argument("--caches", action="store_true", help="leave the prefix caches on")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write every comparison, as JSON")
     args = parser.parse_args()
 
+    peer = LlamaCpp.of(args)
     contest = Contest.of(args).changed({}, PEER_FLAGS)
     if not args.caches:
         contest = contest.changed(TANDEM_NO_CACHE, PEER_NO_CACHE)
-    report = contest.described() | {"tokens": args.tokens}
-    with contest.start_tandem() as ours, contest.start_llama_server() as theirs:
+    report = contest.described(peer) | {"tokens": args.tokens}
+    with contest.start_tandem() as ours, peer.start_server(contest) as theirs:
         model = served_model(ours)["id"]
         comparisons = [compare_chat(ours, theirs, model, message, args.tokens) for message in chats()]
     print_summary(contest.model.name, comparisons)

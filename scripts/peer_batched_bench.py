@@ -12,40 +12,40 @@ order that changes from repeat to repeat; Tandem waits while the other runs. Nee
 
 import argparse
 import json
-import random
 import sys
 from pathlib import Path
 
-from peers.client import Round, ask_all
+from peers.client import ask_all, random_prompts
 from peers.figures import ratios, spread
+from peers.llama_cpp import LlamaCpp
 from peers.servers import TANDEM, Contest, output_of
 from tandem_server import LocalServer
 
 BATCHED_BENCH = "llama-batched-bench"
-# Ids that any vocabulary has.
-VOCABULARY = 1000
 
 
 def main() -> None:
     """Measures, prints a Markdown table, and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     Contest.add_arguments(parser)
+    LlamaCpp.add_arguments(parser)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--prompt-tokens", type=int, default=256, help="of each sequence (256)")
     parser.add_argument("--tokens", type=int, default=128, help="decoded for each sequence (128)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write everything that was measured, as JSON")
     args = parser.parse_args()
 
+    peer = LlamaCpp.of(args)
     contest = Contest.of(args)
-    report = contest.described() | {"prompt_tokens": args.prompt_tokens, "tokens": args.tokens}
+    report = contest.described(peer) | {"prompt_tokens": args.prompt_tokens, "tokens": args.tokens}
     rates: dict[str, list[float]] = {TANDEM: [], BATCHED_BENCH: []}
     prompt_rates: dict[str, list[float]] = {TANDEM: [], BATCHED_BENCH: []}
     with contest.start_tandem() as server:
-        ask_all(server, prompts(-1, 32, args.parallel), 16, args.parallel)
+        ask_all(server, random_prompts(-1, 32, args.parallel), 16, args.parallel)
         for repeat in range(args.repeats):
             sides = {
-                TANDEM: lambda: tandem(server, prompts(repeat, args.prompt_tokens, args.parallel), args.tokens),
-                BATCHED_BENCH: lambda: batched_bench(contest, args.prompt_tokens, args.tokens),
+                TANDEM: lambda: tandem(server, random_prompts(repeat, args.prompt_tokens, args.parallel), args.tokens),
+                BATCHED_BENCH: lambda: batched_bench(contest, peer, args.prompt_tokens, args.tokens),
             }
             for label in sides if repeat % 2 == 0 else reversed(sides):
                 decoded, prompted = sides[label]()
@@ -65,31 +65,16 @@ def main() -> None:
         args.out.write_text(json.dumps(report | {"results": rates}, indent=1) + "\n", encoding="utf-8")
 
 
-def prompts(repeat: int, length: int, count: int) -> list[list[int]]:
-    """One for each sequence; no two begin alike, so no prefix cache helps."""
-    draw = random.Random(repeat)
-    return [draw.choices(range(VOCABULARY), k=length) for _ in range(count)]
-
-
 def tandem(server: LocalServer, of: list[list[int]], tokens: int) -> tuple[float, float]:
     """The rates of decoding and of prompts, which is that of the slowest."""
     result = ask_all(server, of, tokens, len(of))
-    return decode_rate(result), len(of[0]) / max(answer.ttft for answer in result.answers)
+    return result.decode_rate, len(of[0]) / max(answer.ttft for answer in result.answers)
 
 
-def decode_rate(result: Round) -> float:
-    """Tokens per second of all answers together while all of them are being decoded."""
-    start = max(answer.first for answer in result.answers)
-    end = min(answer.last for answer in result.answers)
-    if start >= end:
-        raise SystemExit("error: the answers did not overlap: too few --tokens, or answers without text")
-    return sum(answer.tokens_between(start, end) for answer in result.answers) / (end - start)
-
-
-def batched_bench(contest: Contest, prompt_tokens: int, tokens: int) -> tuple[float, float]:
+def batched_bench(contest: Contest, peer: LlamaCpp, prompt_tokens: int, tokens: int) -> tuple[float, float]:
     """The rates of decoding and of prompts that llama-batched-bench reports."""
     shape = ["-npp", str(prompt_tokens), "-ntg", str(tokens), "-npl", str(contest.parallel), "--output-format", "jsonl"]
-    printed = output_of(contest.peer.batched_bench, *contest.llama_flags(), *shape)
+    printed = output_of(peer.batched_bench, "-m", contest.model, *peer.flags(contest), *shape)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     if not lines:
         raise SystemExit(f"error: {BATCHED_BENCH} measured nothing: sequences of {prompt_tokens} + {tokens} tokens may not fit --context")

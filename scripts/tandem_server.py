@@ -37,6 +37,8 @@ def default_binary() -> Path:
 class LocalServer:
     """A program that serves HTTP from the beginning of a `with` block to its end, on a free port of this machine."""
 
+    ready_within_s = READY_WITHIN_S
+
     def __init__(self, environment: dict[str, str]):
         self.port = free_port()
         self._environment = environment
@@ -47,6 +49,10 @@ class LocalServer:
     def command(self) -> list[str | Path]:
         """What to run, so that it listens on `port`."""
         raise NotImplementedError
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def base_url(self) -> str:
@@ -87,7 +93,7 @@ class LocalServer:
 
     def _wait_until_ready(self) -> None:
         url = f"http://127.0.0.1:{self.port}/health"
-        deadline = time.monotonic() + READY_WITHIN_S
+        deadline = time.monotonic() + self.ready_within_s
         while time.monotonic() < deadline:
             if (status := self._process.poll()) is not None:
                 raise ServerFailed(f"the server ended with status {status} before it was ready\n{self.log_tail()}")
@@ -98,7 +104,7 @@ class LocalServer:
             except (urllib.error.URLError, OSError):
                 pass  # Not listening yet, or listening and still loading: a 503.
             time.sleep(POLL_S)  # sleep: between two polls, within a deadline
-        raise ServerFailed(f"{url} did not answer 200 within {READY_WITHIN_S} s\n{self.log_tail()}")
+        raise ServerFailed(f"{url} did not answer 200 within {self.ready_within_s} s\n{self.log_tail()}")
 
     def _kill(self) -> None:
         self._process.kill()
@@ -117,6 +123,13 @@ class TandemServer(LocalServer):
 
     def command(self) -> list[str | Path]:
         return [self._binary, "serve", *self._arguments, "--host", "127.0.0.1", "--port", str(self.port)]
+
+    def run(self, *arguments: str) -> str:
+        """Another command of the program on the same data directory; what it prints."""
+        environment = os.environ | self._environment
+        command = [self._binary, *arguments]
+        done = subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+        return done.stdout
 
 
 def free_port() -> int:

@@ -1,8 +1,10 @@
 //! The server as a value: built from settings, listening on a port, running until it is told to stop.
 
 use std::{
+    convert::Infallible,
     net::{SocketAddr, TcpListener, ToSocketAddrs as _},
     sync::Arc,
+    time::Duration,
 };
 
 use actix_web::{App as ActixApp, HttpServer, dev::Server, middleware::from_fn, web::Data};
@@ -11,30 +13,40 @@ use tandem_engine::{EngineLimits, Priority};
 use thiserror::Error;
 
 use crate::{
-    api::{self, files::UploadLimits},
-    batch::{self, Batches, LineAnswer, LineExecutor},
-    completion::{Completions, Limits},
+    access::Access,
+    api::{self, Guard, files::UploadLimits},
+    batch::{self, Batches, LineAnswer, LineExecutor, LineOrder, LineSize},
+    clock::Clock,
+    completion::{Asker, Completions, Limits},
     models::Models,
     openai::{Endpoint, error::ApiError},
-    settings::{BatchSettings, LimitSettings, ServerSettings, Settings},
-    store::{Store, StoreError, Tokens},
+    settings::{BatchOrder, BatchSettings, LimitSettings, ServerSettings, Settings, SettingsError},
+    store::{Store, StoreError, Tenant, Tokens, has_api_keys},
+    tls,
+    webhooks::Webhooks,
 };
 
 /// Seconds that open connections get to finish when the server stops.
 const SHUTDOWN_S: u64 = 30;
+const REMINDER: Duration = Duration::from_secs(3600);
 
 /// A server that is bound to its port.
 pub struct App {
     address: SocketAddr,
     server: Server,
+    encrypted: bool,
+    access: Access,
     models: Models,
     store: Store,
     batches: Batches,
+    webhooks: Option<Webhooks>,
 }
 
 /// Why the server does not run, by who has to do something about it.
 #[derive(Debug, Error)]
 pub enum AppError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("cannot listen on {address}: {reason}")]
     Bind { address: String, reason: String },
     #[error("storage {path}: {source}")]
@@ -72,23 +84,45 @@ impl App {
     /// # Errors
     /// As `build`.
     pub async fn build_with(settings: &Settings, models: impl FnOnce() -> Models) -> Result<Self, AppError> {
-        // First what fails at once, so that nobody waits for a model to learn that the port is taken.
+        // First what fails at once, so that nobody waits for a model to learn that the port is taken; and what is wrong with the settings
+        // before anything exists because of them.
+        let tls = settings.server.tls.as_ref().map(tls::load).transpose()?;
+        require_keys(settings).await?;
         let listener = listen(&settings.server)?;
         let address = listener.local_addr()?;
-        let store_error = |source| AppError::Store { path: settings.storage.display().to_string(), source };
+        let store_error = |source| store_error(settings, source);
         let store = Store::open(&settings.storage).await.map_err(store_error)?;
+        let access = if settings.server.insecure_no_auth {
+            Access::open()
+        } else {
+            Access::by_keys(store.clone()).await.map_err(store_error)?
+        };
         let models = models();
         let completions = completions(models.clone(), settings.limits);
         let executor = CompletionExecutor { models: models.clone(), completions: completions.clone() };
-        let batches =
-            Batches::start(store.clone(), executor, batch_settings(settings.batch)).await.map_err(store_error)?;
-        let upload_limits = UploadLimits { batch_bytes: settings.batch.max_file_bytes, ..UploadLimits::default() };
-        let shared = (models.clone(), store.clone(), batches.clone());
+        let batch_settings =
+            batch::Settings { tell_ends: settings.webhooks.is_some(), ..batch_settings(settings.batch) };
+        let batches = Batches::start(store.clone(), executor, batch_settings).await.map_err(store_error)?;
+        let webhooks = start_webhooks(settings, &store, &batches)?;
+        let upload_limits = UploadLimits {
+            batch_bytes: settings.batch.max_file_bytes,
+            tenant_bytes: settings.max_tenant_bytes,
+            ..UploadLimits::default()
+        };
+        let guard = Guard {
+            hosts: settings.server.allowed_hosts.as_slice().into(),
+            origins: settings.server.cors_origins.as_slice().into(),
+            body_timeout: settings.server.body_timeout,
+        };
+        let shared = (models.clone(), store.clone(), batches.clone(), access.clone());
         let debug = settings.server.debug;
         let server = HttpServer::new(move || {
-            let (models, store, batches) = shared.clone();
+            let (models, store, batches, access) = shared.clone();
             ActixApp::new()
+                .wrap(from_fn(api::with_guard))
                 .wrap(from_fn(api::with_request_id))
+                .app_data(Data::new(guard.clone()))
+                .app_data(Data::new(access))
                 .app_data(Data::new(completions.clone()))
                 .app_data(Data::new(models))
                 .app_data(Data::new(store))
@@ -103,11 +137,31 @@ impl App {
         })
         // Without this a client that closes its side is not noticed while an answer is awaited, and keeps its slot.
         .h1_allow_half_closed(false)
+        .client_request_timeout(settings.server.header_timeout)
         .shutdown_timeout(SHUTDOWN_S)
-        .disable_signals()
-        .listen(listener)?
-        .run();
-        Ok(Self { address, server, models, store, batches })
+        .disable_signals();
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // The limit is on each worker's own.
+        let server = server.workers(workers).max_connections(settings.server.max_connections.div_ceil(workers));
+        let encrypted = tls.is_some();
+        let server = match tls {
+            Some(tls) => server.listen_rustls_0_23(listener, tls)?,
+            None => server.listen(listener)?,
+        };
+        warn_of_exposure(settings);
+        Ok(Self { address, server: server.run(), encrypted, access, models, store, batches, webhooks })
+    }
+
+    /// Where the server is found, without a `/` behind.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.encrypted { "https" } else { "http" }, self.address)
+    }
+
+    /// Whether requests need an API key.
+    #[must_use]
+    pub fn needs_keys(&self) -> bool {
+        self.access.needs_keys()
     }
 
     /// Where the server listens.
@@ -133,16 +187,20 @@ impl App {
     /// # Errors
     /// When a model cannot be loaded at start, or the server fails.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { address, server, models, store, batches } = self;
+        let Self { address, server, encrypted: _, access, models, store, batches, webhooks } = self;
         let handle = server.handle();
         let server = tokio::spawn(server);
         let outcome = tokio::select! {
             () = stop => Ok(()),
             failed = first_failure(&models) => Err(failed),
+            never = remind_of_no_keys(&access, address) => match never {},
         };
         tracing::info!(%address, "stopping");
         let drained = tokio::join!(batches.stop(), handle.stop(outcome.is_ok()));
         let ((), ()) = drained;
+        if let Some(webhooks) = webhooks {
+            webhooks.stop().await;
+        }
         let served = server.await;
         if let Err(error) = store.close().await {
             tracing::warn!(
@@ -167,8 +225,50 @@ async fn first_failure(models: &Models) -> AppError {
     }
 }
 
+fn start_webhooks(settings: &Settings, store: &Store, batches: &Batches) -> Result<Option<Webhooks>, AppError> {
+    let Some(receiver) = settings.webhooks.clone() else { return Ok(None) };
+    let started = Webhooks::start(store.clone(), receiver, Clock::system(), batches.ends());
+    started.map(Some).map_err(|error| std::io::Error::other(error).into())
+}
+
+fn store_error(settings: &Settings, source: StoreError) -> AppError {
+    AppError::Store { path: settings.storage.display().to_string(), source }
+}
+
+/// A server that others can reach has keys, or was told to do without.
+async fn require_keys(settings: &Settings) -> Result<(), AppError> {
+    if !settings.server.is_exposed() || settings.server.insecure_no_auth {
+        return Ok(());
+    }
+    if has_api_keys(&settings.storage).await.map_err(|source| store_error(settings, source))? {
+        return Ok(());
+    }
+    let reason = "refusing to listen on a non-loopback address without API keys";
+    Err(SettingsError::new("server.host", reason).into())
+}
+
+fn warn_of_exposure(settings: &Settings) {
+    if settings.server.is_exposed() && settings.server.tls.is_none() {
+        tracing::warn!(
+            "listening for others than this machine without TLS: keys, prompts and answers can be read on the way"
+        );
+    }
+}
+
+/// Says again and again that everyone may use a server, where that was asked for.
+async fn remind_of_no_keys(access: &Access, address: SocketAddr) -> Infallible {
+    if access.asks_nobody() {
+        let mut hourly = tokio::time::interval(REMINDER);
+        loop {
+            hourly.tick().await;
+            tracing::warn!(%address, "insecure_no_auth is set: whoever reaches this server may use it without an API key");
+        }
+    }
+    std::future::pending().await
+}
+
 fn listen(settings: &ServerSettings) -> Result<TcpListener, AppError> {
-    let ServerSettings { host, port, debug: _ } = settings;
+    let ServerSettings { host, port, .. } = settings;
     let address = format!("{host}:{port}");
     let refused = |error: &std::io::Error| AppError::Bind {
         address: address.clone(),
@@ -188,10 +288,16 @@ fn completions(models: Models, settings: LimitSettings) -> Completions {
 }
 
 fn batch_settings(settings: BatchSettings) -> batch::Settings {
-    let BatchSettings { max_file_bytes: _, max_lines, max_concurrent, window, single_model } = settings;
+    let BatchSettings { max_file_bytes: _, max_lines, max_concurrent, max_active, window, order, single_model } =
+        settings;
     batch::Settings {
         window: window as usize,
+        order: match order {
+            BatchOrder::Prefix => LineOrder::Prefix,
+            BatchOrder::File => LineOrder::File,
+        },
         concurrent_max: max_concurrent as usize,
+        active_max: max_active,
         lines_max: i64::try_from(max_lines).unwrap_or(i64::MAX),
         single_model,
         ..batch::Settings::default()
@@ -222,8 +328,9 @@ impl LineExecutor for CompletionExecutor {
         self.models.usable().await;
     }
 
-    async fn execute(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
-        let answer = self.completions.respond(endpoint, body, Priority::Batch).await?;
+    async fn execute(&self, tenant: &Tenant, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+        let asker = Asker { cache_salt: tenant.cache_salt(), ..Asker::from(Priority::Batch) };
+        let answer = self.completions.respond(endpoint, body, asker).await?;
         let usage = answer.usage;
         let tokens = Tokens {
             input: usage.prompt_tokens,
@@ -232,6 +339,11 @@ impl LineExecutor for CompletionExecutor {
             reasoning: usage.completion_tokens_details.reasoning_tokens,
         };
         Ok(LineAnswer { body: answer.body, tokens })
+    }
+
+    async fn measure(&self, endpoint: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let size = self.completions.measure(endpoint, body).await?;
+        Ok(LineSize { input_tokens: size.prompt_tokens, max_output_tokens: size.max_output_tokens })
     }
 }
 

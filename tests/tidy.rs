@@ -45,13 +45,19 @@ const BANNED_DEPENDENCIES: &[(&str, &[&str], &str)] = &[
 
 /// Which modules of the server each of its modules must not name.
 const MODULES: &[(&str, &[&str])] = &[
-    ("openai", &["api", "app", "batch", "bench", "cli", "completion", "models", "settings", "store"]),
-    ("settings", &["api", "app", "batch", "bench", "cli", "completion", "models", "store"]),
-    ("store", &["api", "app", "bench", "cli", "completion", "models"]),
-    ("models", &["api", "app", "batch", "bench", "cli", "completion", "store"]),
-    ("completion", &["api", "app", "batch", "bench", "cli", "store"]),
-    ("batch", &["api", "app", "bench", "cli"]),
+    ("openai", &["access", "api", "app", "batch", "bench", "cli", "completion", "models", "settings", "store"]),
+    ("settings", &["access", "api", "app", "batch", "bench", "cli", "completion", "models", "store"]),
+    ("store", &["access", "api", "app", "bench", "cli", "completion", "models"]),
+    ("models", &["access", "api", "app", "batch", "bench", "cli", "completion", "store"]),
+    ("completion", &["access", "api", "app", "batch", "bench", "cli", "store"]),
+    ("batch", &["access", "api", "app", "bench", "cli"]),
+    ("access", &["api", "app", "batch", "bench", "cli", "completion", "models"]),
     ("api", &["app", "bench", "cli"]),
+    ("webhooks", &["api", "app", "batch", "bench", "cli", "completion", "models", "openai"]),
+    (
+        "http",
+        &["api", "app", "batch", "bench", "cli", "completion", "models", "openai", "settings", "store", "webhooks"],
+    ),
     ("app", &["cli"]),
 ];
 
@@ -86,6 +92,22 @@ fn crates_keep_their_promises() {
         for (krate, banned, reason) in BANNED_DEPENDENCIES {
             for dependency in banned.iter().filter(|dependency| *krate == name && shipped.contains(**dependency)) {
                 offences.add(format_args!("{name} must not depend on {dependency}: {reason}"));
+            }
+        }
+    }
+    offences.none();
+}
+
+#[test]
+fn what_is_shipped_has_no_failpoints() {
+    let metadata = metadata();
+    let mut offences = Offences::default();
+    for package in array(&metadata, "packages") {
+        let is_shipped =
+            |dependency: &&Value| dependency["kind"].as_str() != Some("dev") && dependency["name"] == "fail";
+        for dependency in array(package, "dependencies").iter().filter(is_shipped) {
+            if !array(dependency, "features").is_empty() {
+                offences.add(format_args!("{}: `fail` has features outside of tests", string(package, "name")));
             }
         }
     }

@@ -11,6 +11,9 @@ use sea_orm_migration::prelude::{MigrationTrait, async_trait};
 mod m20261101_000001_create_files;
 mod m20261101_000002_create_batches;
 mod m20261101_000003_create_instances;
+mod m20261124_000004_create_api_keys;
+mod m20261124_000005_steer_batches;
+mod m20261124_000006_order_lines;
 
 pub use sea_orm_migration::MigratorTrait;
 
@@ -25,6 +28,9 @@ impl MigratorTrait for Migrator {
             Box::new(m20261101_000001_create_files::Migration),
             Box::new(m20261101_000002_create_batches::Migration),
             Box::new(m20261101_000003_create_instances::Migration),
+            Box::new(m20261124_000004_create_api_keys::Migration),
+            Box::new(m20261124_000005_steer_batches::Migration),
+            Box::new(m20261124_000006_order_lines::Migration),
         ]
     }
 }

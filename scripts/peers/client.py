@@ -4,9 +4,10 @@ of a model on a CPU it takes some thousandths of a core."""
 import contextlib
 import http.client
 import json
+import random
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from tandem_server import LocalServer
 
 # Of one read: a long prompt on a busy machine takes minutes.
 TIMEOUT_S = 1800
+# Token ids that any vocabulary has.
+VOCABULARY = 1000
 
 
 @dataclass
@@ -57,6 +60,25 @@ class Round:
     def rate(self) -> float:
         """Output tokens per second, over everything."""
         return sum(answer.tokens for answer in self.answers) / self.seconds
+
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second of all answers together while all of them are being decoded."""
+        start = max(answer.first for answer in self.answers)
+        end = min(answer.last for answer in self.answers)
+        if start >= end:
+            raise SystemExit("error: the answers did not overlap: too few tokens, or answers without text")
+        return sum(answer.tokens_between(start, end) for answer in self.answers) / (end - start)
+
+
+# Has prompts answered, so many tokens each, so many at a time.
+Ask = Callable[[Sequence[list[int]], int, int], Round]
+
+
+def random_prompts(seed: int | str, length: int, count: int) -> list[list[int]]:
+    """So many of so many tokens; no two begin alike, so no prefix cache helps."""
+    draw = random.Random(seed)
+    return [draw.choices(range(VOCABULARY), k=length) for _ in range(count)]
 
 
 def served_model(server: LocalServer) -> dict:

@@ -1,75 +1,53 @@
-"""Tandem and llama.cpp's llama-server, started on the same model with the same settings."""
+"""Tandem and what it is compared with, started on the same model with the same settings as far as both have them."""
 
 import argparse
+import contextlib
 import os
 import platform
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
+from peers.client import Ask, ask_all
 from tandem_server import REPOSITORY, LocalServer, TandemServer, default_binary
 
 PEERS_CACHE = Path(os.environ.get("TANDEM_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem") / "peers"
 # Sequences computed together, on both sides, unless something else is asked for.
 PARALLEL = 8
-TANDEM, LLAMA = "Tandem", "llama-server"
+TANDEM = "Tandem"
 
 
-@dataclass(frozen=True)
-class Peer:
-    """llama.cpp's programs, which lie side by side."""
+class Peer(Protocol):
+    """What Tandem is compared with."""
 
-    server: Path
+    name: str
 
-    @property
-    def batched_bench(self) -> Path:
-        """Decodes without a server."""
-        return self.server.with_name("llama-batched-bench")
+    def version(self) -> str:
+        """Which one it is."""
 
-    @property
-    def quantize(self) -> Path:
-        """Makes GGUF files of other GGUF files."""
-        return self.server.with_name("llama-quantize")
+    def flags(self, contest: "Contest") -> list[str]:
+        """What makes it compute as the contest says."""
 
-    @property
-    def package(self) -> Path:
-        """The source package that the programs are built from."""
-        (package,) = self.server.parents[2].glob("*.tar.gz")
-        return package
-
-
-def build_peer() -> Peer:
-    """Builds the peer if it is not there."""
-    script = REPOSITORY / "scripts" / "peers" / "llama-server"
-    built = subprocess.run([script], check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Peer(Path(built.splitlines()[0]))
-
-
-class LlamaServer(LocalServer):
-    """`llama-server` with the given flags."""
-
-    def __init__(self, binary: Path, flags: list[str]):
-        super().__init__({})
-        self._binary = binary
-        self._flags = flags
-
-    def command(self) -> list[str | Path]:
-        return [self._binary, *self._flags, "--host", "127.0.0.1", "--port", str(self.port)]
+    def start(self, contest: "Contest") -> contextlib.AbstractContextManager[Ask]:
+        """Has it running until the block ends."""
 
 
 @dataclass(frozen=True)
 class Contest:
     """What both sides are started with.
 
-    As far as both have a setting, it is the same: the file, threads, sequences, tokens of context over all of them, tokens of a step, the type
-    of the KV cache; flash attention is left to llama.cpp on both sides. Whatever else either has is as it comes, prefix caches included, unless
-    the command line says otherwise.
+    As far as both have a setting, it is the same: the model, threads, sequences, tokens of context over all of them, tokens of a step, the type
+    of the KV cache; flash attention is left to llama.cpp where it computes. Whatever else either has is as it comes, prefix caches included,
+    unless the command line says otherwise.
     """
 
     model: Path
+    peer_model: Path
+    """The same one in another format, or `model` itself."""
     tandem: Path
-    peer: Peer
     threads: int
     context: int
     step_tokens: int
@@ -83,9 +61,8 @@ class Contest:
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """The options that `of` reads."""
         spare_one = max(1, (os.cpu_count() or 1) - 1)
-        parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="a GGUF file")
+        parser.add_argument("--model", type=Path, required=True, metavar="PATH", help="a GGUF file, or for candle a directory")
         parser.add_argument("--tandem", type=Path, default=default_binary(), metavar="PROGRAM")
-        parser.add_argument("--llama-server", type=Path, metavar="PROGRAM", help="instead of what scripts/peers/llama-server builds")
         parser.add_argument("--threads", type=int, default=spare_one, help="threads that compute, on both sides (all cores but one)")
         parser.add_argument("--context", type=int, default=1024, help="tokens of one of the eight sequences (1024)")
         parser.add_argument("--step-tokens", type=int, default=512, help="tokens of one step, on both sides (512)")
@@ -96,17 +73,18 @@ class Contest:
             "--tandem-env", action="append", default=[], metavar="KEY=VALUE", help="for Tandem alone; may be given again"
         )
         parser.add_argument(
-            "--llama-flag", action="append", default=[], metavar="FLAG",
-            help="for the peer alone, as --llama-flag=--kv-unified; may be given again",
+            "--peer-flag", action="append", default=[], metavar="FLAG",
+            help="for the peer alone, as --peer-flag=--kv-unified; may be given again",
         )
 
     @classmethod
-    def of(cls, args: argparse.Namespace) -> "Contest":
-        """What the options say, with everything in place."""
-        peer = Peer(args.llama_server.absolute()) if args.llama_server else build_peer()
-        for path in (args.model, args.tandem, peer.server):
-            if not path.is_file():
-                raise SystemExit(f"error: there is no file {path}")
+    def of(cls, args: argparse.Namespace, peer_model: Path | None = None) -> "Contest":
+        """What the options say. The peer reads the same model unless it is given one of its own."""
+        for path in (args.model, peer_model or args.model):
+            if not path.exists():
+                raise SystemExit(f"error: there is no {path}")
+        if not args.tandem.is_file():
+            raise SystemExit(f"error: there is no file {args.tandem}")
         if args.backend == "candle" and args.kv_type != "f16":
             raise SystemExit("error: on candle K and V are compared in f16")
         environment = {}
@@ -116,10 +94,15 @@ class Contest:
                 raise SystemExit(f"error: --tandem-env takes KEY=VALUE, not {setting}")
             environment[key] = value
         return cls(
-            model=args.model.absolute(), tandem=args.tandem.absolute(), peer=peer, threads=args.threads, context=args.context,
-            step_tokens=args.step_tokens, kv_type=args.kv_type, backend=args.backend, parallel=args.parallel,
-            tandem_environment=environment, peer_flags=args.llama_flag,
+            model=args.model.absolute(), peer_model=(peer_model or args.model).absolute(), tandem=args.tandem.absolute(),
+            threads=args.threads, context=args.context, step_tokens=args.step_tokens, kv_type=args.kv_type, backend=args.backend,
+            parallel=args.parallel, tandem_environment=environment, peer_flags=args.peer_flag,
         )
+
+    @property
+    def kv_tokens(self) -> int:
+        """That the KV cache holds over all sequences."""
+        return self.parallel * self.context
 
     def changed(self, tandem_environment: dict[str, str], peer_flags: list[str]) -> "Contest":
         """With further settings for one side or the other."""
@@ -141,42 +124,44 @@ class Contest:
         arguments = ["--profile", "demo", "--backend", self.backend, "--model", str(self.model)]
         return TandemServer(self.tandem, arguments, environment | self.tandem_environment)
 
-    def start_llama_server(self) -> LlamaServer:
-        """llama-server, to be entered."""
-        return LlamaServer(self.peer.server, ["-np", str(self.parallel), *self.llama_flags()])
-
-    def llama_flags(self) -> list[str]:
-        """What any of the peer's programs needs to compute as Tandem does."""
-        flags = {
-            "-m": self.model,
-            "-c": self.parallel * self.context,
-            "-b": self.step_tokens,
-            "-ub": min(self.step_tokens, 512),  # as Tandem cuts its steps
-            "-t": self.threads,
-            "-tb": self.threads,
-            "-fa": "auto",
-            "-ctk": self.kv_type,
-            "-ctv": self.kv_type,
-        }
-        return [*(str(word) for pair in flags.items() for word in pair), *self.peer_flags]
-
-    def described(self) -> dict[str, object]:
+    def described(self, peer: Peer) -> dict[str, object]:
         """What a reader has to know to believe a figure."""
-        return {
-            "machine": f"{processor()}, {os.cpu_count()} cores",
-            "commit": output_of("git", "-C", REPOSITORY, "describe", "--always", "--dirty"),
-            "tandem": output_of(self.tandem, "--version"),
-            "peer": f"{self.peer.server.parents[2].name}, {self.peer.server.parents[1].name}",
+        return machine_and_commit(self.tandem) | {
+            "peer": f"{peer.name}, {peer.version()}",
             "model": self.model.name,
-            "model_bytes": self.model.stat().st_size,
+            "model_bytes": model_bytes(self.model),
+            "peer_model": self.peer_model.name,
+            "peer_model_bytes": model_bytes(self.peer_model),
             "threads": self.threads,
             "backend": self.backend,
             "parallel": self.parallel,
             "tandem_environment": self.tandem_environment,
-            "llama_flags": self.llama_flags()[2:],
-            "load_before": os.getloadavg()[0],
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "peer_flags": peer.flags(self),
         }
+
+
+@contextlib.contextmanager
+def asking(server: LocalServer):
+    """A server that runs until the block ends, as what it can be asked for."""
+    with server:
+        yield partial(ask_all, server)
+
+
+def machine_and_commit(tandem: Path) -> dict[str, object]:
+    """Of what, on what and by which command."""
+    return {
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "commit": output_of("git", "-C", REPOSITORY, "describe", "--always", "--dirty"),
+        "tandem": output_of(tandem, "--version"),
+        "load_before": os.getloadavg()[0],
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def model_bytes(model: Path) -> int:
+    """Of a file, or of the weights in a directory."""
+    files = model.glob("*.safetensors") if model.is_dir() else [model]
+    return sum(file.stat().st_size for file in files)
 
 
 def output_of(*command: str | Path) -> str:

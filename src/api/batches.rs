@@ -1,22 +1,34 @@
+mod results;
+mod steer;
+
 use actix_web::HttpRequest;
+use actix_web::HttpResponse;
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Json, Path, Query, ServiceConfig};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::listing::{ListQuery, list, page_error, store_error};
-use super::{JsonBody, resource};
+use super::repetition::is_repetition;
+use super::{JsonBody, Rule, resource, sse};
+use crate::access::Scope;
 use crate::batch::{BatchStatus, Batches, Settings};
+use crate::completion::json_object;
 use crate::openai::Endpoint;
 use crate::openai::batches::{
-    BatchErrors, BatchObject, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
+    BatchErrors, BatchObject, BatchProgress, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
 };
 use crate::openai::error::ApiError;
 use crate::openai::files::ListObject;
-use crate::store::{Batch, CancelOutcome, Created, Identity, NewBatch, StoreError, hex};
+use crate::store::{Batch, Created, Identity, NewBatch, StoreError, Tenant, hex};
 
+const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::BatchesWrite };
 const LIMIT_DEFAULT: u64 = 20;
 const LIMIT_MAX: u64 = 100;
+/// What a request to create a batch may have; other fields are named in the response.
+const CREATE_FIELDS: [&str; 6] =
+    ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "idempotency_key"];
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 const METADATA_PAIRS_MAX: usize = 16;
 const METADATA_KEY_CHARS_MAX: usize = 64;
 const METADATA_VALUE_CHARS_MAX: usize = 512;
@@ -25,23 +37,54 @@ const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
-        resource("/v1/batches", &[Method::GET, Method::POST]).route(web::post().to(create)).route(web::get().to(index)),
+        resource("/v1/batches", &[Method::GET, Method::POST], RULE)
+            .route(web::post().to(create))
+            .route(web::get().to(index)),
     )
-    .service(resource("/v1/batches/{id}", &[Method::GET]).route(web::get().to(show)))
-    .service(resource("/v1/batches/{id}/cancel", &[Method::POST]).route(web::post().to(cancel)));
+    .service(resource("/v1/batches/{id}", &[Method::GET], RULE).route(web::get().to(show)))
+    .service(resource("/v1/batches/{id}/results", &[Method::GET], RULE).route(web::get().to(results::results)))
+    .service(resource("/v1/batches/{id}/cancel", &[Method::POST], RULE).route(web::post().to(steer::cancel)))
+    .service(resource("/v1/batches/{id}/pause", &[Method::POST], RULE).route(web::post().to(steer::pause)))
+    .service(resource("/v1/batches/{id}/resume", &[Method::POST], RULE).route(web::post().to(steer::resume)))
+    .service(resource("/v1/batches/{id}/retry", &[Method::POST], RULE).route(web::post().to(steer::retry)));
 }
 
 async fn create(
     request: HttpRequest,
     JsonBody(body): JsonBody,
+    tenant: Tenant,
     batches: Data<Batches>,
-) -> Result<Json<BatchObject>, ApiError> {
-    let mut new = read_create(&body, batches.settings())?;
-    if let Some(key) = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()) {
-        new.identity = Some(Identity { key: key.to_owned(), hash: hex(&Sha256::digest(&body)) });
+) -> Result<HttpResponse, ApiError> {
+    let object = json_object(&body)?;
+    let mut new = read_create(&object, tenant, batches.settings())?;
+    let key = match object.get("idempotency_key") {
+        None | Some(Value::Null) => None,
+        Some(_) => Some(required_text(&object, "idempotency_key")?),
+    };
+    new.identity = Some(identity(&request, key, &body)?);
+    let ignored: Vec<String> = object.keys().filter(|key| !CREATE_FIELDS.contains(&key.as_str())).cloned().collect();
+    let created = answer_created(&batches, batches.create(new).await.map_err(store_error)?)?;
+    let mut response = HttpResponse::Ok();
+    sse::name_ignored(&mut response, &ignored);
+    Ok(response.json(created))
+}
+
+/// By what a repetition of this request is known: the key that the client gives it, or that the client's library says it is one.
+fn identity(request: &HttpRequest, key: Option<&str>, content: &[u8]) -> Result<Identity, ApiError> {
+    let header = request.headers().get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
+    let key = header.or(key);
+    if key.is_some_and(|key| !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())) {
+        let message =
+            format!("Invalid 'Idempotency-Key': expected 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable characters.");
+        return Err(ApiError::invalid_value("Idempotency-Key", message));
     }
-    match batches.create(new).await.map_err(store_error)? {
-        Created::New(batch) | Created::Known(batch) => show_batch(&batch).map(Json),
+    let repeated = is_repetition(request);
+    Ok(Identity { key: key.map(str::to_owned), hash: hex(&Sha256::digest(content)), repeated })
+}
+
+fn answer_created(batches: &Batches, created: Created) -> Result<BatchObject, ApiError> {
+    match created {
+        Created::New(batch) | Created::Known(batch) => show_batch(batches, &batch),
         Created::Mismatch => {
             Err(conflict("idempotency_mismatch", "This Idempotency-Key was used before with another request."))
         }
@@ -49,38 +92,23 @@ async fn create(
     }
 }
 
-async fn index(query: Query<ListQuery>, batches: Data<Batches>) -> Result<Json<ListObject<BatchObject>>, ApiError> {
+async fn index(
+    query: Query<ListQuery>,
+    tenant: Tenant,
+    batches: Data<Batches>,
+) -> Result<Json<ListObject<BatchObject>>, ApiError> {
     let page = query.page(LIMIT_DEFAULT, LIMIT_MAX)?;
-    let (rows, more) = batches.list(&page).await.map_err(page_error)?;
-    let objects = rows.iter().map(show_batch).collect::<Result<Vec<_>, _>>()?;
+    let (rows, more) = batches.list(&tenant, &page).await.map_err(page_error)?;
+    let objects = rows.iter().map(|batch| show_batch(&batches, batch)).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(list(objects, more, |batch| &batch.id)))
 }
 
-async fn show(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    let batch = batches.get(&id).await.map_err(|error| not_found(error, &id))?;
-    show_batch(&batch).map(Json)
+async fn show(id: Path<String>, tenant: Tenant, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
+    let batch = batches.get(&tenant, &id).await.map_err(|error| not_found(error, &id))?;
+    show_batch(&batches, &batch).map(Json)
 }
 
-async fn cancel(id: Path<String>, batches: Data<Batches>) -> Result<Json<BatchObject>, ApiError> {
-    match batches.cancel(&id).await.map_err(|error| not_found(error, &id))? {
-        CancelOutcome::Cancelling(batch) => show_batch(&batch).map(Json),
-        CancelOutcome::Unchanged(batch) => match batch.status().map_err(store_error)? {
-            status @ (BatchStatus::Completed | BatchStatus::Failed | BatchStatus::Expired) => {
-                let message = format!("Cannot cancel a batch with status '{}'.", status.as_str());
-                let mut error = conflict("invalid_state", &message);
-                error.body.code = None;
-                Err(error)
-            }
-            BatchStatus::Validating
-            | BatchStatus::InProgress
-            | BatchStatus::Finalizing
-            | BatchStatus::Cancelling
-            | BatchStatus::Cancelled => show_batch(&batch).map(Json),
-        },
-    }
-}
-
-fn show_batch(batch: &Batch) -> Result<BatchObject, ApiError> {
+fn show_batch(batches: &Batches, batch: &Batch) -> Result<BatchObject, ApiError> {
     let status = batch.status().map_err(store_error)?.shown(batch.stop_reason());
     let errors = match &batch.errors {
         Some(text) if status == BatchStatus::Failed => {
@@ -113,6 +141,31 @@ fn show_batch(batch: &Batch) -> Result<BatchObject, ApiError> {
         request_counts: counts(batch, status),
         usage: usage(batch),
         metadata,
+        progress: progress(batches, batch, status),
+    })
+}
+
+/// How a batch that runs gets on. One that is only being checked has nothing to tell, unless it is paused.
+fn progress(batches: &Batches, batch: &Batch, status: BatchStatus) -> Option<BatchProgress> {
+    let is_held = status == BatchStatus::Validating && batch.paused_at.is_some();
+    if !is_held && !matches!(status, BatchStatus::InProgress | BatchStatus::Finalizing) {
+        return None;
+    }
+    let rate = batches.rate(&batch.id);
+    let eta_seconds = match &rate {
+        _ if batch.open_lines == 0 && status != BatchStatus::Validating => Some(0),
+        Some(rate) if batch.paused_at.is_none() && rate.lines_per_second > 0.0 => {
+            Some((batch.open_lines as f64 / rate.lines_per_second).ceil() as i64)
+        }
+        _ => None,
+    };
+    Some(BatchProgress {
+        completed_tokens: batch.input_tokens + batch.output_tokens,
+        tokens_per_second: rate.as_ref().map(|rate| (rate.tokens_per_second * 100.0).round() / 100.0),
+        cached_tokens: batch.cached_tokens,
+        eta_seconds,
+        current_model: rate.map(|rate| rate.model),
+        paused_at: batch.paused_at,
     })
 }
 
@@ -132,27 +185,25 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-fn read_create(body: &[u8], settings: &Settings) -> Result<NewBatch, ApiError> {
-    let body: Value =
-        serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(error.line(), error.column()))?;
-    let Value::Object(body) = body else { return Err(ApiError::not_an_object()) };
-    let input_file_id = required_text(&body, "input_file_id")?.to_owned();
-    let endpoint = required_text(&body, "endpoint")?;
+fn read_create(body: &Map<String, Value>, tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
+    let input_file_id = required_text(body, "input_file_id")?.to_owned();
+    let endpoint = required_text(body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)
         .ok_or_else(|| ApiError::not_one_of("endpoint", endpoint, &Endpoint::ALL.map(Endpoint::path)))?;
-    let window = required_text(&body, "completion_window")?;
+    let window = required_text(body, "completion_window")?;
     let window = settings.completion_windows.iter().find(|known| known.name == window).ok_or_else(|| {
         let names: Vec<_> = settings.completion_windows.iter().map(|known| format!("'{}'", known.name)).collect();
         let message = format!("Invalid 'completion_window'. Supported values are: {}.", names.join(", "));
         ApiError::invalid_value("completion_window", message)
     })?;
     Ok(NewBatch {
+        tenant,
         input_file_id,
         endpoint: endpoint.path().to_owned(),
         window: window.name.clone(),
         window_s: window.seconds,
-        metadata: read_metadata(&body)?,
-        output_expires_s: read_expires_after(&body)?,
+        metadata: read_metadata(body)?,
+        output_expires_s: read_expires_after(body)?,
         identity: None,
     })
 }

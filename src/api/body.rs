@@ -3,11 +3,13 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
 
+use super::guard;
 use crate::openai::error::ApiError;
 
 /// The largest body of a request that is JSON.
@@ -57,6 +59,11 @@ async fn read(mut payload: Payload) -> Result<Bytes, ApiError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|error| {
+            if let PayloadError::Io(error) = &error
+                && let Some(refused) = guard::refusal(error)
+            {
+                return refused;
+            }
             tracing::debug!(%error, "a request body broke off");
             ApiError::unreadable_body()
         })?;

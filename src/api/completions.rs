@@ -1,13 +1,17 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
-use tandem_engine::Priority;
 
 use super::{JsonBody, sse};
+use crate::access::Caller;
 use crate::completion::{Completions, Form};
 use crate::openai::error::ApiError;
 
 /// `POST /v1/completions`
-pub(super) async fn create(completions: Data<Completions>, body: JsonBody) -> Result<HttpResponse, ApiError> {
-    let started = completions.start(Form::Text, &body.0, Priority::Interactive).await?;
+pub(super) async fn create(
+    completions: Data<Completions>,
+    caller: Caller,
+    body: JsonBody,
+) -> Result<HttpResponse, ApiError> {
+    let started = completions.start(Form::Text, &body.0, caller).await?;
     sse::answer(started).await
 }

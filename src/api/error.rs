@@ -1,5 +1,5 @@
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 
 use crate::openai::error::ApiError;
@@ -18,8 +18,15 @@ impl ResponseError for ApiError {
     fn error_response(&self) -> HttpResponse {
         let mut response = HttpResponse::build(self.status_code()).json(self.envelope());
         let headers = response.headers_mut();
-        if (400..500).contains(&self.status) && !PASSING.contains(&self.status) {
+        // A quota does not pass by waiting.
+        let passes = PASSING.contains(&self.status) && self.body.code != Some("quota_exceeded");
+        if (400..500).contains(&self.status) && !passes {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        } else if self.status == 429 {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("true"));
+        }
+        if self.status == 401 {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

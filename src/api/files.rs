@@ -1,3 +1,4 @@
+mod estimate;
 mod upload;
 
 use actix_web::HttpRequest;
@@ -13,50 +14,62 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::listing::{ListQuery, list, page_error, store_error};
-use super::resource;
+use super::{Rule, resource};
+use crate::access::Scope;
 use crate::clock::Clock;
 use crate::openai::error::ApiError;
 use crate::openai::files::{FileDeleted, FileObject, ListObject};
-use crate::store::{File, Store, StoreError};
+use crate::store::{File, Store, StoreError, Tenant};
 
 pub use upload::UploadLimits;
 
 const LIMIT_MAX: u64 = 10_000;
+const RULE: Rule = Rule::ReadWrite { read: Scope::FilesRead, write: Scope::FilesWrite };
 const READ_BYTES: usize = 64 * 1024;
 
 /// `/v1/files` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
-        resource("/v1/files", &[Method::GET, Method::POST])
+        resource("/v1/files", &[Method::GET, Method::POST], RULE)
             .route(web::post().to(upload::create))
             .route(web::get().to(index)),
     )
     .service(
-        resource("/v1/files/{id}", &[Method::GET, Method::DELETE])
+        resource("/v1/files/{id}", &[Method::GET, Method::DELETE], RULE)
             .route(web::get().to(show))
             .route(web::delete().to(delete)),
     )
-    .service(resource("/v1/files/{id}/content", &[Method::GET]).route(web::get().to(content)));
+    .service(resource("/v1/files/{id}/content", &[Method::GET], RULE).route(web::get().to(content)))
+    .service(resource("/v1/files/{id}/estimate", &[Method::GET], RULE).route(web::get().to(estimate::show)));
 }
 
-async fn index(query: Query<ListQuery>, store: Data<Store>) -> Result<Json<ListObject<FileObject>>, ApiError> {
+async fn index(
+    query: Query<ListQuery>,
+    tenant: Tenant,
+    store: Data<Store>,
+) -> Result<Json<ListObject<FileObject>>, ApiError> {
     let page = query.page(LIMIT_MAX, LIMIT_MAX)?;
-    let (rows, more) = store.files(query.purpose.as_deref(), &page, now()).await.map_err(page_error)?;
+    let (rows, more) = store.files(&tenant, query.purpose.as_deref(), &page, now()).await.map_err(page_error)?;
     Ok(Json(list(rows.into_iter().map(show_file).collect(), more, |file: &FileObject| &file.id)))
 }
 
-async fn show(id: Path<String>, store: Data<Store>) -> Result<Json<FileObject>, ApiError> {
-    let file = store.file(&id, now()).await.map_err(|error| not_found(error, &id))?;
+async fn show(id: Path<String>, tenant: Tenant, store: Data<Store>) -> Result<Json<FileObject>, ApiError> {
+    let file = store.file(&tenant, &id, now()).await.map_err(|error| not_found(error, &id))?;
     Ok(Json(show_file(file)))
 }
 
-async fn delete(id: Path<String>, store: Data<Store>) -> Result<Json<FileDeleted>, ApiError> {
-    store.delete_file(&id, now()).await.map_err(|error| not_found(error, &id))?;
+async fn delete(id: Path<String>, tenant: Tenant, store: Data<Store>) -> Result<Json<FileDeleted>, ApiError> {
+    store.delete_file(&tenant, &id, now()).await.map_err(|error| not_found(error, &id))?;
     Ok(Json(FileDeleted { id: id.into_inner(), object: "file", deleted: true }))
 }
 
-async fn content(request: HttpRequest, id: Path<String>, store: Data<Store>) -> Result<HttpResponse, ApiError> {
-    let file = store.file(&id, now()).await.map_err(|error| not_found(error, &id))?;
+async fn content(
+    request: HttpRequest,
+    id: Path<String>,
+    tenant: Tenant,
+    store: Data<Store>,
+) -> Result<HttpResponse, ApiError> {
+    let file = store.file(&tenant, &id, now()).await.map_err(|error| not_found(error, &id))?;
     let size = u64::try_from(file.bytes).unwrap_or(0);
     let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
     let (status, start, end) = match range.map_or(Range::Whole, |range| read_range(range, size)) {

@@ -42,7 +42,7 @@ pub(super) fn list<T>(data: Vec<T>, has_more: bool, id: impl Fn(&T) -> &str) -> 
 /// A cursor that names nothing is the client's mistake, not a missing resource.
 pub(super) fn page_error(error: StoreError) -> ApiError {
     let StoreError::NotFound = error else { return store_error(error) };
-    ApiError::invalid_value("after", "Invalid 'after': it names nothing in this list.")
+    ApiError::invalid("invalid_cursor", "after", "Invalid 'after': it names nothing in this list.")
 }
 
 /// What a client is told when the store fails; what happened is for the log.
@@ -62,6 +62,7 @@ pub(super) fn store_error(error: StoreError) -> ApiError {
             ApiError::overloaded()
         }
         error @ (StoreError::NotFound
+        | StoreError::Quota
         | StoreError::Locked { .. }
         | StoreError::Corrupt(_)
         | StoreError::Io(_)

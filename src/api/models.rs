@@ -19,6 +19,6 @@ pub(super) async fn show(models: Data<Models>, id: Path<String>) -> Result<HttpR
 }
 
 fn model(card: ModelCard) -> Model {
-    let ModelCard { name, created, max_model_len, adapters } = card;
-    Model { id: name, object: "model", created, owned_by: "tandem", max_model_len, adapters }
+    let ModelCard { name, created, max_model_len, capabilities, adapters } = card;
+    Model { id: name, object: "model", created, owned_by: "tandem", max_model_len, capabilities, adapters }
 }

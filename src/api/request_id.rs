@@ -2,7 +2,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpResponseBuilder};
 
 use crate::completion::random_id;
 
@@ -24,8 +24,18 @@ pub async fn with_request_id<B: MessageBody>(
     let header = HeaderValue::from_str(&id);
     request.extensions_mut().insert(RequestId(id));
     let mut response = next.call(request).await?;
-    if let Ok(header) = header {
+    // A client that has named its request finds it by that name.
+    if let Ok(header) = header
+        && !response.headers().contains_key(REQUEST_ID)
+    {
         response.headers_mut().insert(REQUEST_ID, header);
     }
     Ok(response)
+}
+
+/// Answers under the name that the client has given its request, if it has.
+pub(super) fn name(response: &mut HttpResponseBuilder, request_id: Option<&str>) {
+    if let Some(Ok(header)) = request_id.map(HeaderValue::from_str) {
+        response.insert_header((REQUEST_ID, header));
+    }
 }

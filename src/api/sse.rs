@@ -1,4 +1,4 @@
-//! Answers of generations: whole as JSON, or as server-sent events.
+//! Answers of generations, whole as JSON or as server-sent events, and other streams of such events.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::request_id;
 use crate::completion::{Frame, Started};
 use crate::openai::error::ApiError;
 
@@ -25,13 +26,29 @@ const EVENT: Frame = Frame { before: b"data: ", after: b"\n\n" };
 pub(super) async fn answer(started: Started) -> Result<HttpResponse, ApiError> {
     let mut response = HttpResponse::Ok();
     name_ignored(&mut response, started.ignored());
+    request_id::name(&mut response, started.request_id());
     if started.is_stream() {
-        response.insert_header(("content-type", "text/event-stream")).insert_header((CACHE_CONTROL, "no-cache"));
         let mut chunks = started.into_chunks();
-        return Ok(response.streaming(EventStream::new(move |cx, out| chunks.poll(cx, out, EVENT), KEEP_ALIVE)));
+        return Ok(stream(&mut response, move |cx: &mut Context<'_>, out: &mut Vec<u8>| chunks.poll(cx, out, EVENT)));
     }
     let answer = started.collect().await?;
     Ok(response.content_type(ContentType::json()).body(answer.body.get().to_owned()))
+}
+
+/// A stream of what `next` appends: whole events, each ending in an empty line.
+pub(super) fn events<N>(next: N) -> HttpResponse
+where
+    N: FnMut(&mut Context<'_>, &mut Vec<u8>) -> Poll<Option<Result<(), ApiError>>> + Unpin + 'static,
+{
+    stream(&mut HttpResponse::Ok(), next)
+}
+
+fn stream<N>(response: &mut HttpResponseBuilder, next: N) -> HttpResponse
+where
+    N: FnMut(&mut Context<'_>, &mut Vec<u8>) -> Poll<Option<Result<(), ApiError>>> + Unpin + 'static,
+{
+    response.insert_header(("content-type", "text/event-stream")).insert_header((CACHE_CONTROL, "no-cache"));
+    response.streaming(EventStream::new(next, KEEP_ALIVE))
 }
 
 /// Fields that were not understood, for whoever wonders why they change nothing. Names that no header can carry are left out.

@@ -10,10 +10,12 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::settings::Settings;
+use super::twins::SharedAnswer;
+use crate::failpoint::{failpoint, poison};
 use crate::openai::Endpoint;
 use crate::openai::batches::{LineBody, LineError, LineResponse, OutputRecord};
 use crate::openai::error::{ApiError, ErrorBody, ErrorEnvelope};
-use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tokens, hex};
+use crate::store::{Batch, Claimed, Done, LineEnd, Store, StoreError, Tenant, Tokens, hex};
 
 /// Answers one request of a batch: the same path that online requests take. Dropping the future cancels the request.
 pub trait LineExecutor: Send + Sync + 'static {
@@ -23,7 +25,23 @@ pub trait LineExecutor: Send + Sync + 'static {
     /// nor its attempts are spent on it.
     fn ready(&self) -> impl Future<Output = ()> + Send;
 
-    fn execute(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
+    /// `tenant` is whose batch it is.
+    fn execute(
+        &self,
+        tenant: &Tenant,
+        endpoint: Endpoint,
+        body: &[u8],
+    ) -> impl Future<Output = Result<LineAnswer, ApiError>> + Send;
+
+    /// Checks a request as for execution and counts its tokens, without running it. May keep the thread busy.
+    fn measure(&self, endpoint: Endpoint, body: &[u8]) -> impl Future<Output = Result<LineSize, ApiError>> + Send;
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineSize {
+    pub input_tokens: u64,
+    pub max_output_tokens: u64,
 }
 
 /// What the endpoint answered with status 200.
@@ -33,11 +51,30 @@ pub struct LineAnswer {
     pub tokens: Tokens,
 }
 
+impl LineAnswer {
+    /// The same answer to another line: under an id of its own, which keeps the kind of the first.
+    pub(super) fn for_another(&self, own: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Named<'a> {
+            #[serde(borrow)]
+            id: Cow<'a, str>,
+        }
+
+        let text = self.body.get();
+        let renamed = serde_json::from_str::<Named<'_>>(text).ok().and_then(|Named { id }| {
+            let (kind, _) = id.split_once('-')?;
+            let named = text.replacen(&format!("\"{id}\""), &format!("\"{kind}-{own}\""), 1);
+            RawValue::from_string(named).ok()
+        });
+        Self { body: renamed.unwrap_or_else(|| self.body.clone()), tokens: self.tokens }
+    }
+}
+
 /// The input of a batch, open for reading.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     file: Arc<fs_err::File>,
-    endpoint: Endpoint,
+    tenant: Tenant,
 }
 
 /// One claim of one line.
@@ -46,6 +83,8 @@ pub(super) struct Execution {
     pub(super) batch_id: String,
     pub(super) line: Claimed,
     pub(super) source: Source,
+    /// Where the answer is or will be that other lines ask for too.
+    pub(super) shared: Option<SharedAnswer>,
 }
 
 #[derive(Deserialize)]
@@ -53,12 +92,15 @@ struct Request<'a> {
     #[serde(borrow)]
     custom_id: Cow<'a, str>,
     #[serde(borrow)]
+    url: Cow<'a, str>,
+    #[serde(borrow)]
     body: &'a RawValue,
 }
 
 /// How an execution ended, before it is worded as a record.
-enum Outcome {
-    Answered(LineAnswer),
+type Outcome = Result<Arc<LineAnswer>, Unanswered>;
+
+enum Unanswered {
     Refused(ApiError),
     NotExecuted { code: &'static str, message: &'static str },
     Later { delay_ms: i64 },
@@ -79,26 +121,30 @@ impl Execution {
 impl Source {
     pub(super) async fn open(store: &Store, batch: &Batch) -> Result<Self, StoreError> {
         let damaged = || StoreError::Corrupt(format!("batch {} has no input", batch.id));
-        let endpoint = Endpoint::from_path(&batch.endpoint).ok_or_else(damaged)?;
         let file = store.blobs().open_blob(batch.input_key.as_deref().ok_or_else(damaged)?).await?;
-        Ok(Self { file: Arc::new(file.into_std().await), endpoint })
+        Ok(Self { file: Arc::new(file.into_std().await), tenant: batch.tenant() })
     }
 
     pub(super) async fn read(&self, off: i64, len: i64) -> Result<Vec<u8>, StoreError> {
         let (Ok(off), Ok(len)) = (u64::try_from(off), usize::try_from(len)) else {
             return Err(StoreError::Corrupt("a line lies outside its file".to_owned()));
         };
-        let file = Arc::clone(&self.file);
-        let read = tokio::task::spawn_blocking(move || {
-            let mut bytes = vec![0; len];
-            file.file().read_exact_at(&mut bytes, off).map(|()| bytes)
-        });
-        match read.await.map_err(std::io::Error::other)? {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(StoreError::Corrupt("an input file is shorter than it was".to_owned()))
-            }
-            read => Ok(read?),
+        read_at(&self.file, off, len).await
+    }
+}
+
+/// Some bytes of a blob, which are there.
+pub(super) async fn read_at(file: &Arc<fs_err::File>, off: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    let file = Arc::clone(file);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = vec![0; len];
+        file.file().read_exact_at(&mut bytes, off).map(|()| bytes)
+    });
+    match read.await.map_err(std::io::Error::other)? {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Err(StoreError::Corrupt("a stored file is shorter than it was".to_owned()))
         }
+        read => Ok(read?),
     }
 }
 
@@ -109,7 +155,7 @@ pub(super) async fn run<E: LineExecutor>(
     settings: &Settings,
     execution: &Execution,
 ) -> Result<Done, StoreError> {
-    let Execution { batch_id, line, source } = execution;
+    let Execution { batch_id, line, source, shared } = execution;
     let text = source.read(line.off, line.len).await?;
     if digest(&text) != line.digest.as_slice() {
         return Err(StoreError::Corrupt("an input file is not what it was".to_owned()));
@@ -118,11 +164,20 @@ pub(super) async fn run<E: LineExecutor>(
         serde_json::from_slice(&text).map_err(|_| StoreError::Corrupt("a checked line does not parse".to_owned()))?;
     let outcome = if line.suspect >= settings.crashes_max {
         let message = "The inference engine crashed while processing this request.";
-        Outcome::NotExecuted { code: "engine_crash", message }
+        Err(Unanswered::NotExecuted { code: "engine_crash", message })
     } else {
+        let unknown = || StoreError::Corrupt("a checked line is for no endpoint".to_owned());
+        let endpoint = Endpoint::from_path(&request.url).ok_or_else(unknown)?;
         executor.ready().await;
-        execute(executor, settings, line, source.endpoint, request.body.get().as_bytes()).await
+        let body = request.body.get().as_bytes();
+        failpoint("line.running");
+        poison(&request.custom_id);
+        match shared {
+            None => execute(executor, settings, execution, endpoint, body).await,
+            Some(shared) => execute_once(executor, settings, execution, endpoint, shared, body).await,
+        }
     };
+    failpoint("line.answered");
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;
     Ok(execution.done(end))
 }
@@ -130,21 +185,40 @@ pub(super) async fn run<E: LineExecutor>(
 async fn execute<E: LineExecutor>(
     executor: &E,
     settings: &Settings,
-    line: &Claimed,
+    Execution { line, source, .. }: &Execution,
     endpoint: Endpoint,
     body: &[u8],
 ) -> Outcome {
     // A panic is this line's failure and no other's.
-    let answer = AssertUnwindSafe(executor.execute(endpoint, body)).catch_unwind();
+    let answer = AssertUnwindSafe(executor.execute(&source.tenant, endpoint, body)).catch_unwind();
     match tokio::time::timeout(settings.line_timeout, answer).await {
-        Err(_) => Outcome::NotExecuted { code: "request_timeout", message: "This request took too long." },
-        Ok(Err(_)) => Outcome::Refused(internal_error()),
-        Ok(Ok(Ok(answer))) => Outcome::Answered(answer),
+        Err(_) => Err(Unanswered::NotExecuted { code: "request_timeout", message: "This request took too long." }),
+        Ok(Err(_)) => Err(Unanswered::Refused(internal_error())),
+        Ok(Ok(Ok(answer))) => Ok(Arc::new(answer)),
         Ok(Ok(Err(error))) if is_transient(&error) && line.attempt < settings.attempts_max => {
-            Outcome::Later { delay_ms: retry_delay_ms(settings, line.attempt, error.retry_after) }
+            Err(Unanswered::Later { delay_ms: retry_delay_ms(settings, line.attempt, error.retry_after) })
         }
-        Ok(Ok(Err(error))) => Outcome::Refused(error),
+        Ok(Ok(Err(error))) => Err(Unanswered::Refused(error)),
     }
+}
+
+/// Takes the answer of a line that is the same request, if that has one. A line that fails answers for itself alone.
+async fn execute_once<E: LineExecutor>(
+    executor: &E,
+    settings: &Settings,
+    execution: &Execution,
+    endpoint: Endpoint,
+    shared: &SharedAnswer,
+    body: &[u8],
+) -> Outcome {
+    let mut computed = false;
+    let answer = shared.get_or_try_init(async || {
+        computed = true;
+        execute(executor, settings, execution, endpoint, body).await
+    });
+    let answer = answer.await?;
+    let own = hash_id(&execution.batch_id, execution.line.line_no, 0);
+    Ok(if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&own)) })
 }
 
 async fn word(
@@ -158,13 +232,17 @@ async fn word(
     let request_id = || format!("req_{}", hash_id(batch_id, line.line_no, line.attempt));
     let respond = |status_code, body| Some(LineResponse { status_code, request_id: request_id(), body });
     let (response, error, ok, tokens) = match &outcome {
-        Outcome::Later { delay_ms } => return Ok(LineEnd::Reopen { not_before: settings.clock.millis() + delay_ms }),
-        Outcome::Answered(answer) => (respond(200, LineBody::Answer(&answer.body)), None, true, answer.tokens),
-        Outcome::Refused(error) => {
+        Err(Unanswered::Later { delay_ms }) => {
+            return Ok(LineEnd::Reopen { not_before: settings.clock.millis() + delay_ms });
+        }
+        Ok(answer) => (respond(200, LineBody::Answer(&answer.body)), None, true, answer.tokens),
+        Err(Unanswered::Refused(error)) => {
             let body = LineBody::Error(ErrorEnvelope { error: &error.body });
             (respond(error.status, body), None, false, Tokens::default())
         }
-        Outcome::NotExecuted { code, message } => (None, Some(LineError { code, message }), false, Tokens::default()),
+        Err(Unanswered::NotExecuted { code, message }) => {
+            (None, Some(LineError { code, message }), false, Tokens::default())
+        }
     };
     let record = OutputRecord { id: record_id(batch_id, line.line_no), custom_id, response, error };
     let body = to_jsonl(&record)?;
@@ -202,7 +280,7 @@ pub(super) fn custom_hash(custom_id: &str) -> [u8; 16] {
     first_bytes(&Sha256::digest(custom_id.as_bytes()))
 }
 
-fn first_bytes<const N: usize>(hash: &[u8]) -> [u8; N] {
+pub(super) fn first_bytes<const N: usize>(hash: &[u8]) -> [u8; N] {
     let mut first = [0; N];
     first.iter_mut().zip(hash).for_each(|(first, byte)| *first = *byte);
     first
@@ -225,7 +303,7 @@ fn to_jsonl(record: &OutputRecord<'_>) -> Result<Vec<u8>, StoreError> {
 }
 
 /// The engine was gone or full: nothing is wrong with the line.
-fn is_transient(error: &ApiError) -> bool {
+pub(super) fn is_transient(error: &ApiError) -> bool {
     matches!(error.status, 429 | 503)
 }
 

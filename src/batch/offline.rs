@@ -12,7 +12,7 @@ use super::settings::{CompletionWindow, Settings};
 use super::state::BatchStatus;
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
-use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, hex};
+use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, Tenant, hex};
 
 /// A batch file to answer without a server.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// A file that is run offline may take as long as it needs.
 const WINDOW_S: i64 = 10 * 365 * 24 * 3600;
 
-/// Answers every line of a file through the same path as a served batch.
+/// Answers every line of a file through the same path as a served batch, each at the endpoint that it names.
 ///
 /// What is finished is kept in a folder beside the output (`OUT.tandem`) until the output is written, so the same call goes on where an
 /// interrupted one ended. `interrupted` ends the run early, in order.
@@ -73,15 +73,17 @@ pub async fn run_offline<E: LineExecutor>(
 ) -> Result<OfflineReport, OfflineError> {
     settings.single_output = job.errors.is_none();
     settings.lines_max = i64::MAX;
+    settings.any_endpoint = true;
     settings.completion_windows = vec![CompletionWindow { name: "offline".to_owned(), seconds: WINDOW_S }];
     let state_dir = state_dir(job);
     let store = Store::open(&state_dir).await?;
     let input = stage(job, &store, &settings).await?;
     let (batch, resumed) = adopt(&store, &settings, input).await?;
     let batches = Batches::start(store.clone(), executor, settings.clone()).await?;
+    let tenant = Tenant::default();
     tokio::pin!(interrupted);
     let ended = loop {
-        let batch = batches.get(&batch.id).await?;
+        let batch = batches.get(&tenant, &batch.id).await?;
         progress(Progress { total: batch.total, completed: batch.done, failed: batch.failed });
         if batch.status()?.has_ended() {
             break Some(batch);
@@ -130,12 +132,13 @@ async fn stage(job: &OfflineJob, store: &Store, settings: &Settings) -> Result<S
     let endpoint = first_endpoint(store, settings, &blob.key).await?;
     let filename = "input.jsonl".to_owned();
     let now = settings.clock.seconds();
-    let file = NewFile { purpose: "batch".to_owned(), filename, blob, created_at: now, expires_at: None };
+    let (tenant, purpose) = (Tenant::default(), "batch".to_owned());
+    let file = NewFile { tenant, purpose, filename, blob, created_at: now, expires_at: None };
     Ok(Staged { file, endpoint })
 }
 
 /// The endpoint that the first line names; a file that names none fails validation with every reason.
-async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, OfflineError> {
+pub(super) async fn first_endpoint(store: &Store, settings: &Settings, key: &str) -> Result<Endpoint, StoreError> {
     let file = store.blobs().open_blob(key).await?;
     let mut reader = JsonlReader::new(tokio::io::BufReader::new(file), settings.line_bytes_max, 1, 0);
     let line = reader.next().await?;
@@ -151,22 +154,23 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
     // Failed lines in the output or apart is settled when the files are rendered, so it is part of what must be the same.
     let hash = hex(&Sha256::digest(format!("{}:{}", file.blob.sha256, settings.single_output)));
     let page = Page { limit: 1, after: None, newest_first: true };
-    let (last, _) = store.batches(&page).await?;
+    let (last, _) = store.batches(&Tenant::default(), &page).await?;
     if let Some(last) = last.into_iter().next()
         && last.idem_hash.as_deref() == Some(&hash)
     {
         return Ok((last, true));
     }
     let now = settings.clock.seconds();
-    let file = store.add_file(file).await?;
+    let file = store.add_file(file, None).await?;
     let new = NewBatch {
+        tenant: Tenant::default(),
         input_file_id: file.id,
         endpoint: endpoint.path().to_owned(),
         window: "offline".to_owned(),
         window_s: WINDOW_S,
         metadata: None,
         output_expires_s: Some(WINDOW_S),
-        identity: Some(Identity { key: hash.clone(), hash }),
+        identity: Some(Identity { key: Some(hash.clone()), hash, repeated: false }),
     };
     match store.create_batch(new, u64::MAX, now).await? {
         Created::New(batch) => Ok((batch, false)),
@@ -181,7 +185,7 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
 async fn deliver(store: &Store, settings: &Settings, file_id: Option<&str>, path: &Path) -> Result<(), OfflineError> {
     let mut blob: Box<dyn AsyncRead + Unpin + Send> = match file_id {
         Some(id) => {
-            let file = store.file(id, settings.clock.seconds()).await?;
+            let file = store.file(&Tenant::default(), id, settings.clock.seconds()).await?;
             Box::new(store.blobs().open_blob(&file.storage_key).await?)
         }
         None => Box::new(tokio::io::empty()),

@@ -1,26 +1,32 @@
+use super::index::{IndexBuilder, Place};
 use super::line::{Source, unexecuted_record};
 use super::settings::Settings;
 use super::state::StopReason;
+use crate::failpoint::failpoint;
 use crate::store::{Batch, Blob, BlobWriter, NewFile, PublishedFiles, Record, Store, StoreError};
 
 /// Records held in memory at once; each is at most as large as `spill_bytes`.
 const PAGE: i64 = 64;
 const PURGE_ROWS: i64 = 256;
 
-/// The two files of a batch. Each exists only if it has a record.
+/// The two files of a batch, each of which exists only if it has a record, and where in them the records stand.
 #[derive(Debug, Default)]
 pub(super) struct Rendered {
     pub(super) output: Option<Blob>,
     pub(super) error: Option<Blob>,
+    pub(super) index: Option<Blob>,
 }
 
 /// Ends a batch whose lines have all ended or are not to be run: its files appear and its status becomes final, in one transaction.
 pub(super) async fn publish(store: &Store, settings: &Settings, batch: &Batch) -> Result<(), StoreError> {
     let Some(epoch) = store.begin_publish(&batch.id).await? else { return Ok(()) };
-    let Rendered { output, error } = render(store, settings, batch).await?;
+    failpoint("publish.begun");
+    let Rendered { output, error, index } = render(store, settings, batch).await?;
+    failpoint("publish.rendered");
     let now = settings.clock.seconds();
     let expires_at = Some(now + batch.output_expires_s.unwrap_or(settings.output_expires_s));
     let file = |blob, kind| NewFile {
+        tenant: batch.tenant(),
         purpose: "batch_output".to_owned(),
         filename: format!("{}_{kind}.jsonl", batch.id),
         blob,
@@ -30,8 +36,9 @@ pub(super) async fn publish(store: &Store, settings: &Settings, batch: &Batch) -
     let files = PublishedFiles {
         output: output.map(|blob| file(blob, "output")),
         error: error.map(|blob| file(blob, "error")),
+        index,
     };
-    if store.publish(&batch.id, epoch, files, now).await? {
+    if store.publish(&batch.id, epoch, files, now, settings.tell_ends).await? {
         tracing::info!(batch.id = %batch.id, "published a batch");
     }
     Ok(())
@@ -47,7 +54,7 @@ pub(super) async fn purge(store: &Store, batch: &Batch) -> Result<(), StoreError
 
 /// Writes a batch's records in the order of its lines. The same rows make the same bytes.
 pub(super) async fn render(store: &Store, settings: &Settings, batch: &Batch) -> Result<Rendered, StoreError> {
-    let (mut output, mut error) = (None, None);
+    let (mut output, mut error, mut index) = (None, None, IndexBuilder::default());
     let mut source = None;
     let mut line_no = 0;
     loop {
@@ -55,13 +62,19 @@ pub(super) async fn render(store: &Store, settings: &Settings, batch: &Batch) ->
         let Some(last) = records.last() else { break };
         line_no = last.line_no;
         for record in records {
-            let failed = record.is_error != Some(0);
+            let (failed, seq) = (record.is_error != Some(0), record.seq);
             let body = body(store, batch, &mut source, record).await?;
             let sink = if failed && !settings.single_output { &mut error } else { &mut output };
-            writer(store, sink).await?.write(&body).await?;
+            let writer = writer(store, sink).await?;
+            let len = body.trim_ascii_end().len() as u64;
+            index.add(seq, Place { failed, off: writer.bytes(), len });
+            writer.write(&body).await?;
         }
+        failpoint("publish.half");
     }
-    Ok(Rendered { output: finish(output).await?, error: finish(error).await? })
+    // Nobody reads pages of what is run without a server.
+    let index = if settings.single_output { None } else { index.finish(store.blobs()).await? };
+    Ok(Rendered { output: finish(output).await?, error: finish(error).await?, index })
 }
 
 async fn body(

@@ -6,28 +6,35 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::feed::Feed;
 use super::line::{self, Execution, LineExecutor, Source};
+use super::meter::Meter;
 use super::publish::{publish, purge};
 use super::settings::Settings;
 use super::state::{BatchStatus, StopReason};
+use super::twins::Twins;
 use super::validate::{damaged_input, fail, validate};
 use super::writer::Writer;
-use crate::store::{Batch, Claimed, Store, StoreError};
+use crate::store::{Batch, ClaimOrder, Claimed, Done, LineEnd, Store, StoreError};
 
 /// Looks again at least this often, whatever it was told.
 const POLL: Duration = Duration::from_secs(30);
 const JOB_RETRY: Duration = Duration::from_secs(5);
 const SUSPECT_POLL: Duration = Duration::from_secs(1);
+/// Windows of lines that a batch has left when it takes the longest first.
+const TAIL_WINDOWS: usize = 2;
+/// Lines that wait for the answer of another are claimed beside those that have work, up to so many windows in all.
+const CLAIMED_WINDOWS: usize = 8;
 
 /// Does for each unfinished batch what its row says is next, at its own pace: events only make it look.
 pub(super) struct Runner<E> {
     store: Store,
     executor: Arc<E>,
     settings: Arc<Settings>,
-    wake: Arc<Notify>,
-    stopped: watch::Receiver<bool>,
+    signals: Signals,
     lines: JoinSet<Result<(), StoreError>>,
-    in_flight: HashMap<Id, (String, AbortHandle)>,
+    in_flight: HashMap<Id, InFlight>,
+    twins: Arc<Twins>,
     jobs: JoinSet<Result<(), StoreError>>,
     /// Batches with a job: checked, ended or purged by one task at a time.
     busy: HashMap<Id, String>,
@@ -40,22 +47,35 @@ pub(super) struct Runner<E> {
     damaged: HashSet<String>,
     /// Whether a line may be left that was in the hands of a process that died.
     suspects: bool,
+    /// The batches that could run lines at the last look: what comes anew may bring suspects along.
+    runnable: HashSet<String>,
+}
+
+/// What the runner hears of others, and others of it.
+pub(super) struct Signals {
+    pub(super) wake: Arc<Notify>,
+    pub(super) feed: Feed,
+    pub(super) meter: Meter,
+    pub(super) stopped: watch::Receiver<bool>,
+}
+
+/// A line that was claimed.
+#[derive(Debug)]
+struct InFlight {
+    batch_id: String,
+    task: AbortHandle,
+    /// Whether it only waits for the answer of another.
+    follows: bool,
 }
 
 impl<E: LineExecutor> Runner<E> {
-    pub(super) fn new(
-        store: Store,
-        executor: E,
-        settings: Arc<Settings>,
-        wake: Arc<Notify>,
-        stopped: watch::Receiver<bool>,
-    ) -> Self {
+    pub(super) fn new(store: Store, executor: Arc<E>, settings: Arc<Settings>, signals: Signals) -> Self {
         Self {
             store,
-            executor: Arc::new(executor),
+            executor,
+            twins: Arc::new(Twins::new(CLAIMED_WINDOWS * settings.window)),
             settings,
-            wake,
-            stopped,
+            signals,
             lines: JoinSet::new(),
             in_flight: HashMap::new(),
             jobs: JoinSet::new(),
@@ -65,13 +85,15 @@ impl<E: LineExecutor> Runner<E> {
             sources: HashMap::new(),
             damaged: HashSet::new(),
             suspects: true,
+            runnable: HashSet::new(),
         }
     }
 
     pub(super) async fn run(mut self) {
-        let (writer, writing) = Writer::spawn(self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.wake));
-        let wake = Arc::clone(&self.wake);
-        let mut stopped = self.stopped.clone();
+        let Signals { wake, feed, meter: _, stopped } = &self.signals;
+        let (wake, mut stopped) = (Arc::clone(wake), stopped.clone());
+        let (writer, writing) =
+            Writer::spawn(self.store.clone(), Arc::clone(&self.settings), Arc::clone(&wake), feed.clone());
         loop {
             let next = match self.tick(&writer).await {
                 Ok(next) => next,
@@ -112,8 +134,15 @@ impl<E: LineExecutor> Runner<E> {
 
     /// Claims are made for several lines at once: a claim is a transaction, and costs a sync of the disk.
     fn has_room(&self) -> bool {
-        let free = self.settings.window.saturating_sub(self.in_flight.len());
+        let free = self.free();
         free > 0 && (free * 4 >= self.settings.window)
+    }
+
+    /// Requests that may be begun.
+    fn free(&self) -> usize {
+        let working = self.in_flight.values().filter(|line| !line.follows).count();
+        let window = self.settings.window;
+        window.saturating_sub(working).min((CLAIMED_WINDOWS * window).saturating_sub(self.in_flight.len()))
     }
 
     /// One look at every unfinished batch. Answers when to look again at the latest.
@@ -134,20 +163,28 @@ impl<E: LineExecutor> Runner<E> {
             };
             if matches!(status, BatchStatus::Validating | BatchStatus::InProgress) {
                 if batch.expires_at <= now && self.store.stop_batch(&batch.id, StopReason::Expire, now).await? {
-                    self.wake.notify_one();
+                    self.signals.wake.notify_one();
                     continue;
                 }
                 let left = u64::try_from(batch.expires_at - now).unwrap_or(0);
                 next = next.min(Instant::now() + Duration::from_secs(left));
             }
             if status == BatchStatus::InProgress && !self.damaged.contains(&batch.id) {
-                running.push(batch);
+                if batch.paused_at.is_none() {
+                    running.push(batch);
+                }
             } else {
                 self.begin_job(batch, status, writer);
             }
         }
         // The oldest first: a batch waits its turn until one before it has ended.
         running.truncate(self.settings.concurrent_max);
+        for batch in &running {
+            if !self.runnable.contains(&batch.id) && self.store.has_suspects(&batch.id).await? {
+                self.suspects = true;
+            }
+        }
+        self.runnable = running.iter().map(|batch| batch.id.clone()).collect();
         self.fill(&running, writer).await?;
         Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
     }
@@ -155,6 +192,9 @@ impl<E: LineExecutor> Runner<E> {
     /// Starts what a batch that runs no lines needs next, unless that is under way.
     fn begin_job(&mut self, batch: Batch, status: BatchStatus, writer: &Writer) {
         self.abort_lines(&batch.id);
+        if status.has_ended() {
+            self.signals.meter.forget_batch(&batch.id);
+        }
         if self.busy.values().any(|id| *id == batch.id) || is_later(&mut self.resting, &batch.id) {
             return;
         }
@@ -196,21 +236,29 @@ impl<E: LineExecutor> Runner<E> {
         let share = self.settings.window.div_ceil(waiting.len().max(1));
         for limit in [share, self.settings.window] {
             for batch in &waiting {
-                let held = self.in_flight.values().filter(|(id, _)| *id == batch.id).count();
-                let free = self.settings.window.saturating_sub(self.in_flight.len());
-                let wanted = limit.saturating_sub(held).min(free);
-                if wanted > 0 && !self.dry.contains_key(&batch.id) {
-                    self.claim(batch, wanted, writer).await?;
+                // Again while what was claimed only follows others.
+                while !self.dry.contains_key(&batch.id) {
+                    let works = |line: &&InFlight| line.batch_id == batch.id && !line.follows;
+                    let held = self.in_flight.values().filter(works).count();
+                    let wanted = limit.saturating_sub(held).min(self.free());
+                    if wanted == 0 || !self.claim(batch, wanted, writer).await? {
+                        break;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    async fn claim(&mut self, batch: &Batch, wanted: usize, writer: &Writer) -> Result<(), StoreError> {
-        let Some(source) = self.source(batch).await? else { return Ok(()) };
+    /// False if there was nothing to claim.
+    async fn claim(&mut self, batch: &Batch, wanted: usize, writer: &Writer) -> Result<bool, StoreError> {
+        let Some(source) = self.source(batch).await? else { return Ok(false) };
         let now_ms = self.settings.clock.millis();
-        let lines = self.store.claim(&batch.id, wanted, now_ms).await?;
+        let few = TAIL_WINDOWS * self.settings.window;
+        let is_tail = usize::try_from(batch.open_lines).is_ok_and(|open| open <= few);
+        let order = if is_tail { ClaimOrder::LongestFirst } else { ClaimOrder::Prefix };
+        let lines = self.store.claim(&batch.id, order, wanted, now_ms).await?;
+        let claimed = !lines.is_empty();
         if lines.len() < wanted {
             let due = self.store.next_due(&batch.id).await?;
             let wait = due.map_or(POLL, |due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)));
@@ -219,7 +267,7 @@ impl<E: LineExecutor> Runner<E> {
         for line in lines {
             self.begin_line(batch, line, source.clone(), writer);
         }
-        Ok(())
+        Ok(claimed)
     }
 
     /// True while a suspect runs or waits for its turn: nothing else may start then.
@@ -231,6 +279,8 @@ impl<E: LineExecutor> Runner<E> {
             if self.in_flight.is_empty()
                 && let Some(source) = self.source(batch).await?
             {
+                // A line whose answer is not yet written would be held for an accomplice of the next.
+                writer.flush().await;
                 match self.store.claim_suspect(&batch.id, self.settings.clock.millis()).await? {
                     Some(line) => self.begin_line(batch, line, source, writer),
                     None => drop(self.dry.insert(batch.id.clone(), Instant::now() + SUSPECT_POLL)),
@@ -253,7 +303,7 @@ impl<E: LineExecutor> Runner<E> {
             Err(StoreError::Corrupt(reason)) => {
                 tracing::error!(batch.id = %batch.id, reason, "the input of a batch is gone");
                 self.damaged.insert(batch.id.clone());
-                self.wake.notify_one();
+                self.signals.wake.notify_one();
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -261,9 +311,17 @@ impl<E: LineExecutor> Runner<E> {
     }
 
     fn begin_line(&mut self, batch: &Batch, line: Claimed, source: Source, writer: &Writer) {
-        let execution = Execution { batch_id: batch.id.clone(), line, source };
+        let (shared, follows) = match &line.twin {
+            Some(twin) => {
+                let (answer, asked) = self.twins.answer(&batch.id, twin);
+                (Some(answer), asked)
+            }
+            None => (None, false),
+        };
+        let execution = Execution { batch_id: batch.id.clone(), line, source, shared };
         let (store, settings, executor) = (self.store.clone(), Arc::clone(&self.settings), Arc::clone(&self.executor));
-        let writer = writer.clone();
+        let (writer, twins) = (writer.clone(), Arc::clone(&self.twins));
+        let running = self.signals.meter.begin(&batch.id, &execution.line.model);
         let handle = self.lines.spawn(async move {
             let done = match line::run(&*executor, &store, &settings, &execution).await {
                 Ok(done) => done,
@@ -273,10 +331,18 @@ impl<E: LineExecutor> Runner<E> {
                     execution.reopen(&settings)
                 }
             };
+            // An answer that is too large to wait in memory is not kept there for others either.
+            if let (Some(twin), LineEnd::Record { spill_key: Some(_), .. }) = (&execution.line.twin, &done.end) {
+                twins.forget_one(&execution.batch_id, twin);
+            }
+            if let Done { end: LineEnd::Record { tokens, .. }, .. } = &done {
+                running.answered(*tokens);
+            }
+            drop(running);
             writer.send(done).await;
             Ok(())
         });
-        self.in_flight.insert(handle.id(), (batch.id.clone(), handle));
+        self.in_flight.insert(handle.id(), InFlight { batch_id: batch.id.clone(), task: handle, follows });
     }
 
     fn line_ended(&mut self, ended: Result<(Id, Result<(), StoreError>), JoinError>) {
@@ -284,7 +350,7 @@ impl<E: LineExecutor> Runner<E> {
             Ok((id, result)) => (id, result),
             Err(error) => (error.id(), Ok(())),
         };
-        let Some((batch_id, _)) = self.in_flight.remove(&id) else { return };
+        let Some(InFlight { batch_id, .. }) = self.in_flight.remove(&id) else { return };
         match result {
             Ok(()) => {}
             Err(StoreError::Corrupt(reason)) => {
@@ -301,6 +367,7 @@ impl<E: LineExecutor> Runner<E> {
             Err(error) => (error.id(), Err(std::io::Error::other(error).into())),
         };
         let Some(batch_id) = self.busy.remove(&id) else { return };
+        self.signals.feed.announce_status(&batch_id);
         if let Err(error) = result {
             tracing::error!(batch.id = %batch_id, error = ?error, "work on a batch failed; trying again");
             self.resting.insert(batch_id, Instant::now() + JOB_RETRY);
@@ -310,11 +377,8 @@ impl<E: LineExecutor> Runner<E> {
     /// Drops the futures of a batch's lines, which cancels them in the engine.
     fn abort_lines(&mut self, batch_id: &str) {
         self.sources.remove(batch_id);
-        for (id, line) in self.in_flight.values() {
-            if id == batch_id {
-                line.abort();
-            }
-        }
+        self.twins.forget(batch_id);
+        self.in_flight.values().filter(|line| line.batch_id == batch_id).for_each(|line| line.task.abort());
     }
 
     async fn stop(mut self, writer: Writer, writing: tokio::task::JoinHandle<()>) {

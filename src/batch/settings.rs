@@ -1,12 +1,14 @@
 use std::time::Duration;
 
+use super::order::LineOrder;
 use crate::clock::Clock;
 
 /// How batches are checked, run and kept.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Lines in flight at once, over all batches: about twice what the engine decodes together.
+    /// Requests in flight at once, over all batches: about twice what the engine decodes together.
     pub window: usize,
+    pub order: LineOrder,
     /// Batches whose lines run at the same time; the rest wait their turn.
     pub concurrent_max: usize,
     /// Batches that are not finished.
@@ -15,6 +17,8 @@ pub struct Settings {
     pub line_bytes_max: usize,
     /// Whether all lines of a file must name one model.
     pub single_model: bool,
+    /// Whether each line may be for an endpoint of its own, as `vllm run-batch` has it.
+    pub any_endpoint: bool,
     pub completion_windows: Vec<CompletionWindow>,
     /// Executions of a line that ends in "try again later" before that becomes its answer.
     pub attempts_max: i64,
@@ -32,6 +36,8 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// Failed lines go to the output file too, in their place.
     pub single_output: bool,
+    /// Whether the end of a batch is noted as an event that is to be told of.
+    pub tell_ends: bool,
     /// Lifetime of published files, where the client names none.
     pub output_expires_s: i64,
     pub clock: Clock,
@@ -48,11 +54,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             window: 16,
+            order: LineOrder::default(),
             concurrent_max: 4,
             active_max: 100,
             lines_max: 50_000,
             line_bytes_max: 10 * 1024 * 1024,
             single_model: false,
+            any_endpoint: false,
             completion_windows: vec![CompletionWindow { name: "24h".to_owned(), seconds: 24 * 3600 }],
             attempts_max: 8,
             crashes_max: 3,
@@ -64,6 +72,7 @@ impl Default for Settings {
             group_delay: Duration::from_millis(20),
             stop_grace: Duration::from_secs(30),
             single_output: false,
+            tell_ends: false,
             output_expires_s: 30 * 24 * 3600,
             clock: Clock::system(),
         }

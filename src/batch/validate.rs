@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,7 +6,9 @@ use serde_json::value::RawValue;
 
 use super::jsonl::{JsonlReader, RawLine};
 use super::line::{LineExecutor, custom_hash, digest};
+use super::order::{Body, LineOrder, Outline, Prefixes};
 use super::settings::Settings;
+use crate::failpoint::failpoint;
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
 use crate::store::{Batch, IngestPoint, NewLine, Store, StoreError};
@@ -58,24 +60,25 @@ pub(super) async fn validate<E: LineExecutor>(
     if !check.errors.is_empty() {
         return fail(store, settings, batch, &check.errors).await;
     }
-    if check.store(store, batch, &mut chunk, reader.position()).await?
-        && store.start_lines(&batch.id, settings.clock.seconds()).await?
-    {
+    let stored = check.store(store, batch, &mut chunk, reader.position()).await?;
+    failpoint("ingest.done");
+    if stored && store.start_lines(&batch.id, settings.clock.seconds()).await? {
         tracing::info!(batch.id = %batch.id, lines = check.lines, "a batch is ready to run");
     }
     Ok(())
 }
 
 /// What one pass over a file has found.
-struct Check<'a, E> {
+pub(super) struct Check<'a, E> {
     executor: &'a E,
     settings: &'a Settings,
     endpoint: Endpoint,
-    lines: i64,
-    errors: Vec<BatchError>,
+    pub(super) lines: i64,
+    pub(super) errors: Vec<BatchError>,
     custom_ids: HashMap<[u8; 16], i64>,
     known_models: HashSet<String>,
     first_model: Option<String>,
+    prefixes: Prefixes,
 }
 
 /// A line as it must look, so far only in its outline.
@@ -92,6 +95,20 @@ struct Envelope<'a> {
 type Refusal = (&'static str, Option<&'static str>, String);
 
 impl<'a, E: LineExecutor> Check<'a, E> {
+    pub(super) fn new(executor: &'a E, settings: &'a Settings, endpoint: Endpoint) -> Self {
+        Self {
+            executor,
+            settings,
+            endpoint,
+            lines: 0,
+            errors: Vec::new(),
+            custom_ids: HashMap::new(),
+            known_models: HashSet::new(),
+            first_model: None,
+            prefixes: Prefixes::default(),
+        }
+    }
+
     async fn resume(
         executor: &'a E,
         store: &Store,
@@ -108,13 +125,12 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             Some(text) => serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))?,
             None => Vec::new(),
         };
-        let lines = batch.total;
-        let known_models = HashSet::new();
-        let first_model = store.first_model(&batch.id).await?;
-        Ok(Self { executor, settings, endpoint, lines, errors, custom_ids, known_models, first_model })
+        let (lines, first_model) = (batch.total, store.first_model(&batch.id).await?);
+        // Lines before a restart are not read again for their prefixes: later ones are grouped among themselves.
+        Ok(Self { lines, errors, custom_ids, first_model, ..Self::new(executor, settings, endpoint) })
     }
 
-    fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
+    pub(super) fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
         let number = line.number;
         self.check(line).map_err(|(code, param, message)| BatchError {
             code: code.to_owned(),
@@ -134,9 +150,9 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         let envelope = parse(text)?;
         let custom_id = check_custom_id(envelope.custom_id)?;
         check_method(envelope.method)?;
-        self.check_url(envelope.url)?;
+        let endpoint = self.check_url(envelope.url)?;
         let body = envelope.body.ok_or_else(|| missing("body"))?;
-        let model = self.check_body(body)?;
+        let (model, fields) = self.check_body(endpoint, body)?;
         let custom_hash = custom_hash(&custom_id);
         if let Some(first) = self.custom_ids.get(&custom_hash) {
             let message = format!("The custom_id '{custom_id}' is duplicated: line {first} has it too.");
@@ -144,26 +160,34 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         }
         self.custom_ids.insert(custom_hash, line.number);
         let len = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-        Ok(NewLine { line_no: line.number, custom_hash, digest: digest(bytes), off: line.offset, len, model })
+        let Outline { mut prefix, twin, expected } =
+            Outline::of(endpoint, line.number, &fields, body.get(), &mut self.prefixes);
+        if self.settings.order == LineOrder::File {
+            prefix.clear();
+        }
+        let (line_no, off, digest) = (line.number, line.offset, digest(bytes));
+        Ok(NewLine { line_no, custom_hash, digest, off, len, model, prefix, twin, expected })
     }
 
-    fn check_url(&self, url: Option<Value>) -> Result<(), Refusal> {
+    fn check_url(&self, url: Option<Value>) -> Result<Endpoint, Refusal> {
         let url = url.ok_or_else(|| missing("url"))?;
-        if url.as_str() == Some(self.endpoint.path()) {
-            return Ok(());
+        match url.as_str().and_then(Endpoint::from_path) {
+            Some(endpoint) if endpoint == self.endpoint || self.settings.any_endpoint => Ok(endpoint),
+            _ => {
+                let message = "The URL provided for this request does not match the batch endpoint.";
+                Err(("invalid_url", Some("url"), message.to_owned()))
+            }
         }
-        let message = "The URL provided for this request does not match the batch endpoint.";
-        Err(("invalid_url", Some("url"), message.to_owned()))
     }
 
     /// Looks only at what decides whether the file can run at all; the rest is the endpoint's to judge, line by line.
-    fn check_body(&mut self, body: &RawValue) -> Result<String, Refusal> {
+    fn check_body<'b>(&mut self, endpoint: Endpoint, body: &'b RawValue) -> Result<(String, Body<'b>), Refusal> {
         let refuse = |code, param, message: &str| Err((code, Some(param), message.to_owned()));
-        let Ok(body) = serde_json::from_str::<BTreeMap<String, &RawValue>>(body.get()) else {
+        let Ok(body) = serde_json::from_str::<Body<'b>>(body.get()) else {
             return refuse("invalid_type", "body", "Invalid type for 'body': expected an object.");
         };
         let field = |name| body.get(name).map(|value| value.get()).filter(|value| *value != "null");
-        let (required, label) = match self.endpoint {
+        let (required, label) = match endpoint {
             Endpoint::ChatCompletions => (Some(MESSAGES), "Chat Completions"),
             Endpoint::Completions => (None, "Completions"),
             Endpoint::Embeddings => (Some(INPUT), "Embeddings"),
@@ -184,7 +208,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         {
             return refuse("invalid_request", param, message);
         }
-        Ok(model)
+        Ok((model, body))
     }
 
     fn check_model(&mut self, model: &str) -> Result<(), Refusal> {
@@ -205,7 +229,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         Ok(())
     }
 
-    fn note(&mut self, error: BatchError) {
+    pub(super) fn note(&mut self, error: BatchError) {
         if self.errors.len() < ERRORS_MAX {
             self.errors.push(error);
         }
@@ -274,7 +298,7 @@ pub(super) async fn fail(
     batch: &Batch,
     errors: &[BatchError],
 ) -> Result<(), StoreError> {
-    if store.fail_batch(&batch.id, &to_json(errors)?, settings.clock.seconds()).await? {
+    if store.fail_batch(&batch.id, &to_json(errors)?, settings.clock.seconds(), settings.tell_ends).await? {
         let code = errors.first().map_or("", |error| error.code.as_str());
         tracing::info!(batch.id = %batch.id, errors = errors.len(), code, "a batch failed");
     }
@@ -292,12 +316,12 @@ fn unknown_file(id: &str) -> BatchError {
     file_error("invalid_request", Some("file_id"), message)
 }
 
-fn empty_file() -> BatchError {
+pub(super) fn empty_file() -> BatchError {
     let message = "The input file is empty. Please ensure that the batch contains at least one request.";
     file_error("empty_file", None, message.to_owned())
 }
 
-fn too_many(lines_max: i64) -> BatchError {
+pub(super) fn too_many(lines_max: i64) -> BatchError {
     file_error("too_many_tasks", None, format!("The input file contains more than {lines_max} requests."))
 }
 

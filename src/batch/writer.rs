@@ -6,7 +6,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::feed::Feed;
 use super::settings::Settings;
+use crate::failpoint::failpoint;
 use crate::store::{Done, Store};
 
 /// Results that wait for their transaction. More would only hide a database that is too slow.
@@ -30,10 +32,15 @@ enum Message {
 
 impl Writer {
     /// The task ends when the last writer is dropped and the queue is written.
-    pub(super) fn spawn(store: Store, settings: Arc<Settings>, wake: Arc<Notify>) -> (Self, JoinHandle<()>) {
+    pub(super) fn spawn(
+        store: Store,
+        settings: Arc<Settings>,
+        wake: Arc<Notify>,
+        feed: Feed,
+    ) -> (Self, JoinHandle<()>) {
         let (queue, messages) = mpsc::channel(QUEUE);
         let reopened = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(write(store, settings, wake, Arc::clone(&reopened), messages));
+        let task = tokio::spawn(write(store, settings, wake, feed, Arc::clone(&reopened), messages));
         (Self { queue, reopened }, task)
     }
 
@@ -58,6 +65,7 @@ async fn write(
     store: Store,
     settings: Arc<Settings>,
     wake: Arc<Notify>,
+    feed: Feed,
     reopened: Arc<AtomicBool>,
     mut messages: mpsc::Receiver<Message>,
 ) {
@@ -78,6 +86,8 @@ async fn write(
         if commit(&store, &settings, &mut group).await > 0 {
             reopened.store(true, Ordering::Relaxed);
         }
+        group.dedup_by(|a, b| a.batch_id == b.batch_id);
+        group.iter().for_each(|done| feed.announce(&done.batch_id));
         for answer in flushes {
             let _ = answer.send(());
         }
@@ -91,6 +101,7 @@ async fn commit(store: &Store, settings: &Settings, group: &mut [Done]) -> usize
     if group.is_empty() {
         return 0;
     }
+    failpoint("result.queued");
     group.sort_unstable_by(|a, b| (&a.batch_id, a.line_no).cmp(&(&b.batch_id, b.line_no)));
     let mut delay = Duration::from_millis(50);
     loop {

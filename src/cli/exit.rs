@@ -20,12 +20,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// The command line says what makes no sense, as clap has it.
+    pub(super) const USAGE: u8 = 2;
     /// `EX_DATAERR`: the input is wrong.
     pub(super) const DATA: u8 = 65;
     /// `EX_NOINPUT`: the input is not there.
     pub(super) const NO_INPUT: u8 = 66;
     /// `EX_UNAVAILABLE`: something that the command needs is taken.
-    const UNAVAILABLE: u8 = 69;
+    pub(super) const UNAVAILABLE: u8 = 69;
     /// `EX_SOFTWARE`: an error of ours.
     const SOFTWARE: u8 = 70;
     /// `EX_CANTCREAT`: a file cannot be written.
@@ -34,6 +36,10 @@ impl Failure {
     pub(super) const IO: u8 = 74;
     /// `EX_TEMPFAIL`: trying again later makes sense.
     pub(super) const TEMPORARY: u8 = 75;
+    /// `EX_PROTOCOL`: a server said what cannot be understood.
+    pub(super) const PROTOCOL: u8 = 76;
+    /// `EX_NOPERM`: a server does not let us.
+    pub(super) const NO_PERMISSION: u8 = 77;
     /// `EX_CONFIG`: a setting is wrong, or what it names is.
     const CONFIG: u8 = 78;
 
@@ -53,7 +59,7 @@ impl Failure {
         let code = match error {
             StoreError::Locked { .. } | StoreError::Busy(_) => Self::TEMPORARY,
             StoreError::Corrupt(_) => Self::DATA,
-            StoreError::Full(_) | StoreError::Io(_) => Self::CANNOT_CREATE,
+            StoreError::Full(_) | StoreError::Quota | StoreError::Io(_) => Self::CANNOT_CREATE,
             StoreError::NotFound | StoreError::Database(_) => Self::SOFTWARE,
         };
         Self::new(code, format!("{what}: {}", crate::app::with_causes(error)))
@@ -90,6 +96,7 @@ impl From<AppError> for Failure {
     fn from(error: AppError) -> Self {
         match &error {
             AppError::Bind { .. } => Self::new(Self::UNAVAILABLE, error.to_string()),
+            AppError::Settings(error) => Self::new(Self::CONFIG, error.to_string()),
             AppError::Store { path, source } => Self::from_store(&format!("storage {path}"), source),
             AppError::Model { .. } => Self::new(Self::CONFIG, error.to_string()),
             AppError::Server(_) => Self::software(error.to_string()),

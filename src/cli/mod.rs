@@ -1,10 +1,12 @@
 //! The commands. Printing to standard output is theirs alone.
 
 mod bar;
+mod batch;
 mod config;
 mod db;
 mod dev;
 mod exit;
+mod keys;
 mod loading;
 mod plan;
 mod run_batch;
@@ -16,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::exit::Failure;
 use crate::{
+    failpoint,
     models::{self, Models},
     settings::{Overrides, Settings},
 };
@@ -33,10 +36,14 @@ enum Command {
     /// Run the server: with no arguments, profile demo on 127.0.0.1:8000
     Serve(serve::Serve),
     RunBatch(run_batch::RunBatch),
+    Batch(batch::BatchCommand),
     Plan(plan::PlanCommand),
     /// Show or check settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Make and revoke API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Look after the database
     #[command(subcommand)]
     Db(db::DbCommand),
@@ -68,17 +75,20 @@ struct SettingsArgs {
 impl SettingsArgs {
     fn overrides(self) -> Overrides {
         let Self { profile, config, backend, model } = self;
-        Overrides { profile, config, backend, model, host: None, port: None }
+        Overrides { profile, config, backend, model, host: None, port: None, insecure_no_auth: false }
     }
 }
 
 /// Reads the command line, does what it says, and tells how it went.
 pub fn run() -> ExitCode {
+    failpoint::arm();
     let result = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
         Command::RunBatch(run_batch) => run_batch.run(),
+        Command::Batch(batch) => batch.run(),
         Command::Plan(plan) => plan.run(),
         Command::Config(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Db(command) => command.run(),
         Command::Dev(command) => command.run(),
     };

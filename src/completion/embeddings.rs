@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use tandem_core::TokenId;
+use serde_json::{Map, Value};
+use tandem_core::{Matryoshka, TokenId};
 use tandem_engine::{EmbedRequest, EmbedderInfo, Priority, Vectors};
 
 use super::prepare::{check_length, check_token_ids};
-use super::read::{self, EmbeddingOptions, Encoding, Prompt, Truncation};
+use super::read::{self, EmbeddingOptions, EmbeddingRequest, Encoding, Prompt};
 use super::respond::raw;
-use super::{Answer, Completions, engine_errors, off_the_reactor, prompt};
+use super::{Answer, Completions, Measure, engine_errors, off_the_reactor, prompt};
+use crate::models::Embedder;
 use crate::openai::embeddings::{EmbeddingList, EmbeddingObject, EmbeddingUsage, Vector};
 use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
@@ -24,6 +26,8 @@ pub struct Embedded {
     pub answer: Answer,
     /// Fields of the request that nothing here knows.
     pub ignored: Vec<String>,
+    /// The client's own name for the request.
+    pub request_id: Option<String>,
 }
 
 impl Completions {
@@ -35,14 +39,11 @@ impl Completions {
         let limits = &self.shared.limits;
         let deadline = limits.deadline(priority);
         let object = read::body::object(body)?;
-        let request = read::embeddings(&object, limits)?;
-        let lease = self.lease(&request.model).await?.embedder();
-        let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Embeddings.what()))?;
-        let (info, options) = (Arc::clone(lease.info()), request.options.clone());
-        let size = request.inputs.iter().map(Prompt::size).sum();
-        let inputs = off_the_reactor(size, move || tokens(request.inputs, &request.options, &info)).await??;
+        let EmbeddingRequest { model, inputs, options, request_id, ignored } = read::embeddings(&object, limits)?;
+        let (lease, inputs) = self.tokenized_inputs(&model, inputs, options.clone()).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
-        let asked = EmbedRequest { inputs, priority, normalize: options.normalize };
+        let (rank, dimensions) = (options.rank, options.dimensions);
+        let asked = EmbedRequest { inputs, priority, rank, dimensions, normalize: options.normalize };
         let embedding = lease.embed(asked).map_err(|error| engine_errors::of_submit(error, "input"))?;
         let vectors = match deadline {
             None => embedding.await,
@@ -55,7 +56,28 @@ impl Completions {
         let usage = openai::Usage { prompt_tokens, total_tokens: prompt_tokens, ..openai::Usage::default() };
         let model = lease.name().to_owned();
         let body = off_the_reactor(size, move || raw(&list(vectors, &model, usage, options.encoding))).await??;
-        Ok(Embedded { answer: Answer { body, usage }, ignored: request.ignored })
+        Ok(Embedded { answer: Answer { body, usage }, ignored, request_id })
+    }
+
+    pub(super) async fn measure_inputs(&self, body: &Map<String, Value>) -> Result<Measure, ApiError> {
+        let EmbeddingRequest { model, inputs, options, .. } = read::embeddings(body, &self.shared.limits)?;
+        let (_, inputs) = self.tokenized_inputs(&model, inputs, options).await?;
+        let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
+        Ok(Measure { prompt_tokens, max_output_tokens: 0 })
+    }
+
+    async fn tokenized_inputs(
+        &self,
+        model: &str,
+        inputs: Vec<Prompt>,
+        options: EmbeddingOptions,
+    ) -> Result<(Embedder, Vec<Vec<TokenId>>), ApiError> {
+        let lease = self.lease(model).await?.embedder();
+        let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Embeddings.what()))?;
+        let info = Arc::clone(lease.info());
+        let size = inputs.iter().map(Prompt::size).sum();
+        let inputs = off_the_reactor(size, move || tokens(inputs, &options, &info)).await??;
+        Ok((lease, inputs))
     }
 }
 
@@ -79,14 +101,8 @@ fn list(vectors: Vectors, model: &str, usage: openai::Usage, encoding: Encoding)
 /// The tokens of each input, after what the request asks of the model was checked.
 fn tokens(inputs: Vec<Prompt>, options: &EmbeddingOptions, info: &EmbedderInfo) -> Result<Vec<Vec<TokenId>>, ApiError> {
     let spec = &info.spec;
-    // Which models can be cut short without harm their files do not say.
-    if options.dimensions.is_some_and(|asked| asked != spec.dimensions) {
-        return Err(ApiError::dimensions_not_supported());
-    }
-    let most = options.truncation.and_then(|truncation| truncation.tokens);
-    if let Some(asked) = most.filter(|asked| *asked > spec.max_input_tokens) {
-        let max = spec.max_input_tokens.into();
-        return Err(ApiError::integer_above(read::TRUNCATE, max, &asked.to_string()));
+    if options.dimensions.is_some_and(|asked| !info.matryoshka.allows(asked, spec.dimensions)) {
+        return Err(no_such_dimensions(&info.matryoshka, spec.dimensions));
     }
     let inputs: Vec<Vec<TokenId>> =
         inputs.into_iter().map(|input| input_tokens(input, options, info)).collect::<Result<_, _>>()?;
@@ -94,26 +110,42 @@ fn tokens(inputs: Vec<Prompt>, options: &EmbeddingOptions, info: &EmbedderInfo) 
     if all > MAX_REQUEST_TOKENS { Err(ApiError::too_many_tokens(MAX_REQUEST_TOKENS, all)) } else { Ok(inputs) }
 }
 
+fn no_such_dimensions(matryoshka: &Matryoshka, dimensions: u32) -> ApiError {
+    let sizes = match matryoshka {
+        Matryoshka::No => return ApiError::dimensions_not_supported(),
+        Matryoshka::Any => format!("1 to {dimensions}"),
+        Matryoshka::Sizes(sizes) => {
+            let shorter = sizes.iter().filter(|size| **size < dimensions).map(u32::to_string);
+            format!("{} or {dimensions}", shorter.collect::<Vec<_>>().join(", "))
+        }
+    };
+    let text = format!("Invalid 'dimensions': this model has vectors of {sizes} numbers.");
+    ApiError::invalid_value("dimensions", text)
+}
+
 fn input_tokens(input: Prompt, options: &EmbeddingOptions, info: &EmbedderInfo) -> Result<Vec<TokenId>, ApiError> {
     let max = info.spec.max_input_tokens;
-    let truncation = options.truncation;
+    let cut = |ids: &mut Vec<TokenId>, more| match options.truncation {
+        Some(truncation) => truncation.cut(ids, max, max, more),
+        None => Ok(()),
+    };
     let (path, ids) = match input {
         Prompt::Tokens { path, mut ids } => {
             check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
-            cut(&mut ids, truncation, max, 0)?;
+            cut(&mut ids, 0)?;
             (path, ids)
         }
         Prompt::Text { path, text } => {
             // What is going to be cut may be long.
-            if truncation.is_none() {
+            if options.truncation.is_none() {
                 check_length(&path, text.chars().count(), max)?;
             }
             let mut ids = info.tokenizer.encode(&text).map_err(|_| ApiError::not_encodable(&path))?;
             if options.add_special_tokens {
-                cut(&mut ids, truncation, max, prompt::frame_tokens(&info.vocab))?;
+                cut(&mut ids, prompt::frame_tokens(&info.vocab))?;
                 ids = prompt::framed(ids, &info.vocab);
             } else {
-                cut(&mut ids, truncation, max, 0)?;
+                cut(&mut ids, 0)?;
             }
             (path, ids)
         }
@@ -123,19 +155,4 @@ fn input_tokens(input: Prompt, options: &EmbeddingOptions, info: &EmbedderInfo) 
         len if len > max as usize => Err(ApiError::context_length_exceeded(&path, max.into(), len as u64)),
         _ => Ok(ids),
     }
-}
-
-/// Cuts `ids` so that `more` tokens fit beside them.
-fn cut(ids: &mut Vec<TokenId>, truncation: Option<Truncation>, max: u32, more: usize) -> Result<(), ApiError> {
-    let Some(Truncation { tokens, left }) = truncation else { return Ok(()) };
-    let room = (tokens.unwrap_or(max) as usize).saturating_sub(more);
-    if room == 0 {
-        return Err(ApiError::nothing_left(read::TRUNCATE));
-    }
-    if left {
-        ids.drain(..ids.len().saturating_sub(room));
-    } else {
-        ids.truncate(room);
-    }
-    Ok(())
 }

@@ -5,6 +5,7 @@
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
 //! [`Completions::embed`] does the same for embeddings, which have nothing to stream.
 
+mod asker;
 mod embeddings;
 mod engine_errors;
 mod guard;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tandem_core::TokenId;
 use tandem_engine::{GenerateRequest, Priority};
 use tokio::time::Instant;
 
@@ -33,13 +35,15 @@ use crate::models::{Generator, Lease, LeaseError, Models};
 use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
 
+pub use asker::{Asker, Meter};
 pub use embeddings::Embedded;
 pub use started::{Started, random_id};
 pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
-use read::{ChatRequest, CompletionRequest};
+pub(crate) use read::body::object as json_object;
+use read::{ChatRequest, CompletionRequest, Telling};
 use templates::Templates;
 
 /// What requests may ask for.
@@ -95,6 +99,14 @@ pub struct Answer {
     pub usage: openai::Usage,
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measure {
+    pub prompt_tokens: u64,
+    /// Of all choices together.
+    pub max_output_tokens: u64,
+}
+
 /// Turns requests into tokens. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Completions {
@@ -118,13 +130,14 @@ impl Completions {
     ///
     /// # Errors
     /// What an online request would be answered with.
-    pub async fn respond(&self, endpoint: Endpoint, body: &[u8], priority: Priority) -> Result<Answer, ApiError> {
+    pub async fn respond(&self, endpoint: Endpoint, body: &[u8], asker: impl Into<Asker>) -> Result<Answer, ApiError> {
+        let asker = asker.into();
         let form = match endpoint {
             Endpoint::ChatCompletions => Form::Chat,
             Endpoint::Completions => Form::Text,
-            Endpoint::Embeddings => return Ok(self.embed(body, priority).await?.answer),
+            Endpoint::Embeddings => return Ok(self.embed(body, asker.priority).await?.answer),
         };
-        let started = self.start(form, body, priority).await?;
+        let started = self.start(form, body, asker).await?;
         if started.is_stream() {
             return Err(ApiError::unsupported_parameter("stream"));
         }
@@ -135,7 +148,9 @@ impl Completions {
     ///
     /// # Errors
     /// When the request is wrong, its model is not there or the engine does not take it.
-    pub async fn start(&self, form: Form, body: &[u8], priority: Priority) -> Result<Started, ApiError> {
+    pub async fn start(&self, form: Form, body: &[u8], asker: impl Into<Asker>) -> Result<Started, ApiError> {
+        let asker = asker.into();
+        let priority = asker.priority;
         let deadline = self.shared.limits.deadline(priority);
         let object = read::body::object(body)?;
         let (lease, mut plan) = match form {
@@ -144,7 +159,30 @@ impl Completions {
         };
         plan.settings.deadline = deadline;
         plan.settings.timeout = self.shared.limits.request_timeout;
-        Started::submit(form, lease, plan)
+        for request in &mut plan.requests {
+            request.cache_salt = asker.salted(request.cache_salt);
+        }
+        Started::submit(form, lease, plan, asker.meter)
+    }
+
+    /// Checks a request as [`respond`](Self::respond) does and counts its tokens, without submitting it. A long one is prepared on a
+    /// thread for such work, a short one here.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or that its model is not there.
+    pub async fn measure(&self, endpoint: Endpoint, body: &[u8]) -> Result<Measure, ApiError> {
+        let object = read::body::object(body)?;
+        let limits = &self.shared.limits;
+        let (_, plan) = match endpoint {
+            Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, limits)?, Priority::Batch).await?,
+            Endpoint::Completions => self.plan_text(read::completions(&object, limits)?, Priority::Batch).await?,
+            Endpoint::Embeddings => return self.measure_inputs(&object).await,
+        };
+        // The choices for a prompt share its tokens.
+        let prompts = plan.requests.chunks(plan.settings.n.max(1)).filter_map(|choices| choices.first());
+        let prompt_tokens = prompts.map(|request| request.prompt.len() as u64).sum();
+        let max_output_tokens = plan.requests.iter().map(|request| u64::from(request.stop.max_tokens)).sum();
+        Ok(Measure { prompt_tokens, max_output_tokens })
     }
 
     async fn plan_chat(&self, request: ChatRequest, priority: Priority) -> Result<(Generator, Plan), ApiError> {
@@ -192,15 +230,28 @@ struct Settings {
     /// Choices for each prompt, which share its tokens in the count.
     n: usize,
     stream: bool,
-    include_usage: bool,
     /// Whether end-of-generation tokens are tokens like others.
     ignore_eos: bool,
-    /// Texts put in front of the choices, one for each prompt, or none.
-    echo: Vec<String>,
+    telling: Telling,
+    /// One for each prompt.
+    prompts: Vec<ToldPrompt>,
     /// Fields of the request that nothing here knows.
     ignored: Vec<String>,
     deadline: Option<Instant>,
     timeout: Duration,
+}
+
+/// What is told of a prompt, as far as the request wants it.
+#[derive(Debug)]
+struct ToldPrompt {
+    /// How many it has.
+    tokens: u32,
+    /// Text that is put in front of the choices.
+    echo: Option<String>,
+    /// Its first token, which log-probabilities of the prompt begin with.
+    first: Option<TokenId>,
+    ids: Option<Vec<TokenId>>,
+    text: Option<String>,
 }
 
 /// Runs work that grows with the request: here when it is small, on a thread for such work when it is not.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use tandem_core::{AdapterId, TokenId, TokenMask, Vocab};
+use tandem_core::{AdapterId, SamplingParams, TokenId, TokenMask, Vocab};
 use tandem_engine::{GenerateRequest, Grammar, GrammarError, ModelInfo, Priority, StopRules};
 
 use super::prompt::{self, Conversation};
-use super::read::{ChatRequest, CompletionRequest, Message, Options, Prompt, Structure};
+use super::read::{self, ChatRequest, CompletionRequest, Message, Options, Prompt, Structure};
 use super::template::ChatTemplate;
-use super::{Limits, Plan, Settings};
+use super::{Limits, Plan, Settings, ToldPrompt};
 use crate::openai::error::ApiError;
 
 /// OpenAI's default length of a completion that says none. A chat's answer may fill the context.
@@ -24,19 +24,35 @@ pub(super) fn chat(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let ChatRequest { model, messages, mut options, add_generation_prompt, variables, logprobs, ignored } = request;
-    let adapter = adapter(&options, &model, info)?;
-    check_tokens(&options, info)?;
-    constrain(&mut options, info)?;
-    check_messages(&messages, info)?;
-    let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
-    let ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
-    let grammar = grammar(&options, info)?;
-    let asked =
-        Asked { param: "messages", default_tokens: None, logprobs, grammar, adapter, options: &options, priority };
+    let ChatRequest { model, messages, options, .. } = &request;
+    let adapter = adapter(options, model, info)?;
+    check_tokens(options, info)?;
+    let sampling = sampling(options, info)?;
+    check_messages(messages, info)?;
+    let ChatRequest { add_generation_prompt, continue_final_message, ref variables, .. } = request;
+    let conversation = Conversation { messages, add_generation_prompt, continue_final_message, variables };
+    let mut ids = prompt::of_chat(conversation, template, &info.vocab, &*info.tokenizer)?;
+    if options.add_special_tokens == Some(true) {
+        ids = prompt::opened(ids, &info.vocab);
+    }
+    let asked = Asked {
+        param: "messages",
+        default_tokens: info.defaults.max_tokens,
+        logprobs: request.logprobs,
+        score_prompt: false,
+        grammar: grammar(options, info)?,
+        adapter,
+        sampling,
+        options,
+        priority,
+    };
+    asked.truncate(&mut ids, 0, info)?;
+    let last = messages.last().filter(|message| request.echo && message.role == "assistant");
+    let echo = last.and_then(|message| message.content.clone());
+    let prompts = vec![ToldPrompt::new(echo, &ids, options, info, false)];
     let requests = asked.choices(ids, info, limits, options.seed.unwrap_or_else(rand::random))?;
-    check_answer(&options, &requests)?;
-    Ok(Plan { requests, settings: settings(&options, Vec::new(), ignored) })
+    check_answer(options, &requests)?;
+    Ok(Plan { requests, settings: settings(request.options, prompts, request.ignored) })
 }
 
 pub(super) fn text(
@@ -45,26 +61,48 @@ pub(super) fn text(
     limits: &Limits,
     priority: Priority,
 ) -> Result<Plan, ApiError> {
-    let CompletionRequest { model, prompts, mut options, echo, logprobs, ignored } = request;
+    let CompletionRequest { model, prompts, options, echo, suffix, logprobs, ignored } = request;
     let adapter = adapter(&options, &model, info)?;
     check_tokens(&options, info)?;
-    constrain(&mut options, info)?;
     let seed = options.seed.unwrap_or_else(rand::random);
+    let asked = Asked {
+        param: "prompt",
+        default_tokens: Some(COMPLETION_TOKENS),
+        logprobs,
+        score_prompt: echo && logprobs.is_some(),
+        grammar: grammar(&options, info)?,
+        adapter,
+        sampling: sampling(&options, info)?,
+        options: &options,
+        priority,
+    };
     let mut requests = Vec::new();
-    let mut echoes = Vec::new();
-    let grammar = grammar(&options, info)?;
+    let mut told = Vec::new();
     for prompt in prompts {
-        let (ids, text) = tokens(prompt, info)?;
-        if echo {
-            echoes.push(text.unwrap_or_else(|| prompt::text_of(&ids, &info.vocab)));
-        }
-        let grammar = grammar.clone();
-        let default_tokens = Some(COMPLETION_TOKENS);
-        let asked = Asked { param: "prompt", default_tokens, logprobs, grammar, adapter, options: &options, priority };
+        let (ids, text) = match &suffix {
+            None => asked.prompt(prompt, info)?,
+            Some(suffix) => asked.around(prompt, suffix, info)?,
+        };
+        let echo = echo.then(|| text.unwrap_or_else(|| prompt::text_of(&ids, &info.vocab)));
+        told.push(ToldPrompt::new(echo, &ids, &options, info, asked.score_prompt));
         requests.append(&mut asked.choices(ids, info, limits, seed)?);
     }
     check_answer(&options, &requests)?;
-    Ok(Plan { requests, settings: settings(&options, echoes, ignored) })
+    Ok(Plan { requests, settings: settings(options, told, ignored) })
+}
+
+impl ToldPrompt {
+    /// `echo` goes in front of the choices; `with_first` keeps what their log-probabilities begin with.
+    fn new(echo: Option<String>, ids: &[TokenId], options: &Options, info: &ModelInfo, with_first: bool) -> Self {
+        let told = &options.telling;
+        Self {
+            tokens: ids.len() as u32,
+            echo,
+            first: ids.first().copied().filter(|_| with_first),
+            ids: told.token_ids.then(|| ids.to_vec()),
+            text: told.prompt_text.then(|| prompt::text_of(ids, &info.vocab)),
+        }
+    }
 }
 
 /// What the answer has to look like, compiled for the model.
@@ -77,21 +115,6 @@ fn grammar(options: &Options, info: &ModelInfo) -> Result<Option<Grammar>, ApiEr
         }
         GrammarError::TooComplex => ApiError::schema_too_complex(path),
     })
-}
-
-/// A prompt's ids, and its text if it came as text.
-fn tokens(prompt: Prompt, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
-    match prompt {
-        Prompt::Text { path, text } => {
-            check_length(&path, text.chars().count(), info.spec.max_context)?;
-            let ids = prompt::of_text(&path, &text, &info.vocab, &*info.tokenizer)?;
-            Ok((ids, Some(text)))
-        }
-        Prompt::Tokens { path, ids } => {
-            check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
-            Ok((ids, None))
-        }
-    }
 }
 
 /// The ids at `path` are tokens of the model.
@@ -109,13 +132,95 @@ struct Asked<'a> {
     /// Tokens of output when the request does not say; `None` is what the context has room for.
     default_tokens: Option<u32>,
     logprobs: Option<u8>,
+    score_prompt: bool,
     grammar: Option<Grammar>,
     adapter: Option<AdapterId>,
+    sampling: SamplingParams,
     options: &'a Options,
     priority: Priority,
 }
 
 impl Asked<'_> {
+    /// A prompt's ids, and its text where it came as text and is whole.
+    fn prompt(&self, prompt: Prompt, info: &ModelInfo) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
+        match prompt {
+            Prompt::Text { path, text } => {
+                let opens = self.options.add_special_tokens.unwrap_or(true);
+                let mut ids = self.encode(&path, &text, info)?;
+                let whole = ids.len();
+                self.truncate(&mut ids, usize::from(opens && info.vocab.opening().is_some()), info)?;
+                let text = Some(text).filter(|_| ids.len() == whole);
+                // What was cut is told as it is now, which does not begin with what was put in front.
+                let text = text.or_else(|| Some(prompt::text_of(&ids, &info.vocab)));
+                Ok((if opens { prompt::opened(ids, &info.vocab) } else { ids }, text))
+            }
+            Prompt::Tokens { path, mut ids } => {
+                check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
+                self.truncate(&mut ids, 0, info)?;
+                Ok((ids, None))
+            }
+        }
+    }
+
+    /// What stands around the answer, as models that fill in the middle were trained to find it; and the text in front.
+    fn around(
+        &self,
+        prompt: Prompt,
+        suffix: &str,
+        info: &ModelInfo,
+    ) -> Result<(Vec<TokenId>, Option<String>), ApiError> {
+        let Some(marks) = info.vocab.fill_in_the_middle() else {
+            return Err(ApiError::unsupported_value(
+                "suffix",
+                "Unsupported value: 'suffix' is not supported by this model.",
+            ));
+        };
+        let (before, text) = match prompt {
+            Prompt::Text { path, text } => (self.encode(&path, &text, info)?, text),
+            Prompt::Tokens { path, ids } => {
+                check_token_ids(&path, &ids, info.spec.vocab_size, &info.vocab)?;
+                let text = prompt::text_of(&ids, &info.vocab);
+                (ids, text)
+            }
+        };
+        let after = self.encode("suffix", suffix, info)?;
+        let mut ids = Vec::with_capacity(before.len() + after.len() + 4);
+        if self.options.add_special_tokens.unwrap_or(true) {
+            ids.extend(info.vocab.opening());
+        }
+        ids.push(marks.prefix);
+        ids.extend(before);
+        ids.push(marks.suffix);
+        ids.extend(after);
+        ids.push(marks.middle);
+        if self
+            .options
+            .truncation
+            .is_some_and(|truncation| truncation.tokens.is_none_or(|most| ids.len() > most as usize))
+        {
+            let text = "Unsupported value: 'truncate_prompt_tokens' does not support prompts with a 'suffix'.";
+            return Err(ApiError::unsupported_value(read::TRUNCATE, text));
+        }
+        Ok((ids, Some(text)))
+    }
+
+    fn encode(&self, path: &str, text: &str, info: &ModelInfo) -> Result<Vec<TokenId>, ApiError> {
+        // What is going to be cut may be long.
+        if self.options.truncation.is_none() {
+            check_length(path, text.chars().count(), info.spec.max_context)?;
+        }
+        prompt::of_text(path, text, &*info.tokenizer)
+    }
+
+    /// Cuts a prompt as the request asks for, so that `more` tokens fit beside it, and the answer.
+    fn truncate(&self, ids: &mut Vec<TokenId>, more: usize, info: &ModelInfo) -> Result<(), ApiError> {
+        let Some(truncation) = self.options.truncation else { return Ok(()) };
+        let asked = self.options.max_tokens.map(|asked| asked.tokens).or(self.default_tokens);
+        let answer = asked.unwrap_or(0).max(self.options.min_tokens).max(1);
+        let context = context(info);
+        truncation.cut(ids, context, context.saturating_sub(answer), more)
+    }
+
     /// The choices for one prompt, each with a seed of its own.
     fn choices(
         &self,
@@ -131,13 +236,18 @@ impl Asked<'_> {
             strings: options.stop.clone(),
             token_ids: options.stop_token_ids.clone(),
             ignore_eos: options.ignore_eos,
+            include_end: options.telling.include_end,
+            repetition: options.repetition,
         };
         let request = GenerateRequest {
             prompt,
-            sampling: options.sampling.clone(),
+            sampling: self.sampling.clone(),
             stop,
             seed,
             priority: self.priority,
+            rank: options.rank,
+            score_prompt: self.score_prompt,
+            special_tokens: options.telling.special_tokens,
             logprobs: self.logprobs,
             cache_salt: options.cache_salt,
             grammar: self.grammar.clone(),
@@ -205,7 +315,9 @@ fn check_tokens(options: &Options, info: &ModelInfo) -> Result<(), ApiError> {
         }
     }
     let allowed = options.allowed_token_ids.as_deref().unwrap_or_default();
-    for (name, ids) in [("stop_token_ids", &options.stop_token_ids[..]), ("allowed_token_ids", allowed)] {
+    let reported = &options.sampling.reported[..];
+    let stop = &options.stop_token_ids[..];
+    for (name, ids) in [("stop_token_ids", stop), ("allowed_token_ids", allowed), ("logprob_token_ids", reported)] {
         check_token_ids(name, ids, info.spec.vocab_size, &info.vocab)?;
     }
     Ok(())
@@ -218,10 +330,12 @@ fn adapter(options: &Options, model: &str, info: &ModelInfo) -> Result<Option<Ad
     known.map(|(at, _)| Some(AdapterId(at))).ok_or_else(|| ApiError::adapter_not_found(name, model))
 }
 
-/// Adds to the rules for sampling what takes the model to read: its tokens that are allowed, and those of the bad words.
-fn constrain(options: &mut Options, info: &ModelInfo) -> Result<(), ApiError> {
+/// How tokens are chosen: as the request says, as the model's makers would have it, and with what takes the model to read: its tokens that are
+/// allowed, and those of the bad words.
+fn sampling(options: &Options, info: &ModelInfo) -> Result<SamplingParams, ApiError> {
+    let mut sampling = options.sampling.resolve(&info.defaults);
     if let Some(ids) = &options.allowed_token_ids {
-        options.sampling.allowed = Some(Arc::new(TokenMask::of(info.spec.vocab_size, ids.iter().copied())));
+        sampling.allowed = Some(Arc::new(TokenMask::of(info.spec.vocab_size, ids.iter().copied())));
     }
     for (at, word) in options.bad_words.iter().enumerate() {
         // Most tokenizers have different tokens for a word that begins a text and for one behind a space. As in vLLM, both are meant,
@@ -233,12 +347,12 @@ fn constrain(options: &mut Options, info: &ModelInfo) -> Result<(), ApiError> {
         for spelling in [word.to_owned(), format!(" {word}")] {
             let ids = info.tokenizer.encode(&spelling);
             let ids = ids.map_err(|_| ApiError::not_encodable(&format!("bad_words[{at}]")))?;
-            if !ids.is_empty() && !options.sampling.bad_words.contains(&ids) {
-                options.sampling.bad_words.push(ids);
+            if !ids.is_empty() && !sampling.bad_words.contains(&ids) {
+                sampling.bad_words.push(ids);
             }
         }
     }
-    Ok(())
+    Ok(sampling)
 }
 
 pub(super) fn check_messages(messages: &[Message], info: &ModelInfo) -> Result<(), ApiError> {
@@ -254,23 +368,26 @@ pub(super) fn check_length(param: &str, chars: usize, max_tokens: u32) -> Result
 
 fn check_answer(options: &Options, requests: &[GenerateRequest]) -> Result<(), ApiError> {
     let bytes = |request: &GenerateRequest| {
-        let per_token = request.logprobs.map_or(0, |top| (u64::from(top) + 1) * LOGPROB_BYTES);
-        u64::from(request.stop.max_tokens) * per_token
+        let reported = request.sampling.reported.len() as u64;
+        let per_token = request.logprobs.map_or(0, |top| (u64::from(top).max(reported) + 1) * LOGPROB_BYTES);
+        let scored = if request.score_prompt { request.prompt.len() as u64 } else { 0 };
+        (u64::from(request.stop.max_tokens) + scored) * per_token
     };
-    let asked_for_much = options.max_tokens.is_some() || requests.len() > 1;
+    let scores = requests.iter().any(|request| request.score_prompt);
+    let asked_for_much = options.max_tokens.is_some() || requests.len() > 1 || scores;
     if asked_for_much && requests.iter().map(bytes).sum::<u64>() > MAX_ANSWER_BYTES {
         return Err(ApiError::answer_too_large(MAX_ANSWER_BYTES));
     }
     Ok(())
 }
 
-fn settings(options: &Options, echo: Vec<String>, ignored: Vec<String>) -> Settings {
+fn settings(options: Options, prompts: Vec<ToldPrompt>, ignored: Vec<String>) -> Settings {
     Settings {
         n: options.n as usize,
         stream: options.stream,
-        include_usage: options.include_usage,
         ignore_eos: options.ignore_eos,
-        echo,
+        telling: options.telling,
+        prompts,
         ignored,
         deadline: None,
         timeout: std::time::Duration::ZERO,

@@ -15,6 +15,8 @@ use crate::openai::error::ApiError;
 pub(super) struct Conversation<'a> {
     pub(super) messages: &'a [Message],
     pub(super) add_generation_prompt: bool,
+    /// The prompt ends within the last message, for the answer to go on with it.
+    pub(super) continue_final_message: bool,
     pub(super) variables: &'a Map<String, Value>,
 }
 
@@ -32,7 +34,10 @@ pub(super) fn of_chat(
     let Some(guard) = guard else {
         return Err(ApiError::invalid_value("messages", "Invalid 'messages': too many characters for private use."));
     };
-    let rendered = render(conversation, template, vocab, &guard)?;
+    let mut rendered = render(conversation, template, vocab, &guard)?;
+    if conversation.continue_final_message {
+        end_within(&mut rendered, messages, &guard)?;
+    }
     let mut ids = Vec::new();
     for piece in guard.split(&rendered) {
         match piece {
@@ -45,16 +50,34 @@ pub(super) fn of_chat(
     Ok(ids)
 }
 
-/// Tokenizes a prompt as plain text, behind the beginning of sequence if the model's prompts have one.
-pub(super) fn of_text(
-    path: &str,
-    text: &str,
-    vocab: &Vocab,
-    tokenizer: &dyn Tokenizer,
-) -> Result<Vec<TokenId>, ApiError> {
-    let mut ids: Vec<TokenId> = vocab.opening().into_iter().collect();
-    ids.append(&mut tokenizer.encode(text).map_err(|_| ApiError::not_encodable(path))?);
-    Ok(ids)
+/// Cuts what the template wrote behind the last message, as `transformers` does: its text is found from the end, with the white space at its
+/// edges where the template has left it there.
+fn end_within(rendered: &mut String, messages: &[Message], guard: &Guard<'_>) -> Result<(), ApiError> {
+    const NAME: &str = "continue_final_message";
+    let text = messages.last().and_then(|message| message.content.as_deref()).unwrap_or_default();
+    if text.trim().is_empty() {
+        let message = "Invalid 'continue_final_message': the last message has no text to go on with.";
+        return Err(ApiError::invalid_value(NAME, message));
+    }
+    let text = guard.protect(text);
+    let Some(at) = rendered.rfind(text.trim()) else {
+        let message = "Invalid 'continue_final_message': the model's chat template does not show the last message.";
+        return Err(ApiError::invalid_value(NAME, message));
+    };
+    let whole = text.trim_start();
+    let kept = if rendered[at..].starts_with(whole) { whole } else { whole.trim_end() };
+    rendered.truncate(at + kept.len());
+    Ok(())
+}
+
+/// Tokenizes a prompt as plain text. What the model's prompts begin with is not put in front.
+pub(super) fn of_text(path: &str, text: &str, tokenizer: &dyn Tokenizer) -> Result<Vec<TokenId>, ApiError> {
+    tokenizer.encode(text).map_err(|_| ApiError::not_encodable(path))
+}
+
+/// The same behind the beginning of sequence, if the model's prompts have one.
+pub(super) fn opened(text: Vec<TokenId>, vocab: &Vocab) -> Vec<TokenId> {
+    vocab.opening().into_iter().chain(text).collect()
 }
 
 /// Tokens that [`framed`] adds.

@@ -7,6 +7,7 @@ use tandem_core::{AdapterId, Vocab};
 use tandem_engine::{Generation, Usage};
 use time::OffsetDateTime;
 
+use super::asker::{Meter, Spent};
 use super::{Form, Plan, Settings, engine_errors};
 use crate::models::Generator;
 use crate::openai;
@@ -19,6 +20,7 @@ pub struct Started {
     pub(super) generations: Vec<Generation>,
     pub(super) settings: Settings,
     pub(super) label: Label,
+    pub(super) spent: Spent,
     /// Keeps the model from being swapped for another until the answer is whole.
     pub(super) lease: Generator,
 }
@@ -31,10 +33,16 @@ pub(super) struct Label {
     pub(super) created: i64,
     pub(super) model: String,
     pub(super) fingerprint: String,
+    pub(super) service_tier: Option<&'static str>,
 }
 
 impl Started {
-    pub(super) fn submit(form: Form, lease: Generator, plan: Plan) -> Result<Self, ApiError> {
+    pub(super) fn submit(
+        form: Form,
+        lease: Generator,
+        plan: Plan,
+        meter: Option<Arc<dyn Meter>>,
+    ) -> Result<Self, ApiError> {
         let Plan { requests, settings } = plan;
         let (prefix, param) = match form {
             Form::Chat => ("chatcmpl-", "messages"),
@@ -42,24 +50,38 @@ impl Started {
         };
         let adapter = requests.first().and_then(|request| request.adapter);
         let fingerprint = fingerprint(&lease, adapter);
+        // Choices for one prompt share its tokens.
+        let prompt_tokens = requests.iter().step_by(settings.n).map(|request| request.prompt.len() as u64).sum();
         let generations = requests
             .into_iter()
             .map(|request| lease.submit(request).map_err(|error| engine_errors::of_submit(error, param)))
             .collect::<Result<_, _>>()?;
+        let spent = Spent::new(meter);
+        spent.add(prompt_tokens);
         let label = Label {
             form,
-            id: random_id(prefix),
+            id: match &settings.telling.request_id {
+                Some(name) => format!("{prefix}{name}"),
+                None => random_id(prefix),
+            },
             created: OffsetDateTime::now_utc().unix_timestamp(),
             model: lease.name().to_owned(),
             fingerprint,
+            service_tier: settings.telling.service_tier,
         };
-        Ok(Self { generations, settings, label, lease })
+        Ok(Self { generations, settings, label, spent, lease })
     }
 
     /// Whether the request asked for a stream.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.settings.stream
+    }
+
+    /// The client's own name for the request.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.settings.telling.request_id.as_deref()
     }
 
     /// Fields of the request that nothing here knows.

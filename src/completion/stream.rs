@@ -8,18 +8,21 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::stream::{SelectAll, select_all};
 use serde::Serialize;
-use tandem_core::Vocab;
-use tandem_engine::{Event, Generation, Logprobs, Usage};
+use tandem_core::{TokenId, Vocab};
+use tandem_engine::{Event, FinishReason, Generation, Logprobs, StoppedBy, Usage};
 use tokio::time::{Sleep, sleep_until};
 
-use super::respond::reason;
+use super::asker::Spent;
+use super::logprobs::Lists;
+use super::read::StreamUsage;
+use super::respond::{extras, reason};
 use super::started::{Label, total_usage};
-use super::{Form, Settings, Started, engine_errors, logprobs};
+use super::{Form, Settings, Started, ToldPrompt, engine_errors, logprobs};
 use crate::models::Generator;
-use crate::openai;
 use crate::openai::chat::{ChatChunk, ChatLogprobs, ChunkChoice, Delta};
-use crate::openai::completions::{Completion, CompletionChoice, CompletionLogprobs};
+use crate::openai::completions::{Completion, CompletionChoice};
 use crate::openai::error::ApiError;
+use crate::openai::{self, ChoiceExtras, PromptExtras};
 
 impl Started {
     /// The answer as it comes, in chunks of JSON.
@@ -50,6 +53,7 @@ pub struct Chunks {
     deadline: Option<Pin<Box<Sleep>>>,
     label: Label,
     vocab: Arc<Vocab>,
+    spent: Spent,
     _lease: Generator,
 }
 
@@ -95,7 +99,7 @@ struct Envelope {
 }
 
 impl Envelope {
-    fn new(label: &Label, include_usage: bool) -> Self {
+    fn new(label: &Label, usage: StreamUsage) -> Self {
         let mut head = Vec::new();
         match label.form {
             Form::Chat => write_json(&mut head, &chat_chunk(label, Vec::new(), None)),
@@ -104,14 +108,21 @@ impl Envelope {
         // A chunk without choices and usage ends with its empty list of choices.
         debug_assert!(head.ends_with(b"[]}"), "choices come last");
         head.truncate(head.len() - b"]}".len());
-        Self { head, tail: if include_usage { b"],\"usage\":null}" } else { b"]}" } }
+        Self { head, tail: if usage.at_end { b"],\"usage\":null}" } else { b"]}" } }
     }
 
-    fn write(&self, out: &mut Vec<u8>, frame: Frame, choice: &impl Serialize) {
+    fn write(&self, out: &mut Vec<u8>, frame: Frame, choice: &impl Serialize, usage: Option<openai::Usage>) {
         out.extend_from_slice(frame.before);
         out.extend_from_slice(&self.head);
         write_json(out, choice);
-        out.extend_from_slice(self.tail);
+        match usage {
+            None => out.extend_from_slice(self.tail),
+            Some(usage) => {
+                out.extend_from_slice(b"],\"usage\":");
+                write_json(out, &usage);
+                out.push(b'}');
+            }
+        }
         out.extend_from_slice(frame.after);
     }
 }
@@ -121,26 +132,43 @@ impl Envelope {
 struct Choice {
     /// Of tokens whose text is still held back.
     untold: Vec<Logprobs>,
+    /// The ids of tokens that are not told yet, where they are told.
+    untold_ids: Vec<TokenId>,
     /// Characters that the choice's tokens have, for the offsets of completions.
     offset: usize,
+    /// So far.
     usage: Usage,
+    /// What is told with the first chunk.
+    prompt: PromptExtras,
+    /// The prompt's text and first token, to be told with its log-probabilities when they come.
+    echo: Option<(String, TokenId)>,
 }
 
 impl Chunks {
     fn new(started: Started) -> Self {
         let vocab = started.vocab();
-        let Started { generations, settings, label, lease } = started;
+        let Started { generations, settings, label, spent, lease } = started;
         let open = generations.len();
+        let choice = |index: usize| {
+            let prompt = settings.prompts.get(index / settings.n);
+            let usage = Usage { prompt_tokens: prompt.map_or(0, |prompt| prompt.tokens), ..Usage::default() };
+            let echo = prompt.and_then(|prompt| Some((prompt.echo.clone()?, prompt.first?)));
+            // A chat has one prompt, which is told once.
+            let is_told = label.form == Form::Text || index == 0;
+            let prompt = prompt.filter(|_| is_told).map(ToldPrompt::extras).unwrap_or_default();
+            Choice { usage, prompt, echo, ..Choice::default() }
+        };
         Self {
             events: Events::of(generations),
-            choices: std::iter::repeat_with(Choice::default).take(open).collect(),
+            choices: (0..open).map(choice).collect(),
             begun: false,
             open,
-            envelope: Envelope::new(&label, settings.include_usage),
+            envelope: Envelope::new(&label, settings.telling.usage),
             deadline: settings.deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             settings,
             label,
             vocab,
+            spent,
             _lease: lease,
         }
     }
@@ -183,17 +211,27 @@ impl Chunks {
     /// A chat's choices begin with their role, an echoing completion's with its prompt.
     fn begin(&mut self, out: &mut Vec<u8>, frame: Frame) {
         for index in 0..self.choices.len() {
+            let prompt = self.settings.prompts.get(index / self.settings.n);
+            let echo = prompt.and_then(|prompt| prompt.echo.clone());
             match self.label.form {
                 Form::Chat => {
-                    let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
-                    let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None };
-                    self.envelope.write(out, frame, &choice);
+                    let delta = Delta { role: Some("assistant"), content: Some(echo.unwrap_or_default()) };
+                    let extras = ChoiceExtras::default();
+                    let choice = ChunkChoice { index, delta, logprobs: None, finish_reason: None, extras };
+                    self.write_chat(out, frame, choice);
                 }
                 Form::Text => {
-                    if let Some(echo) = self.settings.echo.get(index / self.settings.n).cloned() {
+                    // With log-probabilities it comes when they do.
+                    if let Some(echo) = echo
+                        && self.choices[index].echo.is_none()
+                    {
                         self.choices[index].offset = echo.chars().count();
-                        let choice = CompletionChoice { text: echo, index, logprobs: None, finish_reason: None };
-                        self.envelope.write(out, frame, &choice);
+                        self.write_text(
+                            out,
+                            frame,
+                            index,
+                            CompletionChoice { text: echo, ..CompletionChoice::default() },
+                        );
                     }
                 }
             }
@@ -202,22 +240,32 @@ impl Chunks {
 
     fn tell(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, event: Event) -> Result<(), ApiError> {
         match event {
+            Event::Prompt(scores) => self.write_prompt(out, frame, index, &scores),
             Event::Token { id, text, logprobs } => {
+                self.spent.add(1);
+                self.write_prompt(out, frame, index, &[]);
                 let told = logprobs.filter(|_| self.settings.is_told(&self.vocab, id));
-                self.choices[index].untold.extend(told);
+                let choice = &mut self.choices[index];
+                choice.untold.extend(told);
+                choice.usage.completion_tokens += 1;
+                if self.settings.telling.token_ids {
+                    choice.untold_ids.push(id);
+                }
                 // Without new text there is nothing to tell: the token's log-probabilities go with the text that it becomes part of.
                 if !text.is_empty() {
                     self.write(out, frame, index, text, None);
                 }
             }
-            Event::Finished { reason: ended, text, usage, timing: _ } => {
-                if !text.is_empty() || !self.choices[index].untold.is_empty() {
+            Event::Finished { reason, stopped_by, text, usage, timing: _ } => {
+                self.write_prompt(out, frame, index, &[]);
+                let choice = &self.choices[index];
+                if !text.is_empty() || !choice.untold.is_empty() || !choice.untold_ids.is_empty() {
                     self.write(out, frame, index, text, None);
                 }
-                self.write(out, frame, index, String::new(), Some(reason(ended)));
                 self.choices[index].usage = usage;
+                self.write(out, frame, index, String::new(), Some((reason, stopped_by)));
                 self.open -= 1;
-                if self.open == 0 && self.settings.include_usage {
+                if self.open == 0 && self.settings.telling.usage.at_end {
                     self.write_usage(out, frame);
                 }
             }
@@ -226,38 +274,84 @@ impl Chunks {
         Ok(())
     }
 
+    /// The prompt in front of a completion with log-probabilities, the first time. One of a single token has none to wait for.
+    fn write_prompt(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, scores: &[Logprobs]) {
+        let Some((text, first)) = self.choices[index].echo.take() else { return };
+        let mut lists = Lists::new(&self.vocab, &self.settings.telling, 0);
+        lists.push_prompt(first, scores);
+        self.choices[index].offset = lists.offset;
+        let choice = CompletionChoice { text, logprobs: Some(lists.lists), ..CompletionChoice::default() };
+        self.write_text(out, frame, index, choice);
+    }
+
     fn write(
         &mut self,
         out: &mut Vec<u8>,
         frame: Frame,
         index: usize,
         text: String,
-        finish_reason: Option<&'static str>,
+        end: Option<(FinishReason, Option<StoppedBy>)>,
     ) {
         let choice = &mut self.choices[index];
-        let untold = std::mem::take(&mut choice.untold);
+        let (untold, ids) = (std::mem::take(&mut choice.untold), std::mem::take(&mut choice.untold_ids));
+        let ids = (!ids.is_empty()).then_some(ids);
+        let (finish_reason, extras) = match end {
+            None => (None, ChoiceExtras { stop_reason: None, token_ids: ids }),
+            Some((ended, stopped_by)) => (Some(reason(ended)), extras(ended, stopped_by, ids)),
+        };
+        let telling = &self.settings.telling;
         match self.label.form {
             Form::Chat => {
                 let content = if finish_reason.is_none() { Some(text) } else { None };
-                let logprobs = (!untold.is_empty())
-                    .then(|| ChatLogprobs { content: untold.iter().map(logprobs::chat).collect(), refusal: None });
+                let logprobs = (!untold.is_empty()).then(|| ChatLogprobs {
+                    content: untold.iter().map(|one| logprobs::chat(one, telling)).collect(),
+                    refusal: None,
+                });
                 let delta = Delta { role: None, content };
-                self.envelope.write(out, frame, &ChunkChoice { index, delta, logprobs, finish_reason });
+                self.write_chat(out, frame, ChunkChoice { index, delta, logprobs, finish_reason, extras });
             }
             Form::Text => {
-                let logprobs = (!untold.is_empty()).then(|| {
-                    let mut list = CompletionLogprobs::default();
-                    untold.iter().for_each(|one| logprobs::append(&mut list, one, &self.vocab, &mut choice.offset));
-                    list
-                });
-                self.envelope.write(out, frame, &CompletionChoice { text, index, logprobs, finish_reason });
+                let mut lists = Lists::new(&self.vocab, telling, choice.offset);
+                untold.iter().for_each(|one| lists.push(one));
+                choice.offset = lists.offset;
+                let logprobs = (!untold.is_empty()).then_some(lists.lists);
+                let choice = CompletionChoice { text, logprobs, finish_reason, extras, ..CompletionChoice::default() };
+                self.write_text(out, frame, index, choice);
             }
         }
     }
 
-    fn write_usage(&self, out: &mut Vec<u8>, frame: Frame) {
+    fn write_chat(&mut self, out: &mut Vec<u8>, frame: Frame, choice: ChunkChoice) {
+        let prompt = std::mem::take(&mut self.choices[choice.index].prompt);
+        let usage = self.usage_so_far();
+        if prompt == PromptExtras::default() {
+            self.envelope.write(out, frame, &choice, usage);
+            return;
+        }
+        let usage = usage.map(Some).or(self.settings.telling.usage.at_end.then_some(None));
+        let chunk = ChatChunk { prompt, ..chat_chunk(&self.label, vec![choice], usage) };
+        out.extend_from_slice(frame.before);
+        write_json(out, &chunk);
+        out.extend_from_slice(frame.after);
+    }
+
+    fn write_text(&mut self, out: &mut Vec<u8>, frame: Frame, index: usize, choice: CompletionChoice) {
+        let prompt = std::mem::take(&mut self.choices[index].prompt);
+        self.envelope.write(out, frame, &CompletionChoice { index, prompt, ..choice }, self.usage_so_far());
+    }
+
+    /// Of all choices, where each chunk tells it.
+    fn usage_so_far(&self) -> Option<openai::Usage> {
+        self.settings.telling.usage.always.then(|| self.usage())
+    }
+
+    fn usage(&self) -> openai::Usage {
         let usages: Vec<Usage> = self.choices.iter().map(|choice| choice.usage).collect();
-        let usage = Some(Some(total_usage(&usages, self.settings.n)));
+        total_usage(&usages, self.settings.n)
+    }
+
+    fn write_usage(&self, out: &mut Vec<u8>, frame: Frame) {
+        let usage = Some(Some(self.usage()));
         out.extend_from_slice(frame.before);
         match self.label.form {
             Form::Chat => write_json(out, &chat_chunk(&self.label, Vec::new(), usage)),
@@ -274,6 +368,8 @@ fn chat_chunk(label: &Label, choices: Vec<ChunkChoice>, usage: Option<Option<ope
         created: label.created,
         model: &label.model,
         system_fingerprint: &label.fingerprint,
+        service_tier: label.service_tier,
+        prompt: PromptExtras::default(),
         choices,
         usage,
     }
@@ -286,6 +382,7 @@ fn text_chunk(label: &Label, choices: Vec<CompletionChoice>, usage: Option<Optio
         created: label.created,
         model: &label.model,
         system_fingerprint: &label.fingerprint,
+        service_tier: label.service_tier,
         choices,
         usage,
     }
@@ -301,27 +398,32 @@ mod tests {
 
     fn label(form: Form) -> Label {
         let (id, model) = ("chatcmpl-\"1".to_owned(), "org/\u{e9}\\]}".to_owned());
-        Label { form, id, created: 1_700_000_000, model, fingerprint: "fp_0".to_owned() }
+        Label { form, id, created: 1_700_000_000, model, fingerprint: "fp_0".to_owned(), service_tier: Some("flex") }
     }
 
     /// What is written in parts is what serde writes as a whole.
     #[test]
     fn an_envelope_around_a_choice_is_the_chunk() {
         let frame = Frame { before: b"<", after: b">" };
-        for (include_usage, usage) in [(false, None), (true, Some(None))] {
+        let so_far = openai::Usage { completion_tokens: 3, ..openai::Usage::default() };
+        for (at_end, told, usage) in
+            [(false, None, None), (true, None, Some(None)), (true, Some(so_far), Some(Some(so_far)))]
+        {
+            let stream_usage = StreamUsage { at_end, always: told.is_some() };
             for text in ["a", "", "\"\n\u{2028}\u{1f600}]}"] {
                 let label = label(Form::Chat);
                 let delta = Delta { role: None, content: Some(text.to_owned()) };
-                let choice = ChunkChoice { index: 3, delta, logprobs: None, finish_reason: Some("stop") };
+                let extras = ChoiceExtras { stop_reason: None, token_ids: Some(vec![1, 2]) };
+                let choice = ChunkChoice { index: 3, delta, logprobs: None, finish_reason: Some("stop"), extras };
                 let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
-                Envelope::new(&label, include_usage).write(&mut parts, frame, &choice);
+                Envelope::new(&label, stream_usage).write(&mut parts, frame, &choice, told);
                 write_json(&mut whole, &chat_chunk(&label, vec![choice], usage));
                 assert_eq!(String::from_utf8(parts), String::from_utf8([whole, b">".to_vec()].concat()));
 
                 let label = self::label(Form::Text);
-                let choice = CompletionChoice { text: text.to_owned(), index: 0, logprobs: None, finish_reason: None };
+                let choice = CompletionChoice { text: text.to_owned(), ..CompletionChoice::default() };
                 let (mut parts, mut whole) = (Vec::new(), b"<".to_vec());
-                Envelope::new(&label, include_usage).write(&mut parts, frame, &choice);
+                Envelope::new(&label, stream_usage).write(&mut parts, frame, &choice, told);
                 write_json(&mut whole, &text_chunk(&label, vec![choice], usage));
                 assert_eq!(String::from_utf8(parts), String::from_utf8([whole, b">".to_vec()].concat()));
             }

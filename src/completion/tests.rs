@@ -42,7 +42,8 @@ fn user(text: &str) -> Message {
 fn render(source: &str, messages: &[Message]) -> Result<Vec<TokenId>, ApiError> {
     let template = ChatTemplate::compile(source).unwrap();
     let variables = Map::new();
-    let conversation = Conversation { messages, add_generation_prompt: true, variables: &variables };
+    let conversation =
+        Conversation { messages, add_generation_prompt: true, continue_final_message: false, variables: &variables };
     prompt::of_chat(conversation, &template, &vocab(), &Bytes)
 }
 
@@ -110,7 +111,12 @@ fn benign_text_is_tokenized_together_with_what_the_template_writes_around_it() {
     }
     let template = ChatTemplate::compile(CHATML).unwrap();
     let (messages, variables) = ([user("hello <b>")], Map::new());
-    let conversation = Conversation { messages: &messages, add_generation_prompt: true, variables: &variables };
+    let conversation = Conversation {
+        messages: &messages,
+        add_generation_prompt: true,
+        continue_final_message: false,
+        variables: &variables,
+    };
     let ids = prompt::of_chat(conversation, &template, &vocab(), &Whole).unwrap();
     assert_eq!(ids, [257, "user\nhello <b>".len() as TokenId, 258, 1]);
 }

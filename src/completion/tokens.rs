@@ -16,6 +16,8 @@ pub struct Tokenized {
     pub count: usize,
     pub max_model_len: u32,
     pub tokens: Vec<TokenId>,
+    /// The tokens' texts, where they were asked for; bytes that are no characters are replaced.
+    pub token_strs: Option<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -35,34 +37,46 @@ impl Completions {
         let lease = self.lease(model).await?;
         let kind = lease.kind().clone();
         let max_model_len = kind.max_tokens();
+        let vocab = Arc::clone(kind.vocab());
+        let token_strs = fields.boolean("return_token_strs")?.unwrap_or(false);
+        let framed = fields.boolean("add_special_tokens")?;
         let tokens = if fields.value("messages").is_some() {
             let messages = read::messages(&mut fields)?;
             let lease = self.generator(model, Form::Chat).await?;
             let info = Arc::clone(lease.info());
             prepare::check_messages(&messages, &info)?;
-            let add_generation_prompt = fields.boolean("add_generation_prompt")?.unwrap_or(true);
+            let (add_generation_prompt, continue_final_message) = read::ending(&mut fields)?;
+            read::nothing_else(&fields, &self.shared.limits)?;
             let template = self.shared.templates.of(&lease)?;
             off_the_reactor(body.len(), move || {
                 let variables = serde_json::Map::new();
-                let conversation = Conversation { messages: &messages, add_generation_prompt, variables: &variables };
-                prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer)
+                let conversation = Conversation {
+                    messages: &messages,
+                    add_generation_prompt,
+                    continue_final_message,
+                    variables: &variables,
+                };
+                let ids = prompt::of_chat(conversation, &template, &info.vocab, &*info.tokenizer)?;
+                Ok::<_, ApiError>(if framed == Some(true) { prompt::opened(ids, &info.vocab) } else { ids })
             })
             .await??
         } else {
             let text = fields.required_string("prompt")?.to_owned();
             prepare::check_length("prompt", text.chars().count(), max_model_len)?;
-            let framed = fields.boolean("add_special_tokens")?.unwrap_or(true);
+            let framed = framed.unwrap_or(true);
+            read::nothing_else(&fields, &self.shared.limits)?;
             off_the_reactor(body.len(), move || {
                 let plain = || kind.tokenizer().encode(&text).map_err(|_| ApiError::not_encodable("prompt"));
                 match &kind {
                     _ if !framed => plain(),
-                    ModelKind::Generator(info) => prompt::of_text("prompt", &text, &info.vocab, &*info.tokenizer),
+                    ModelKind::Generator(info) => Ok(prompt::opened(plain()?, &info.vocab)),
                     ModelKind::Embedder(info) => Ok(prompt::framed(plain()?, &info.vocab)),
                 }
             })
             .await??
         };
-        Ok(Tokenized { count: tokens.len(), max_model_len, tokens })
+        let token_strs = token_strs.then(|| tokens.iter().map(|id| prompt::text_of(&[*id], &vocab)).collect());
+        Ok(Tokenized { count: tokens.len(), max_model_len, tokens, token_strs })
     }
 
     /// The text of `tokens`.

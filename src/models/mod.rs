@@ -3,6 +3,7 @@
 mod back_off;
 mod lease;
 mod loader;
+mod overridden;
 mod plan;
 mod registry;
 mod resident;

@@ -1,16 +1,17 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tandem_core::{BackendLoader, LoadError, LoadedBytes};
-use tandem_engine::EngineLimits;
+use tandem_engine::{EngineLimits, ModelKind};
 
 use super::{
     Lease, LeaseError, loader,
+    overridden::Overridden,
     resident::{MakeLoader, Resident},
     watchdog::{self, Hang},
 };
 use crate::{
     clock::Clock,
-    settings::{BackendSettings, ModelSettings},
+    settings::{BackendSettings, GenerationConfig, Matryoshka, ModelSettings},
 };
 
 /// All models that this server knows, by name.
@@ -25,6 +26,8 @@ pub struct ModelCard {
     pub created: i64,
     /// Tokens of one sequence, or of one input; unknown until the model is loaded.
     pub max_model_len: Option<u32>,
+    /// What it does; unknown until the model is loaded.
+    pub capabilities: Vec<&'static str>,
     /// The names of its adapters; unknown until the model is loaded.
     pub adapters: Vec<String>,
 }
@@ -36,7 +39,16 @@ impl Models {
         let loaders = models.iter().map(|model| {
             let (backend, model) = (backend.clone(), model.clone());
             let name = model.name.clone();
-            let make: MakeLoader = Box::new(move |progress| loader::loader(&backend, &model, progress));
+            let make: MakeLoader = Box::new(move |progress| {
+                let loader = loader::loader(&backend, &model, progress)?;
+                let without_defaults = model.generation_config == GenerationConfig::Off;
+                let matryoshka = model.matryoshka.clone().map(|cut| match cut {
+                    Matryoshka::No => tandem_core::Matryoshka::No,
+                    Matryoshka::Any => tandem_core::Matryoshka::Any,
+                    Matryoshka::Sizes(sizes) => tandem_core::Matryoshka::Sizes(sizes),
+                });
+                Ok(Box::new(Overridden { loader, without_defaults, matryoshka }))
+            });
             (name, make)
         });
         let created = Clock::system().seconds();
@@ -115,6 +127,7 @@ impl Models {
                 name: resident.name().to_owned(),
                 created: resident.created(),
                 max_model_len: engine.as_ref().map(|engine| engine.kind().max_tokens()),
+                capabilities: engine.as_ref().map(|engine| capabilities(engine.kind())).unwrap_or_default(),
                 adapters: engine.map(|engine| engine.kind().adapters().to_vec()).unwrap_or_default(),
             }
         };
@@ -136,6 +149,18 @@ impl Models {
         let resident = self.0.iter().find(|resident| resident.name() == name).ok_or(LeaseError::Unknown)?;
         let engine = resident.engine().ok_or(LeaseError::Unavailable)?;
         Ok(Lease::new(resident.name_arc(), engine))
+    }
+}
+
+/// By Ollama's words, and `chat` for models that have a template for it.
+fn capabilities(kind: &ModelKind) -> Vec<&'static str> {
+    match kind {
+        ModelKind::Embedder(_) => vec!["embedding"],
+        ModelKind::Generator(info) => {
+            let chat = info.chat_template.as_ref().map(|_| "chat");
+            let insert = info.vocab.fill_in_the_middle().map(|_| "insert");
+            std::iter::once("completion").chain(chat).chain(insert).collect()
+        }
     }
 }
 

@@ -28,6 +28,41 @@ pub struct BatchObject {
     pub request_counts: RequestCounts,
     pub usage: BatchUsage,
     pub metadata: Option<serde_json::Value>,
+    /// Ours: only while the batch runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<BatchProgress>,
+}
+
+/// How a batch gets on.
+#[derive(Clone, Debug, Serialize)]
+pub struct BatchProgress {
+    /// Of the prompts and answers of finished lines.
+    pub completed_tokens: i64,
+    /// Of prompts and answers, over the last minute; `null` until a line has started.
+    pub tokens_per_second: Option<f64>,
+    /// Of the prompts of finished lines, those that were in the KV cache.
+    pub cached_tokens: i64,
+    /// At the rate of the last minute; `null` where that tells nothing.
+    pub eta_seconds: Option<i64>,
+    /// The model of the line that started last.
+    pub current_model: Option<String>,
+    /// Since when no more lines start; `null` if they do.
+    pub paused_at: Option<i64>,
+}
+
+/// One page of finished lines.
+#[derive(Clone, Debug, Serialize)]
+pub struct ResultList {
+    pub object: &'static str,
+    /// Records as they stand in the output and error file.
+    pub data: Vec<Box<RawValue>>,
+    pub first_id: Option<String>,
+    /// What the next page comes `after`.
+    pub last_id: Option<String>,
+    /// Whether more are finished already.
+    pub has_more: bool,
+    /// The batch's status at that time: unless it has ended, there will be more.
+    pub batch_status: &'static str,
 }
 
 #[derive(Clone, Debug, Serialize)]

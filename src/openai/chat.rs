@@ -1,6 +1,6 @@
 use serde::Serialize;
 
-use super::Usage;
+use super::{ChoiceExtras, PromptExtras, Usage};
 
 /// The answer of `POST /v1/chat/completions`.
 #[derive(Clone, Debug, Serialize)]
@@ -12,6 +12,10 @@ pub struct ChatCompletion<'a> {
     pub choices: Vec<ChatChoice>,
     pub usage: Usage,
     pub system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
+    #[serde(flatten)]
+    pub prompt: PromptExtras,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +24,8 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: &'static str,
+    #[serde(flatten)]
+    pub extras: ChoiceExtras,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -58,6 +64,11 @@ pub struct ChatChunk<'a> {
     pub created: i64,
     pub model: &'a str,
     pub system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
+    /// Of the first chunk.
+    #[serde(flatten)]
+    pub prompt: PromptExtras,
     pub choices: Vec<ChunkChoice>,
     /// Absent unless usage was asked for; then null on all chunks but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +81,8 @@ pub struct ChunkChoice {
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
     pub finish_reason: Option<&'static str>,
+    #[serde(flatten)]
+    pub extras: ChoiceExtras,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

@@ -1,6 +1,6 @@
 use serde::{Serialize, Serializer};
 
-use super::Usage;
+use super::{ChoiceExtras, PromptExtras, Usage};
 
 /// The answer of `POST /v1/completions`, and, streamed, each of its events.
 #[derive(Clone, Debug, Serialize)]
@@ -10,26 +10,33 @@ pub struct Completion<'a> {
     pub created: i64,
     pub model: &'a str,
     pub system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
     pub choices: Vec<CompletionChoice>,
     /// In a stream absent unless asked for; then null on all events but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct CompletionChoice {
     pub text: String,
     pub index: usize,
     pub logprobs: Option<CompletionLogprobs>,
     pub finish_reason: Option<&'static str>,
+    #[serde(flatten)]
+    pub extras: ChoiceExtras,
+    #[serde(flatten)]
+    pub prompt: PromptExtras,
 }
 
 /// Four lists of the same length, one entry for each token.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CompletionLogprobs {
     pub tokens: Vec<String>,
-    pub token_logprobs: Vec<f32>,
-    pub top_logprobs: Vec<TopLogprobs>,
+    /// Null for the first token of a prompt, which nothing comes before.
+    pub token_logprobs: Vec<Option<f32>>,
+    pub top_logprobs: Vec<Option<TopLogprobs>>,
     /// Where each token begins in the choice's text, in characters.
     pub text_offset: Vec<usize>,
 }

@@ -1,5 +1,7 @@
 use serde::Serialize;
 
+use super::batches::BatchErrors;
+
 /// An uploaded or published file.
 #[derive(Clone, Debug, Serialize)]
 pub struct FileObject {
@@ -31,4 +33,35 @@ pub struct ListObject<T> {
     pub first_id: Option<String>,
     pub last_id: Option<String>,
     pub has_more: bool,
+}
+
+/// Ours: what a file would come to as a batch.
+#[derive(Clone, Debug, Serialize)]
+pub struct EstimateObject {
+    pub object: &'static str,
+    pub file_id: String,
+    pub endpoint: &'static str,
+    pub total_requests: u64,
+    /// Of them, those that would fail the batch or be answered with an error. They are in no other count.
+    pub invalid_requests: u64,
+    /// Why, for the first hundred.
+    pub errors: Option<BatchErrors>,
+    pub input_tokens: u64,
+    pub max_output_tokens: u64,
+    /// Going by earlier answers; `null` while there are none.
+    pub expected_output_tokens: Option<u64>,
+    /// With nothing else to do; `null` while nothing has been measured.
+    pub eta_seconds: Option<u64>,
+    pub by_model: Vec<EstimateOfModel>,
+}
+
+/// The share of one model.
+#[derive(Clone, Debug, Serialize)]
+pub struct EstimateOfModel {
+    pub model: String,
+    pub requests: u64,
+    pub input_tokens: u64,
+    pub max_output_tokens: u64,
+    pub expected_output_tokens: Option<u64>,
+    pub eta_seconds: Option<u64>,
 }

@@ -6,9 +6,11 @@ pub mod completions;
 pub mod embeddings;
 mod endpoint;
 pub mod error;
+mod extras;
 pub mod files;
 pub mod models;
 mod usage;
 
 pub use endpoint::Endpoint;
+pub use extras::{ChoiceExtras, PromptExtras, StopReason};
 pub use usage::{CompletionTokensDetails, PromptTokensDetails, Usage};

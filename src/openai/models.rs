@@ -15,6 +15,9 @@ pub struct Model {
     /// Tokens of prompt and answer together; as `vllm serve` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_model_len: Option<u32>,
+    /// What it does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<&'static str>,
     /// What a request may name in `lora`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<String>,

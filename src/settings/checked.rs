@@ -3,10 +3,11 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     LlamaCppSettings, ModelSource, SettingsError, llama_cpp,
     raw::{
-        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawModel, RawServer,
-        RawSettings,
+        Kind, RawAdapter, RawBackend, RawBatch, RawEngine, RawFaults, RawLimits, RawLog, RawMatryoshka, RawModel,
+        RawServer, RawSettings, RawTls,
     },
     sha256,
+    webhooks::{self, WebhookSettings},
 };
 
 /// Adapters of one model: all of them are loaded with it.
@@ -19,6 +20,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// The directory of the database and of uploaded files.
     pub storage: PathBuf,
+    /// Bytes that the files of one tenant may come to; `None` is as the disk has room.
+    pub max_tenant_bytes: Option<u64>,
     pub backend: BackendSettings,
     pub prefix_cache: bool,
     /// A step that takes longer than this hangs; `None` lets steps take as long as they like.
@@ -27,6 +30,8 @@ pub struct Settings {
     pub models: Vec<ModelSettings>,
     pub limits: LimitSettings,
     pub batch: BatchSettings,
+    /// `None` if nobody is told of the ends of batches.
+    pub webhooks: Option<WebhookSettings>,
     pub log: LogSettings,
     /// What was said and has no effect, for the log.
     pub notes: Vec<String>,
@@ -38,6 +43,32 @@ pub struct ServerSettings {
     pub port: u16,
     /// Whether there is a window into the engine's state.
     pub debug: bool,
+    /// Nobody needs a key, and nobody's is looked at.
+    pub insecure_no_auth: bool,
+    /// In lower case.
+    pub allowed_hosts: Vec<String>,
+    pub cors_origins: Vec<String>,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub tls: Option<TlsSettings>,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The server's certificate, and behind it those that it stands on.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+impl ServerSettings {
+    /// Whether others than this machine can reach it.
+    #[must_use]
+    pub fn is_exposed(&self) -> bool {
+        let ip = self.host.parse::<std::net::IpAddr>();
+        self.host != "localhost" && !ip.is_ok_and(|address| address.is_loopback())
+    }
 }
 
 /// One struct for each backend, with what it honours.
@@ -105,6 +136,10 @@ pub struct ModelSettings {
     /// The SHA-256 hash that the source, one file, must have; any will do when there is none.
     pub sha256: Option<[u8; 32]>,
     pub task: Task,
+    /// Whether requests that leave open how tokens are chosen have it chosen as the model's files say.
+    pub generation_config: GenerationConfig,
+    /// How an embedding model's vectors may be cut, in the place of what its files say.
+    pub matryoshka: Option<Matryoshka>,
     /// What requests may have the model adapted by.
     pub adapters: Vec<AdapterSettings>,
 }
@@ -117,6 +152,26 @@ pub struct AdapterSettings {
     pub source: Option<ModelSource>,
     /// How strongly it is applied; finite.
     pub scale: f32,
+}
+
+/// Where defaults of sampling come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GenerationConfig {
+    /// The model's files, and OpenAI's where they say nothing.
+    #[default]
+    Auto,
+    /// OpenAI's alone.
+    Off,
+}
+
+/// How vectors may be cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Matryoshka {
+    No,
+    /// To any length.
+    Any,
+    /// To these lengths, of which there is one at least.
+    Sizes(Vec<u32>),
 }
 
 /// What the simulated model does. Others have files that say it.
@@ -141,9 +196,20 @@ pub struct BatchSettings {
     pub max_file_bytes: u64,
     pub max_lines: u64,
     pub max_concurrent: u32,
+    /// Unfinished ones of one tenant.
+    pub max_active: u64,
     /// Lines handed to the engine at a time.
     pub window: u32,
+    pub order: BatchOrder,
     pub single_model: bool,
+}
+
+/// The order in which the lines of a batch are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchOrder {
+    /// Lines whose prompts begin alike follow one another.
+    Prefix,
+    File,
 }
 
 #[derive(Clone, Debug)]
@@ -171,7 +237,7 @@ impl BackendSettings {
 
 impl Settings {
     pub(super) fn check(profile: String, raw: RawSettings, notes: Vec<String>) -> Result<Self, SettingsError> {
-        let RawSettings { server, storage, backend, engine, models, limits, batch, log } = raw;
+        let RawSettings { server, storage, backend, engine, models, limits, batch, webhooks, log } = raw;
         let parallel = backend.parallel;
         let (kind, prefix_cache) = (backend.kind, backend.prefix_cache);
         let models: Vec<_> =
@@ -183,12 +249,14 @@ impl Settings {
             profile,
             server: check_server(server)?,
             storage: storage.path,
+            max_tenant_bytes: storage.max_tenant_bytes,
             backend: check_backend(backend)?,
             prefix_cache,
             step_timeout: check_engine(&engine)?,
             models,
             limits: check_limits(&limits)?,
             batch: check_batch(&batch, parallel)?,
+            webhooks: webhooks::check(webhooks)?,
             log: check_log(log)?,
             notes,
         })
@@ -196,13 +264,63 @@ impl Settings {
 }
 
 fn check_server(raw: RawServer) -> Result<ServerSettings, SettingsError> {
-    let RawServer { host, port, insecure_no_auth, debug } = raw;
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    if !loopback && !insecure_no_auth {
-        let reason = "refusing to listen on a non-loopback address without API keys (server.insecure_no_auth = true does it all the same)";
-        return Err(SettingsError::new("server.host", reason));
+    let RawServer {
+        host,
+        port,
+        insecure_no_auth,
+        debug,
+        allowed_hosts,
+        cors_origins,
+        max_connections,
+        header_timeout_ms,
+        body_timeout_ms,
+        tls,
+    } = raw;
+    in_range("server.max_connections", max_connections as u64, 1, 1 << 20)?;
+    // The clock that it is measured by moves twice a second.
+    in_range("server.header_timeout_ms", header_timeout_ms, 1000, 3_600_000)?;
+    in_range("server.body_timeout_ms", body_timeout_ms, 100, 3_600_000)?;
+    let mut allowed_hosts: Vec<_> = allowed_hosts.words().iter().map(|name| name.to_ascii_lowercase()).collect();
+    if let Some(wrong) = allowed_hosts.iter().find(|name| !is_host(name)) {
+        return Err(SettingsError::new("server.allowed_hosts", format!("'{wrong}' is no name of a host")));
     }
-    Ok(ServerSettings { host, port, debug })
+    // Whoever listens on a name goes by it.
+    allowed_hosts.push(host.to_ascii_lowercase());
+    let cors_origins = cors_origins.words();
+    if let Some(wrong) = cors_origins.iter().find(|origin| !is_origin(origin)) {
+        let reason = format!("'{wrong}' is no origin such as https://chat.example or http://localhost:3000");
+        return Err(SettingsError::new("server.cors_origins", reason));
+    }
+    let tls = match tls {
+        None | Some(RawTls { cert: None, key: None }) => None,
+        Some(RawTls { cert: Some(cert), key: Some(key) }) => Some(TlsSettings { cert, key }),
+        Some(RawTls { cert: None, .. }) => return Err(SettingsError::new("server.tls.cert", "is missing")),
+        Some(RawTls { key: None, .. }) => return Err(SettingsError::new("server.tls.key", "is missing")),
+    };
+    Ok(ServerSettings {
+        host,
+        port,
+        debug,
+        insecure_no_auth,
+        allowed_hosts,
+        cors_origins,
+        max_connections,
+        header_timeout: Duration::from_millis(header_timeout_ms),
+        body_timeout: Duration::from_millis(body_timeout_ms),
+        tls,
+    })
+}
+
+fn is_host(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+}
+
+/// A scheme, a host and perhaps a port: as a browser writes it, with nothing behind.
+fn is_origin(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, rest)| {
+        let (host, port) = rest.split_once(':').unwrap_or((rest, "0"));
+        matches!(scheme, "http" | "https") && is_host(host) && port.parse::<u16>().is_ok()
+    })
 }
 
 fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings, SettingsError> {
@@ -210,7 +328,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
     if name.is_empty() || name.len() > 256 || name.contains("..") || name.chars().any(char::is_control) {
         return Err(SettingsError::new(key(""), "is no name for a model"));
     }
-    let RawModel { source, gguf, sha256, task, adapters } = raw;
+    let RawModel { source, gguf, sha256, task, generation_config, matryoshka, adapters } = raw;
     let task = match task {
         Some(_) if kind != Kind::Sim => {
             let reason = format!("does not apply to the backend {}: a model's file says what it is for", kind.name());
@@ -218,6 +336,19 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
         }
         Some(task) => one_of(&key(".task"), &task, &[("generate", Task::Generate), ("embed", Task::Embed)])?,
         None => Task::default(),
+    };
+    let origins = [("auto", GenerationConfig::Auto), ("off", GenerationConfig::Off)];
+    let generation_config = match generation_config {
+        Some(origin) => one_of(&key(".generation_config"), &origin, &origins)?,
+        None => GenerationConfig::default(),
+    };
+    let matryoshka = match matryoshka {
+        None => None,
+        Some(RawMatryoshka::Whether(cut)) => Some(if cut { Matryoshka::Any } else { Matryoshka::No }),
+        Some(RawMatryoshka::Sizes(sizes)) if sizes.is_empty() || sizes.contains(&0) => {
+            return Err(SettingsError::new(key(".matryoshka"), "names no lengths that a vector can have"));
+        }
+        Some(RawMatryoshka::Sizes(sizes)) => Some(Matryoshka::Sizes(sizes)),
     };
     let spec = match kind {
         Kind::Sim => None,
@@ -251,7 +382,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
         .into_iter()
         .map(|(adapter, raw)| check_adapter(&key(&format!(".adapters.{adapter}")), adapter, raw, kind))
         .collect::<Result<_, _>>()?;
-    Ok(ModelSettings { name, source, sha256, task, adapters })
+    Ok(ModelSettings { name, source, sha256, task, generation_config, matryoshka, adapters })
 }
 
 fn check_adapter(key: &str, name: String, raw: RawAdapter, kind: Kind) -> Result<AdapterSettings, SettingsError> {
@@ -410,13 +541,15 @@ fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {
 }
 
 fn check_batch(raw: &RawBatch, parallel: u32) -> Result<BatchSettings, SettingsError> {
-    let &RawBatch { max_file_bytes, max_lines, max_concurrent, window, single_model } = raw;
+    let &RawBatch { max_file_bytes, max_lines, max_concurrent, max_active, window, ref order, single_model } = raw;
+    in_range("batch.max_active", max_active, 1, 1 << 20)?;
     in_range("batch.max_file_bytes", max_file_bytes, 1, 1 << 40)?;
     in_range("batch.max_lines", max_lines, 1, 1 << 32)?;
     in_range("batch.max_concurrent", max_concurrent.into(), 1, 1024)?;
     let window = window.unwrap_or(2 * parallel);
     in_range("batch.window", window.into(), 1, 1 << 16)?;
-    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, window, single_model })
+    let order = one_of("batch.order", order, &[("prefix", BatchOrder::Prefix), ("file", BatchOrder::File)])?;
+    Ok(BatchSettings { max_file_bytes, max_lines, max_concurrent, max_active, window, order, single_model })
 }
 
 fn check_log(raw: RawLog) -> Result<LogSettings, SettingsError> {

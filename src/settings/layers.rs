@@ -161,7 +161,7 @@ impl Resolved {
     }
 
     fn add_flags(&mut self, overrides: &Overrides) {
-        let Overrides { profile: _, config: _, backend, model, host, port } = overrides;
+        let Overrides { profile: _, config: _, backend, model, host, port, insecure_no_auth } = overrides;
         if let Some(kind) = backend {
             let layer = self.new_layer("--backend");
             self.set(path("backend", "kind"), ValueKind::String(kind.clone()), layer);
@@ -178,6 +178,10 @@ impl Resolved {
         if let Some(port) = port {
             let layer = self.new_layer("--port");
             self.set(path("server", "port"), ValueKind::U64(u64::from(*port)), layer);
+        }
+        if *insecure_no_auth {
+            let layer = self.new_layer("--insecure-no-auth");
+            self.set(path("server", "insecure_no_auth"), ValueKind::Boolean(true), layer);
         }
     }
 

@@ -10,18 +10,21 @@ mod raw;
 mod sha256;
 mod show;
 mod source;
+mod webhooks;
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
 pub use checked::{
-    AdapterSettings, BackendSettings, BatchSettings, CandleDtype, CandleQuantization, LimitSettings, LogFormat,
-    LogSettings, ModelSettings, ServerSettings, Settings, SimFaults, Task,
+    AdapterSettings, BackendSettings, BatchOrder, BatchSettings, CandleDtype, CandleQuantization, GenerationConfig,
+    LimitSettings, LogFormat, LogSettings, Matryoshka, ModelSettings, ServerSettings, Settings, SimFaults, Task,
+    TlsSettings,
 };
 pub use layers::Resolved;
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};
 pub use source::ModelSource;
+pub use webhooks::{WebhookSecret, WebhookSettings};
 
 /// What a command line says about settings.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +35,7 @@ pub struct Overrides {
     pub model: Option<String>,
     pub host: Option<String>,
     pub port: Option<u16>,
+    pub insecure_no_auth: bool,
 }
 
 /// Settings that cannot be used. The process exits with 78, `EX_CONFIG`.

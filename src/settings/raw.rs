@@ -14,6 +14,8 @@ pub(super) struct RawSettings {
     pub(super) models: BTreeMap<String, RawModel>,
     pub(super) limits: RawLimits,
     pub(super) batch: RawBatch,
+    #[serde(default)]
+    pub(super) webhooks: RawWebhooks,
     pub(super) log: RawLog,
 }
 
@@ -23,13 +25,37 @@ pub(super) struct RawServer {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) insecure_no_auth: bool,
+    #[serde(default)]
+    pub(super) allowed_hosts: RawList,
+    #[serde(default)]
+    pub(super) cors_origins: RawList,
+    pub(super) max_connections: usize,
+    pub(super) header_timeout_ms: u64,
+    pub(super) body_timeout_ms: u64,
+    pub(super) tls: Option<RawTls>,
     pub(super) debug: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTls {
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+/// Words; the environment has them in one text, with commas between.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawList {
+    Words(Vec<String>),
+    Text(String),
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStorage {
     pub(super) path: PathBuf,
+    pub(super) max_tenant_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -105,8 +131,18 @@ pub(super) struct RawModel {
     pub(super) gguf: Option<String>,
     pub(super) sha256: Option<String>,
     pub(super) task: Option<String>,
+    pub(super) generation_config: Option<String>,
+    pub(super) matryoshka: Option<RawMatryoshka>,
     #[serde(default)]
     pub(super) adapters: BTreeMap<String, RawAdapter>,
+}
+
+/// Whether vectors may be cut, or to which lengths.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawMatryoshka {
+    Whether(bool),
+    Sizes(Vec<u32>),
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -132,8 +168,23 @@ pub(super) struct RawBatch {
     pub(super) max_file_bytes: u64,
     pub(super) max_lines: u64,
     pub(super) max_concurrent: u32,
+    pub(super) max_active: u64,
     pub(super) window: Option<u32>,
+    pub(super) order: String,
     pub(super) single_model: bool,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWebhooks {
+    pub(super) url: Option<String>,
+    pub(super) secret: Option<String>,
+}
+
+impl std::fmt::Debug for RawWebhooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RawWebhooks").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -141,6 +192,23 @@ pub(super) struct RawBatch {
 pub(super) struct RawLog {
     pub(super) filter: String,
     pub(super) format: String,
+}
+
+impl Default for RawList {
+    fn default() -> Self {
+        Self::Words(Vec::new())
+    }
+}
+
+impl RawList {
+    pub(super) fn words(self) -> Vec<String> {
+        match self {
+            Self::Words(words) => words,
+            Self::Text(text) => {
+                text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            }
+        }
+    }
 }
 
 impl Kind {

@@ -21,7 +21,7 @@ impl Resolved {
                 let _ = write!(text, "\n[{}]\n", name.join("."));
                 section = Some(parents);
             }
-            let value = if is_secret(key) { "\"***\"".to_owned() } else { value_text(&leaf.value) };
+            let value = if is_secret(key) && !is_path(path) { "\"***\"".to_owned() } else { value_text(&leaf.value) };
             let _ = writeln!(text, "{} = {value}  # {}", quoted(key), self.origin(leaf));
         }
         text
@@ -31,6 +31,11 @@ impl Resolved {
 /// Whether a key names a secret: `api_key` does, `kv_tokens` and `max_step_tokens` count tokens.
 fn is_secret(key: &str) -> bool {
     SECRET.iter().any(|word| key == *word || key.ends_with(&format!("_{word}")))
+}
+
+/// The key of a certificate is named by its file.
+fn is_path(path: &[String]) -> bool {
+    path == ["server", "tls", "key"]
 }
 
 fn value_text(value: &config::Value) -> String {

@@ -45,7 +45,11 @@ fn wrong_settings_are_refused_by_name() {
         ("[server]\nprot = 1", "config: server.prot: unknown field `prot`"),
         ("[server]\nport = 70000", "config: server.port: "),
         ("[server]\nport = \"x\"", "config: server.port: "),
-        ("[server]\nhost = \"0.0.0.0\"", "config: server.host: refusing to listen on a non-loopback address"),
+        ("[server]\nallowed_hosts = [\"http://x\"]", "config: server.allowed_hosts: 'http://x' is no name of a host"),
+        ("[server]\ncors_origins = [\"https://x/\"]", "config: server.cors_origins: 'https://x/' is no origin"),
+        ("[server]\nmax_connections = 0", "config: server.max_connections: 0 is not between 1 and "),
+        ("[server.tls]\ncert = \"x.pem\"", "config: server.tls.key: is missing"),
+        ("[batch]\nmax_active = 0", "config: batch.max_active: 0 is not between 1 and "),
         ("[backend]\nparallel = 0", "config: backend.parallel: 0 is not between 1 and 4096"),
         ("[backend]\nkind = \"vllm\"", "config: backend.kind: unknown backend 'vllm'"),
         ("[backend]\ndtype = \"f32\"", "config: backend.dtype: does not apply to the backend sim"),
@@ -71,6 +75,11 @@ fn wrong_settings_are_refused_by_name() {
         ("[limits]\nmax_n = 0", "config: limits.max_n: 0 is not between 1 and 128"),
         ("[log]\nformat = \"xml\"", "config: log.format: 'xml' is not known here: one of text, json"),
         ("[models.\"a/../b\"]\nsource = \"x\"", "config: models.a/../b: is no name for a model"),
+        (
+            "[models.sim]\ngeneration_config = \"vllm\"",
+            "config: models.sim.generation_config: 'vllm' is not known here: one of auto, off",
+        ),
+        ("[models.sim]\nmatryoshka = []", "config: models.sim.matryoshka: names no lengths that a vector can have"),
         ("[models.sim]\ntask = \"rank\"", "config: models.sim.task: 'rank' is not known here: one of generate, embed"),
         (
             "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\ntask = \"embed\"",
@@ -207,4 +216,23 @@ fn shown_settings_say_where_each_value_came_from() {
     let shown = Resolved::load(&Overrides { config: Some(file.path().to_owned()), ..overrides }).unwrap().show();
     assert!(shown.contains("[models.sim.adapters.\"a.b\"]\npath = \"x.gguf\"  # "), "{shown}");
     assert!(shown.contains("scale = 0.5  # "), "{shown}");
+}
+
+#[test]
+fn the_file_of_a_key_is_shown() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs_err::write(file.path(), "[server.tls]\ncert = \"a.pem\"\nkey = \"a.key\"").unwrap();
+    let resolved = Resolved::load(&Overrides { config: Some(file.path().to_owned()), ..profile("sim") }).unwrap();
+    assert!(resolved.show().contains("[server.tls]\ncert = \"a.pem\"  # "), "{}", resolved.show());
+    assert!(resolved.show().contains("key = \"a.key\"  # "), "{}", resolved.show());
+    let tls = resolved.settings().unwrap().server.tls.unwrap();
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("a.pem"), Some("a.key")));
+}
+
+#[test]
+fn lists_are_written_with_brackets_or_commas() {
+    for hosts in ["[\"A.example\", \"b\"]", "\"A.example, b\""] {
+        let settings = with_file(&format!("[server]\nallowed_hosts = {hosts}")).unwrap();
+        assert_eq!(settings.server.allowed_hosts, ["a.example", "b", "127.0.0.1"], "{hosts}");
+    }
 }

@@ -3,8 +3,9 @@ use sea_orm::entity::prelude::*;
 use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, QueryOrder, QuerySelect};
 
 use super::files::{self, NewFile};
-use super::{Page, Store, StoreError, ids, statement};
+use super::{Blob, Page, REPETITION_S, Store, StoreError, Tenant, events, ids, statement};
 use crate::batch::{BatchStatus, StopReason};
+use crate::failpoint::failpoint;
 
 /// A row of `batches`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -13,6 +14,7 @@ pub struct Model {
     #[sea_orm(primary_key)]
     pub seq: i64,
     pub id: String,
+    pub tenant: String,
     pub endpoint: String,
     pub input_file_id: String,
     /// The blob that the lines are read from; `None` if the input file was not one that a batch may read.
@@ -49,6 +51,10 @@ pub struct Model {
     pub cancelling_at: Option<i64>,
     pub cancelled_at: Option<i64>,
     pub purged: i64,
+    /// Since when no line of it starts, in Unix seconds.
+    pub paused_at: Option<i64>,
+    /// The blob that says where each finished line stands in the published files.
+    pub index_key: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -63,6 +69,10 @@ impl Model {
         self.status.parse().map_err(|()| StoreError::Corrupt(format!("batch {} has an unknown status", self.id)))
     }
 
+    pub fn tenant(&self) -> Tenant {
+        Tenant::stored(&self.tenant)
+    }
+
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stop_reason.as_deref().and_then(|text| text.parse().ok())
     }
@@ -71,6 +81,7 @@ impl Model {
 /// What a client asked for, checked.
 #[derive(Clone, Debug)]
 pub struct NewBatch {
+    pub tenant: Tenant,
     pub input_file_id: String,
     pub endpoint: String,
     pub window: String,
@@ -80,12 +91,15 @@ pub struct NewBatch {
     pub identity: Option<Identity>,
 }
 
-/// By which a client's repeated request is known.
+/// By which a tenant's repeated request is known.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    pub key: String,
+    /// What the client names its request by.
+    pub key: Option<String>,
     /// Of the request: the same key with another request is a mistake of the client.
     pub hash: String,
+    /// Whether the client says that it has sent this request before: an equal one of the last moments is then the same.
+    pub repeated: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +109,7 @@ pub enum Created {
     Known(Batch),
     /// The key came before with another request.
     Mismatch,
-    /// So many batches are unfinished already.
+    /// So many of the tenant's batches are unfinished already.
     TooMany,
 }
 
@@ -119,6 +133,8 @@ pub struct BatchCounts {
 pub struct PublishedFiles {
     pub output: Option<NewFile>,
     pub error: Option<NewFile>,
+    /// Where each record stands in them.
+    pub index: Option<Blob>,
 }
 
 /// A repeated key counts as the same request for this long.
@@ -128,27 +144,31 @@ impl Store {
     /// T1. Looks the input file up in the same transaction, so that its bytes cannot be let go in between.
     pub async fn create_batch(&self, new: NewBatch, active_max: u64, now: i64) -> Result<Created, StoreError> {
         let tx = self.begin().await?;
-        if let Some(identity) = &new.identity {
-            let sql = "UPDATE batches SET idem_key = NULL WHERE idem_key = ? AND created_at <= ?";
-            tx.execute_raw(statement(sql, [identity.key.as_str().into(), (now - IDEMPOTENCY_S).into()])).await?;
-            if let Some(known) = Entity::find().filter(Column::IdemKey.eq(&identity.key)).one(&tx).await? {
-                let same = known.idem_hash.as_deref() == Some(&identity.hash);
-                tx.commit().await?;
-                return Ok(if same { Created::Known(known) } else { Created::Mismatch });
-            }
+        let of_tenant = Column::Tenant.eq(new.tenant.as_str());
+        if let Some(identity) = &new.identity
+            && let Some(known) = find_known(&tx, &new.tenant, identity, now).await?
+        {
+            let same = known.idem_hash.as_deref() == Some(&identity.hash);
+            tx.commit().await?;
+            return Ok(if same { Created::Known(known) } else { Created::Mismatch });
         }
-        if Entity::find().filter(Column::Purged.eq(0)).count(&tx).await? >= active_max {
+        if Entity::find().filter(of_tenant).filter(Column::Purged.eq(0)).count(&tx).await? >= active_max {
             return Ok(Created::TooMany);
         }
         let input = files::Entity::find()
             .filter(files::Column::Id.eq(&new.input_file_id))
+            .filter(files::Column::Tenant.eq(new.tenant.as_str()))
             .filter(files::Column::Purpose.eq("batch"))
             .filter(files::is_visible(now))
             .one(&tx)
             .await?;
-        let (idem_key, idem_hash) = new.identity.map(|identity| (identity.key, identity.hash)).unzip();
+        let (idem_key, idem_hash) = match new.identity {
+            Some(Identity { key, hash, repeated: _ }) => (key.map(|key| idem_key(&new.tenant, &key)), Some(hash)),
+            None => (None, None),
+        };
         let row = ActiveModel {
             id: Set(ids::new_batch_id()),
+            tenant: Set(new.tenant.as_str().to_owned()),
             endpoint: Set(new.endpoint),
             input_file_id: Set(new.input_file_id),
             input_key: Set(input.map(|file| file.storage_key)),
@@ -163,22 +183,29 @@ impl Store {
             ..Default::default()
         };
         let batch = row.insert(&tx).await?;
+        failpoint("batch.uncommitted");
         tx.commit().await?;
+        failpoint("batch.committed");
         Ok(Created::New(batch))
     }
 
-    pub async fn batch(&self, id: &str) -> Result<Batch, StoreError> {
+    pub async fn batch(&self, tenant: &Tenant, id: &str) -> Result<Batch, StoreError> {
         if !ids::is_batch_id(id) {
             return Err(StoreError::NotFound);
         }
-        Entity::find().filter(Column::Id.eq(id)).one(self.readers()).await?.ok_or(StoreError::NotFound)
+        Entity::find()
+            .filter(Column::Id.eq(id))
+            .filter(Column::Tenant.eq(tenant.as_str()))
+            .one(self.readers())
+            .await?
+            .ok_or(StoreError::NotFound)
     }
 
-    /// One page, and whether more follow. `NotFound` if `after` names no batch.
-    pub async fn batches(&self, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
-        let mut query = Entity::find();
+    /// One page of a tenant's batches, and whether more follow. `NotFound` if `after` names none of them.
+    pub async fn batches(&self, tenant: &Tenant, page: &Page) -> Result<(Vec<Batch>, bool), StoreError> {
+        let mut query = Entity::find().filter(Column::Tenant.eq(tenant.as_str()));
         if let Some(after) = &page.after {
-            let seq = self.batch(after).await?.seq;
+            let seq = self.batch(tenant, after).await?.seq;
             query = query.filter(if page.newest_first { Column::Seq.lt(seq) } else { Column::Seq.gt(seq) });
         }
         let query = if page.newest_first { query.order_by_desc(Column::Seq) } else { query.order_by_asc(Column::Seq) };
@@ -193,12 +220,24 @@ impl Store {
         Ok(Entity::find().filter(Column::Purged.eq(0)).order_by_asc(Column::Seq).all(self.readers()).await?)
     }
 
+    /// Has no more lines of a batch start, or lets them start again. Changes nothing where that is so already, or when the batch is ending.
+    pub async fn pause_batch(&self, tenant: &Tenant, id: &str, paused: bool, now: i64) -> Result<Batch, StoreError> {
+        let sql = "UPDATE batches SET paused_at = ?1
+                   WHERE id = ?2 AND tenant = ?3 AND status IN ('validating', 'in_progress')
+                     AND (paused_at IS NULL) = (?1 IS NOT NULL)";
+        let tx = self.begin().await?;
+        tx.execute_raw(statement(sql, [paused.then_some(now).into(), id.into(), tenant.as_str().into()])).await?;
+        tx.commit().await?;
+        self.batch(tenant, id).await
+    }
+
     /// A client's cancel. One compare-and-swap decides between it and publication.
-    pub async fn cancel_batch(&self, id: &str, now: i64) -> Result<CancelOutcome, StoreError> {
-        if self.stop_batch(id, StopReason::Cancel, now).await? {
-            return Ok(CancelOutcome::Cancelling(self.batch(id).await?));
+    pub async fn cancel_batch(&self, tenant: &Tenant, id: &str, now: i64) -> Result<CancelOutcome, StoreError> {
+        let batch = self.batch(tenant, id).await?;
+        if self.stop_batch(&batch.id, StopReason::Cancel, now).await? {
+            return Ok(CancelOutcome::Cancelling(self.batch(tenant, id).await?));
         }
-        self.batch(id).await.map(CancelOutcome::Unchanged)
+        self.batch(tenant, id).await.map(CancelOutcome::Unchanged)
     }
 
     /// Stops a batch that still validates or runs; false if it did neither.
@@ -210,6 +249,7 @@ impl Store {
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [reason.into(), reason.into(), now.into(), id.into()])).await?;
         tx.commit().await?;
+        failpoint("cancel.marked");
         Ok(changed.rows_affected() == 1)
     }
 
@@ -222,17 +262,23 @@ impl Store {
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [now.into(), id.into()])).await?;
         tx.commit().await?;
+        failpoint("batch.started");
         Ok(changed.rows_affected() == 1)
     }
 
     /// T3, the bad end of validation, and the end of a batch whose input is damaged. Nothing of it is published.
-    pub async fn fail_batch(&self, id: &str, errors: &str, now: i64) -> Result<bool, StoreError> {
+    /// With `tell`, the end is noted as an event.
+    pub async fn fail_batch(&self, id: &str, errors: &str, now: i64, tell: bool) -> Result<bool, StoreError> {
         let sql = "UPDATE batches SET status = 'failed', failed_at = ?, errors = ?, total = 0, done = 0, failed = 0, open_lines = 0
                    WHERE id = ? AND status IN ('validating', 'in_progress', 'cancelling', 'finalizing')";
         let tx = self.begin().await?;
-        let changed = tx.execute_raw(statement(sql, [now.into(), errors.into(), id.into()])).await?;
+        let changed =
+            tx.execute_raw(statement(sql, [now.into(), errors.into(), id.into()])).await?.rows_affected() == 1;
+        if changed && tell {
+            events::insert(&tx, id, now).await?;
+        }
         tx.commit().await?;
-        Ok(changed.rows_affected() == 1)
+        Ok(changed)
     }
 
     /// A stopped batch whose lines are all at rest goes on to publication.
@@ -253,23 +299,37 @@ impl Store {
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
     }
 
-    /// T6. The files appear and the batch ends, together; false if another publication has overtaken this one.
-    pub async fn publish(&self, id: &str, epoch: i64, published: PublishedFiles, now: i64) -> Result<bool, StoreError> {
+    /// T6. The files appear and the batch ends, together; false if another publication has overtaken this one. With `tell`, the end is noted
+    /// as an event.
+    pub async fn publish(
+        &self,
+        id: &str,
+        epoch: i64,
+        published: PublishedFiles,
+        now: i64,
+        tell: bool,
+    ) -> Result<bool, StoreError> {
         let tx = self.begin().await?;
         let output = insert_published(&tx, published.output).await?;
         let error = insert_published(&tx, published.error).await?;
-        let sql = "UPDATE batches SET output_file_id = ?, error_file_id = ?,
+        let index = published.index.map(|blob| blob.key);
+        let sql = "UPDATE batches SET output_file_id = ?, error_file_id = ?, index_key = ?,
                        status = CASE stop_reason WHEN 'cancel' THEN 'cancelled' WHEN 'expire' THEN 'expired' ELSE 'completed' END,
                        cancelled_at = CASE WHEN stop_reason = 'cancel' THEN ? END,
                        expired_at = CASE WHEN stop_reason = 'expire' THEN ? END,
                        completed_at = CASE WHEN stop_reason IS NULL THEN ? END
                    WHERE id = ? AND status = 'finalizing' AND epoch = ?";
-        let values = [output.into(), error.into(), now.into(), now.into(), now.into(), id.into(), epoch.into()];
+        let values =
+            [output.into(), error.into(), index.into(), now.into(), now.into(), now.into(), id.into(), epoch.into()];
         if tx.execute_raw(statement(sql, values)).await?.rows_affected() == 0 {
             tx.rollback().await?;
             return Ok(false);
         }
+        if tell {
+            events::insert(&tx, id, now).await?;
+        }
         tx.commit().await?;
+        failpoint("publish.committed");
         Ok(true)
     }
 
@@ -283,16 +343,11 @@ impl Store {
             let row = tx.query_one_raw(statement(sql, [id.into()])).await?.ok_or(StoreError::NotFound)?;
             let key: Option<String> = row.try_get_by_index(0)?;
             if let Some(key) = key {
-                let kept = files::Entity::find()
-                    .filter(files::Column::StorageKey.eq(&key))
-                    .filter(files::Column::DeletedAt.is_null())
-                    .one(&tx)
-                    .await?;
-                let needed = kept.is_some() || files::is_needed(&tx, &key).await?;
-                released = (!needed).then_some(key);
+                released = (!files::is_needed(&tx, &key).await?).then_some(key);
             }
         }
         tx.commit().await?;
+        failpoint("purge.bite");
         let done = spilled.is_none();
         for key in spilled.into_iter().flatten().chain(released) {
             self.blobs().remove(&key).await?;
@@ -312,6 +367,35 @@ impl Store {
         tx.commit().await?;
         Ok(changed.rows_affected() == 1)
     }
+}
+
+/// The batch that an earlier sending of the same request has made, or of another under the same key.
+async fn find_known(
+    tx: &DatabaseTransaction,
+    tenant: &Tenant,
+    identity: &Identity,
+    now: i64,
+) -> Result<Option<Batch>, StoreError> {
+    let Identity { key, hash, repeated } = identity;
+    if let Some(key) = key {
+        let key = idem_key(tenant, key);
+        let sql = "UPDATE batches SET idem_key = NULL WHERE idem_key = ? AND created_at <= ?";
+        tx.execute_raw(statement(sql, [key.as_str().into(), (now - IDEMPOTENCY_S).into()])).await?;
+        return Ok(Entity::find().filter(Column::IdemKey.eq(key)).one(tx).await?);
+    }
+    if !repeated {
+        return Ok(None);
+    }
+    let recent = Entity::find()
+        .filter(Column::Tenant.eq(tenant.as_str()))
+        .filter(Column::IdemHash.eq(hash))
+        .filter(Column::CreatedAt.gt(now - REPETITION_S));
+    Ok(recent.order_by_desc(Column::Seq).one(tx).await?)
+}
+
+/// The column is unique over all tenants, so a key is kept with the tenant's name before it.
+fn idem_key(tenant: &Tenant, key: &str) -> String {
+    format!("{tenant}\n{key}")
 }
 
 async fn insert_published(tx: &DatabaseTransaction, file: Option<NewFile>) -> Result<Option<String>, StoreError> {

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use super::{StoreError, ids};
+use crate::failpoint::failpoint;
 
 /// Immutable byte strings on disk. A blob appears under its key complete and synced, or not at all.
 ///
@@ -120,7 +121,9 @@ impl BlobWriter {
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         self.hash.update(bytes);
         self.bytes += bytes.len() as u64;
-        Ok(self.file.write_all(bytes).await?)
+        self.file.write_all(bytes).await?;
+        failpoint("blob.half");
+        Ok(())
     }
 
     pub fn bytes(&self) -> u64 {
@@ -131,6 +134,7 @@ impl BlobWriter {
     pub async fn finish(mut self) -> Result<Blob, StoreError> {
         self.file.flush().await?;
         self.file.get_ref().sync_data().await?;
+        failpoint("blob.synced");
         let folder = self.blobs.folder(&self.key);
         if !fs::try_exists(&folder).await? {
             fs::create_dir_all(&folder).await?;
@@ -140,6 +144,7 @@ impl BlobWriter {
             fs::rename(part, self.blobs.path(&self.key)).await?;
         }
         self.part = None;
+        failpoint("blob.renamed");
         sync_dir(folder).await?;
         let hash = std::mem::take(&mut self.hash).finalize();
         Ok(Blob { key: std::mem::take(&mut self.key), bytes: self.bytes, sha256: hex(&hash) })

@@ -13,6 +13,9 @@ pub enum StoreError {
     /// The disk or the quota is full: try again later, nothing was written.
     #[error("no space left in the data directory")]
     Full(#[source] BoxError),
+    /// The tenant has as much as it may have.
+    #[error("the tenant's quota is used up")]
+    Quota,
     /// Another process owns the data directory.
     #[error("the data directory is locked by {}", pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}")))]
     Locked { pid: Option<u32> },

@@ -12,6 +12,10 @@ pub(super) fn new_batch_id() -> String {
     format!("batch_{:032x}", rand::rng().random::<u128>())
 }
 
+pub(super) fn new_event_id() -> String {
+    format!("evt_{}", random_text())
+}
+
 pub(super) fn new_blob_key() -> String {
     random_text()
 }

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, FromQueryResult, Value};
 
 use super::{Store, StoreError, statement};
+use crate::failpoint::failpoint;
 
 /// A valid line, before it has a row.
 #[derive(Clone, Debug)]
@@ -15,6 +16,12 @@ pub struct NewLine {
     pub off: i64,
     pub len: i64,
     pub model: String,
+    /// Lines of one model are claimed in the order of these bytes.
+    pub prefix: Vec<u8>,
+    /// The same for lines that must have the same answer.
+    pub twin: Option<[u8; 16]>,
+    /// Tokens that the answer may have.
+    pub expected: i64,
 }
 
 /// How far validation has come.
@@ -36,6 +43,19 @@ pub struct Claimed {
     pub epoch: i64,
     /// How many owners have died with this line in their hands.
     pub suspect: i64,
+    pub model: String,
+    pub prefix: Vec<u8>,
+    pub twin: Option<Vec<u8>>,
+    pub expected: i64,
+}
+
+/// Which of the open lines are claimed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimOrder {
+    /// By model, then by what their prompts begin with.
+    Prefix,
+    /// Those that may take longest: for the last lines of a batch, so that none of them runs alone in the end.
+    LongestFirst,
 }
 
 /// The end of one execution, to be written under the claim's epoch.
@@ -86,15 +106,24 @@ pub(super) const CLAIM_OPEN: &str = "
 UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_open
-    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before <= ?3 ORDER BY line_no LIMIT ?4)
-RETURNING line_no, off, len, digest, attempt, epoch, suspect";
+    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before <= ?3 ORDER BY model, prefix, line_no LIMIT ?4)
+RETURNING line_no, off, len, digest, attempt, epoch, suspect, model, prefix, twin, expected";
+
+/// Sorts all open lines: for when there are few.
+const CLAIM_LONGEST: &str = "
+UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
+WHERE batch_id = ?2 AND line_no IN (
+    SELECT line_no FROM lines INDEXED BY lines_open
+    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before <= ?3
+    ORDER BY expected DESC, model, prefix, line_no LIMIT ?4)
+RETURNING line_no, off, len, digest, attempt, epoch, suspect, model, prefix, twin, expected";
 
 const CLAIM_SUSPECT: &str = "
 UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_suspect
     WHERE batch_id = ?2 AND state = 0 AND suspect > 0 AND not_before <= ?3 ORDER BY line_no LIMIT 1)
-RETURNING line_no, off, len, digest, attempt, epoch, suspect";
+RETURNING line_no, off, len, digest, attempt, epoch, suspect, model, prefix, twin, expected";
 
 impl Store {
     /// T2. Adds lines and moves the point of ingestion; false if the batch no longer validates.
@@ -118,6 +147,7 @@ impl Store {
             insert(&tx, batch_id, rows).await?;
         }
         tx.commit().await?;
+        failpoint("ingest.committed");
         Ok(true)
     }
 
@@ -138,9 +168,24 @@ impl Store {
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
     }
 
-    /// T4. Leases the next lines of a batch to this process, in file order.
-    pub async fn claim(&self, batch_id: &str, limit: usize, now_ms: i64) -> Result<Vec<Claimed>, StoreError> {
-        self.lease(CLAIM_OPEN, batch_id, i64::try_from(limit).unwrap_or(i64::MAX), now_ms).await
+    /// T4. Leases the next lines of a batch to this process, and answers them in their order.
+    pub async fn claim(
+        &self,
+        batch_id: &str,
+        order: ClaimOrder,
+        limit: usize,
+        now_ms: i64,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let sql = match order {
+            ClaimOrder::Prefix => CLAIM_OPEN,
+            ClaimOrder::LongestFirst => CLAIM_LONGEST,
+        };
+        let mut lines = self.lease(sql, batch_id, i64::try_from(limit).unwrap_or(i64::MAX), now_ms).await?;
+        lines.sort_unstable_by(|a, b| (&a.model, &a.prefix, a.line_no).cmp(&(&b.model, &b.prefix, b.line_no)));
+        if order == ClaimOrder::LongestFirst {
+            lines.sort_by_key(|line| std::cmp::Reverse(line.expected));
+        }
+        Ok(lines)
     }
 
     /// T4 for a line that may have killed an earlier process.
@@ -154,9 +199,10 @@ impl Store {
             values.push(limit.into());
         }
         let tx = self.begin().await?;
-        let mut lines = Claimed::find_by_statement(statement(sql, values)).all(&tx).await?;
+        let lines = Claimed::find_by_statement(statement(sql, values)).all(&tx).await?;
+        failpoint("claim.uncommitted");
         tx.commit().await?;
-        lines.sort_unstable_by_key(|line| line.line_no);
+        failpoint("claim.committed");
         Ok(lines)
     }
 
@@ -175,7 +221,8 @@ impl Store {
                 outcome.reopened += 1;
                 continue;
             };
-            let sql = "INSERT INTO results (batch_id, line_no, is_error, spill_key, body) VALUES (?, ?, ?, ?, ?)";
+            let sql = "INSERT INTO results (batch_id, line_no, is_error, spill_key, body, seq)
+                       VALUES (?1, ?2, ?3, ?4, ?5, (SELECT COALESCE(MAX(seq), 0) + 1 FROM results WHERE batch_id = ?1))";
             let values: [Value; 5] = [
                 done.batch_id.as_str().into(),
                 done.line_no.into(),
@@ -190,7 +237,9 @@ impl Store {
         for (batch_id, totals) in totals {
             count(&tx, batch_id, &totals, now).await?;
         }
+        failpoint("result.uncommitted");
         tx.commit().await?;
+        failpoint("result.committed");
         Ok(outcome)
     }
 
@@ -243,9 +292,11 @@ impl Totals {
 }
 
 async fn insert(tx: &DatabaseTransaction, batch_id: &str, rows: &[NewLine]) -> Result<(), StoreError> {
-    let places = vec!["(?, ?, ?, ?, ?, ?, ?)"; rows.len()].join(", ");
-    let sql = format!("INSERT INTO lines (batch_id, line_no, custom_hash, digest, off, len, model) VALUES {places}");
-    let values = rows.iter().flat_map(|line| -> [Value; 7] {
+    let places = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows.len()].join(", ");
+    let sql = format!(
+        "INSERT INTO lines (batch_id, line_no, custom_hash, digest, off, len, model, prefix, twin, expected) VALUES {places}"
+    );
+    let values = rows.iter().flat_map(|line| -> [Value; 10] {
         [
             batch_id.into(),
             line.line_no.into(),
@@ -254,6 +305,9 @@ async fn insert(tx: &DatabaseTransaction, batch_id: &str, rows: &[NewLine]) -> R
             line.off.into(),
             line.len.into(),
             line.model.as_str().into(),
+            line.prefix.clone().into(),
+            line.twin.map(|twin| twin.to_vec()).into(),
+            line.expected.into(),
         ]
     });
     tx.execute_raw(statement(&sql, values)).await?;

@@ -3,15 +3,18 @@
 //! Every write is one transaction on the one writer connection, begun `IMMEDIATE`; readers have a pool of their own. Each file here is
 //! one table (or the blobs) with its queries; statements that carry a fence or an index hint are bound SQL, the rest goes through entities.
 
+mod api_keys;
 mod batches;
 mod blobs;
 mod error;
+mod events;
 mod files;
 mod ids;
 mod instances;
 mod lines;
 mod lock;
 mod results;
+mod tenant;
 
 #[cfg(test)]
 mod tests;
@@ -26,12 +29,15 @@ use sea_orm::{
 };
 use tandem_migrations::{Migrator, MigratorTrait};
 
+pub use api_keys::{ApiKey, ApiKeys, NewApiKey, has_api_keys};
 pub use batches::{Batch, BatchCounts, CancelOutcome, Created, Identity, NewBatch, PublishedFiles};
 pub use blobs::{Blob, BlobWriter, Blobs};
 pub use error::StoreError;
+pub use events::Event;
 pub use files::{File, NewFile};
-pub use lines::{Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
-pub use results::Record;
+pub use lines::{ClaimOrder, Claimed, Done, GroupOutcome, IngestPoint, LineEnd, NewLine, Tokens};
+pub use results::{Finished, Record};
+pub use tenant::{NotATenant, Tenant};
 
 pub(crate) use blobs::hex;
 
@@ -40,6 +46,8 @@ use lock::DirLock;
 /// First release of SQLite that is free of the WAL-reset corruption.
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 const READERS: u32 = 4;
+/// A client's own repetition of a request comes within this many seconds, if it names no key.
+const REPETITION_S: i64 = 120;
 
 /// The durable state of a server. Clones share it.
 #[derive(Clone, Debug)]
@@ -68,7 +76,7 @@ pub struct Page {
 impl Store {
     /// Takes the data directory, brings the schema up to date and checks the database if its last owner died.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
-        fs_err::tokio::create_dir_all(dir).await?;
+        create_dir(dir).await?;
         let lock = DirLock::take(dir)?;
         let blobs = Blobs::open(dir).await?;
         let path = dir.join("tandem.db");
@@ -117,6 +125,11 @@ impl Store {
         let verdict: String = row.ok_or(StoreError::NotFound)?.try_get_by_index(0)?;
         if verdict == "ok" { Ok(()) } else { Err(StoreError::Corrupt(verdict)) }
     }
+}
+
+/// Makes a data directory, for its owner alone, if it is not there.
+async fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    Ok(fs_err::tokio::DirBuilder::new().recursive(true).mode(0o700).create(dir).await?)
 }
 
 /// A bound statement in SQLite's dialect.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tandem::settings::LimitSettings;
+use tandem_core::Matryoshka;
 use tandem_sim::{Faults, SimEmbedderSettings, vector};
 
 use crate::errors::refusals;
@@ -175,7 +176,7 @@ async fn requests_are_checked() {
         body(json!({"truncate_prompt_tokens": 513})),
         body(json!({"truncation_side": "middle"})),
         body(json!({"normalize": 1})),
-        body(json!({"priority": 1})),
+        body(json!({"priority": "high"})),
         body(json!({"messages": [{"role": "user", "content": "x"}]})),
         body(json!({"embed_dtype": "float16"})),
         body(json!({"metadata": {"a": 1}})),
@@ -206,7 +207,7 @@ async fn requests_are_checked() {
     400 integer_above_max_value truncate_prompt_tokens: Invalid 'truncate_prompt_tokens': integer above maximum value. Expected a value <= 512, but got 513 instead.
     400 invalid_value truncation_side: Invalid value: 'middle'. Supported values are: 'left' and 'right'.
     400 invalid_type normalize: Invalid type for 'normalize': expected a boolean, but got an integer instead.
-    400 unsupported_parameter priority: Unsupported parameter: 'priority'.
+    400 invalid_type priority: Invalid type for 'priority': expected an integer, but got a string instead.
     400 unsupported_parameter messages: Unsupported parameter: 'messages'.
     400 unsupported_parameter embed_dtype: Unsupported parameter: 'embed_dtype'.
     400 invalid_type metadata.a: Invalid type for 'metadata.a': expected a string, but got an integer instead.
@@ -254,11 +255,35 @@ async fn an_embedding_model_is_listed_and_tokenizes() {
     let list: Value = app.get("/v1/models").await.json().await.unwrap();
     assert_eq!((&list["data"][0]["id"], &list["data"][0]["max_model_len"]), (&json!(MODEL), &json!(512)));
     let tokens = app.ok("/tokenize", &json!({"model": MODEL, "prompt": "hi"})).await;
-    assert_eq!(tokens, json!({"count": 4, "max_model_len": 512, "tokens": [257, 104, 105, 258]}));
+    assert_eq!(tokens, json!({"count": 4, "max_model_len": 512, "tokens": [257, 104, 105, 258], "token_strs": null}));
     let plain = app.ok("/tokenize", &json!({"model": MODEL, "prompt": "hi", "add_special_tokens": false})).await;
     assert_eq!(plain["tokens"], json!([104, 105]));
     let text = app.ok("/detokenize", &json!({"model": MODEL, "tokens": [104, 105]})).await;
     assert_eq!(text, json!({"prompt": "hi"}));
+}
+
+/// The beginning of the vector, brought to length 1 anew.
+#[tokio::test]
+async fn vectors_are_cut_where_the_model_was_trained_for_it() {
+    let sizes = Matryoshka::Sizes(vec![4, 8]);
+    let app = spawn_with(SimEmbedderSettings { matryoshka: sizes, ..SimEmbedderSettings::default() }, |_| {}).await;
+    let vector = async |extra: Value| -> Vec<f64> {
+        let answer = app.ok("/v1/embeddings", &body(extra)).await;
+        serde_json::from_value(answer["data"][0]["embedding"].clone()).unwrap()
+    };
+    let whole = vector(json!({"normalize": false})).await;
+    let cut = vector(json!({"normalize": false, "dimensions": 4})).await;
+    assert_eq!(cut, whole[..4]);
+    let unit = vector(json!({"dimensions": 8})).await;
+    assert!((unit.iter().map(|number| number * number).sum::<f64>() - 1.0).abs() < 1e-5, "{unit:?}");
+    assert!((unit[0] / unit[7] - whole[0] / whole[7]).abs() < 1e-4);
+    assert_eq!(vector(json!({"dimensions": 16})).await.len(), 16);
+    let lines =
+        refusals(&app, "/v1/embeddings", &[body(json!({"dimensions": 5})), body(json!({"dimensions": 17}))]).await;
+    insta::assert_snapshot!(lines, @"
+    400 invalid_value dimensions: Invalid 'dimensions': this model has vectors of 4, 8 or 16 numbers.
+    400 invalid_value dimensions: Invalid 'dimensions': this model has vectors of 4, 8 or 16 numbers.
+    ");
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn serve(
     let (url, models) = (format!("http://{}", app.address()), app.models().clone());
     tokio::spawn(app.run_until_stopped(std::future::pending()));
     models.ready().await.unwrap();
-    TestApp { url, client: reqwest::Client::new(), models, _storage: storage }
+    TestApp { url, client: tandem::http::client().build().unwrap(), models, _storage: storage }
 }
 
 impl TestApp {

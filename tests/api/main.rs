@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod embeddings;
 mod errors;
+mod fields;
 mod helpers;
 mod models;
 mod stream;

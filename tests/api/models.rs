@@ -15,7 +15,11 @@ async fn models_are_listed_and_found_by_names_with_slashes() {
           "object": "model",
           "created": "[created]",
           "owned_by": "tandem",
-          "max_model_len": 4096
+          "max_model_len": 4096,
+          "capabilities": [
+            "completion",
+            "chat"
+          ]
         }
       ]
     }
@@ -41,7 +45,10 @@ async fn the_server_tells_of_itself() {
 async fn text_and_tokens_turn_into_each_other() {
     let app = spawn_app().await;
     let tokens = app.ok("/tokenize", &json!({"model": MODEL, "prompt": "<s>é"})).await;
-    assert_eq!(tokens, json!({"count": 5, "max_model_len": 4096, "tokens": [60, 115, 62, 195, 169]}));
+    assert_eq!(
+        tokens,
+        json!({"count": 5, "max_model_len": 4096, "tokens": [60, 115, 62, 195, 169], "token_strs": null})
+    );
     let text = app.ok("/detokenize", &json!({"model": MODEL, "tokens": tokens["tokens"]})).await;
     assert_eq!(text, json!({"prompt": "<s>é"}));
 }

@@ -93,6 +93,9 @@ async fn bad_creates_are_refused() {
     }
     let broken = server.post("/v1/batches").header("content-type", "application/json").body("{");
     assert_eq!(answer(broken).await.1["error"]["code"], "invalid_json");
+    let twice = r#"{"input_file_id":"file-x","input_file_id":"file-y"}"#;
+    let twice = server.post("/v1/batches").header("content-type", "application/json").body(twice);
+    assert_eq!(answer(twice).await.1["error"]["code"], "duplicate_field");
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tandem::batch::{LineAnswer, LineExecutor, OfflineJob, Settings, run_offline};
+use tandem::batch::{LineAnswer, LineExecutor, LineSize, OfflineJob, Settings, run_offline};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
-use tandem::store::Tokens;
+use tandem::store::{Tenant, Tokens};
 
 use crate::helpers::line;
 
@@ -28,7 +28,7 @@ impl LineExecutor for Noting {
 
     async fn ready(&self) {}
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];
         (&self.log).write_all(format!("{}\n", content.as_str().unwrap()).as_bytes()).unwrap();
@@ -36,6 +36,10 @@ impl LineExecutor for Noting {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens::default() })
+    }
+
+    async fn measure(&self, _: Endpoint, _: &[u8]) -> Result<LineSize, ApiError> {
+        Ok(LineSize::default())
     }
 }
 

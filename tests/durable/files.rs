@@ -104,16 +104,16 @@ async fn a_listing_has_pages() {
     let (_, page) = answer(server.get(&format!("/v1/files?order=asc&limit=1&after={}&purpose=batch", ids[0]))).await;
     assert_eq!((&page["data"][0]["id"], &page["has_more"]), (&json!(ids[1]), &json!(true)));
     assert_eq!(answer(server.get("/v1/files?purpose=vision")).await.1["data"], json!([]));
-    for (query, param) in [
-        ("limit=0", "limit"),
-        ("limit=10001", "limit"),
-        ("limit=x", "limit"),
-        ("order=up", "order"),
-        ("after=x", "after"),
+    for (query, param, code) in [
+        ("limit=0", "limit", "invalid_value"),
+        ("limit=10001", "limit", "invalid_value"),
+        ("limit=x", "limit", "invalid_value"),
+        ("order=up", "order", "invalid_value"),
+        ("after=x", "after", "invalid_cursor"),
     ] {
         let (status, body) = answer(server.get(&format!("/v1/files?{query}"))).await;
         let error = &body["error"];
-        assert_eq!((status, &error["code"], &error["param"]), (400, &json!("invalid_value"), &json!(param)));
+        assert_eq!((status, &error["code"], &error["param"]), (400, &json!(code), &json!(param)));
     }
 }
 
@@ -127,4 +127,23 @@ async fn an_unknown_file_is_not_found_whatever_it_is_called() {
         assert_eq!(body["error"]["param"], "id");
         assert!(body["error"]["message"].as_str().unwrap().starts_with("No such File object: "));
     }
+}
+
+#[tokio::test]
+async fn a_librarys_own_repetition_makes_no_second_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let upload = async |text: &str, count: &'static str| {
+        let form = Form::new().text("purpose", "batch").part("file", part("in.jsonl", text));
+        let request = server.post("/v1/files").header("x-stainless-retry-count", count).multipart(form);
+        answer(request).await.1["id"].clone()
+    };
+    let first = upload(&line("a", "hello"), "0").await;
+    assert_eq!(upload(&line("a", "hello"), "1").await, first);
+    assert_ne!(upload(&line("a", "bye"), "1").await, first, "other bytes");
+    assert_ne!(upload(&line("a", "hello"), "0").await, first, "asked for twice, it is two");
+    let blobs: usize = (fs_err::read_dir(dir.path().join("blobs")).unwrap())
+        .map(|folder| fs_err::read_dir(folder.unwrap().path()).unwrap().count())
+        .sum();
+    assert_eq!(blobs, 3, "what is not kept is removed");
 }

@@ -1,18 +1,21 @@
 use std::path::Path;
 use std::time::Duration;
 
+use actix_web::dev::Service as _;
 use actix_web::web::Data;
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpResponse, HttpServer};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
+use tandem::access::Access;
 use tandem::api::{UploadLimits, batches, files};
-use tandem::batch::{Batches, LineAnswer, LineExecutor, Settings};
+use tandem::batch::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use tandem::openai::Endpoint;
 use tandem::openai::error::ApiError;
-use tandem::store::{Store, Tokens};
+use tandem::store::{Store, Tenant, Tokens};
 
-/// Answers with what it was asked; never answers a message that begins with `wait`.
+/// Answers with what it was asked, or with so many bytes where that is `long …`; refuses `refuse`; never answers a message that begins
+/// with `wait`.
 #[derive(Debug)]
 pub(crate) struct Echo;
 
@@ -23,40 +26,83 @@ impl LineExecutor for Echo {
 
     async fn ready(&self) {}
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = &body["messages"][0]["content"];
         if content.as_str().unwrap().starts_with("wait") {
             std::future::pending::<()>().await;
         }
+        if content == "refuse" {
+            return Err(refusal());
+        }
+        let content = match content.as_str().unwrap().strip_prefix("long ") {
+            Some(bytes) => json!("x".repeat(bytes.parse().unwrap())),
+            None => content.clone(),
+        };
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens { input: 5, cached: 0, output: 2, reasoning: 1 } })
     }
+
+    async fn measure(&self, _: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        match body["messages"][0]["content"].as_str() {
+            Some("refuse") => Err(refusal()),
+            _ => Ok(LineSize { input_tokens: 5, max_output_tokens: 20 }),
+        }
+    }
+}
+
+fn refusal() -> ApiError {
+    ApiError::invalid_value("messages", "Invalid 'messages': refused.")
 }
 
 /// A server of these routes alone, on a port of its own.
 pub(crate) struct Server {
-    url: String,
+    pub(crate) url: String,
+    pub(crate) batches: Batches,
+    pub(crate) store: Store,
     client: Client,
 }
 
 impl Server {
     pub(crate) async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, Settings::default(), &[]).await
+    }
+
+    /// A server that lacks the routes which end in these words.
+    pub(crate) async fn start_with(dir: &Path, settings: Settings, lacking: &'static [&'static str]) -> Self {
         let store = Store::open(dir).await.unwrap();
-        let batches = Batches::start(store.clone(), Echo, Settings::default()).await.unwrap();
-        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000 };
+        let batches = Batches::start(store.clone(), Echo, settings).await.unwrap();
+        let shared = (store.clone(), batches.clone());
+        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000, tenant_bytes: None };
         let server = HttpServer::new(move || {
             App::new()
-                .app_data(Data::new(store.clone()))
-                .app_data(Data::new(batches.clone()))
+                .wrap_fn(move |request, service| {
+                    let lacks = lacking.iter().any(|word| request.path().ends_with(word));
+                    let answer = if lacks {
+                        let error = r#"{"error": {"message": "Not Found", "code": null}}"#;
+                        Err(request.into_response(HttpResponse::NotFound().body(error)))
+                    } else {
+                        Ok(service.call(request))
+                    };
+                    async move {
+                        match answer {
+                            Ok(call) => call.await,
+                            Err(response) => Ok(response),
+                        }
+                    }
+                })
+                .app_data(Data::new(Access::open()))
+                .app_data(Data::new(shared.0.clone()))
+                .app_data(Data::new(shared.1.clone()))
                 .app_data(Data::new(limits))
                 .configure(files::routes)
                 .configure(batches::routes)
         });
-        let server = server.workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
+        let server = server.workers(1).h1_allow_half_closed(false).disable_signals().bind(("127.0.0.1", 0)).unwrap();
         let url = format!("http://{}", server.addrs()[0]);
         tokio::spawn(server.run());
-        Self { url, client: Client::new() }
+        Self { url, batches, store, client: tandem::http::client().build().unwrap() }
     }
 
     pub(crate) fn get(&self, path: &str) -> reqwest::RequestBuilder {

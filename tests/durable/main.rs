@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod batches;
+mod client;
 mod crash;
 mod files;
 mod helpers;
+mod steer;
+mod webhooks;

@@ -51,13 +51,6 @@ fn wrong_usage_is_told_apart_from_wrong_settings() {
     assert_eq!(run(&["frobnicate"]).0, 2);
 }
 
-#[test]
-fn other_addresses_need_a_word_of_consent() {
-    let (code, error) = run(&["serve", "--profile", "sim", "--host", "0.0.0.0"]);
-    assert_eq!(code, 78);
-    assert!(error.starts_with("error: config: server.host: refusing to listen on a non-loopback address"), "{error}");
-}
-
 #[tokio::test]
 async fn a_port_in_use_and_a_data_directory_in_use_are_told_at_once() {
     let storage = tempfile::tempdir().unwrap();

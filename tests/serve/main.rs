@@ -2,9 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod access;
 mod bad_input;
+mod check;
 mod crash;
 mod disconnects;
+mod disk;
 mod embeddings;
 mod faults;
+mod kills;
 mod program;
+mod tenants;
+mod tls;
+mod transport;

@@ -41,7 +41,7 @@ fn with(request: &GenerateRequest, adapter: Option<AdapterId>) -> GenerateReques
 fn logprobs(events: &[Event]) -> Vec<&Logprobs> {
     let found = events.iter().filter_map(|event| match event {
         Event::Token { logprobs, .. } => logprobs.as_ref(),
-        Event::Finished { .. } | Event::Failed(_) => None,
+        Event::Prompt(_) | Event::Finished { .. } | Event::Failed(_) => None,
     });
     found.collect()
 }

@@ -194,7 +194,7 @@ async fn answer(engine: &Engine, what: &str) -> Vec<Vec<(TokenId, f32)>> {
     let events = generate(engine, vec![ask]).await.remove(0);
     let tops = events.into_iter().filter_map(|event| match event {
         Event::Token { logprobs, .. } => Some(logprobs.unwrap().top.iter().map(|one| (one.id, one.logprob)).collect()),
-        Event::Finished { .. } => None,
+        Event::Prompt(_) | Event::Finished { .. } => None,
         Event::Failed(error) => panic!("{what}: {error}"),
     });
     tops.collect()

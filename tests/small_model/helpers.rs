@@ -62,7 +62,10 @@ pub(crate) fn request(prompt: Vec<TokenId>, max_tokens: u32) -> GenerateRequest 
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     }
 }
 
@@ -78,7 +81,7 @@ pub(crate) fn tokens(events: &[Event]) -> Vec<TokenId> {
     assert!(matches!(last, Event::Finished { .. }), "{last:?}");
     let token = |event: &Event| match event {
         Event::Token { id, .. } => *id,
-        Event::Finished { .. } | Event::Failed(_) => panic!("{event:?} before the end"),
+        Event::Prompt(_) | Event::Finished { .. } | Event::Failed(_) => panic!("{event:?} before the end"),
     };
     events.iter().map(token).collect()
 }

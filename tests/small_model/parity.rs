@@ -59,7 +59,7 @@ fn answer(backend: &str, events: Vec<Event>) -> Answer {
                 answer.tokens.push(id);
                 answer.logprobs.push(logprobs.unwrap().chosen.logprob);
             }
-            Event::Finished { .. } => {}
+            Event::Prompt(_) | Event::Finished { .. } => {}
             Event::Failed(error) => panic!("{backend}: {error}"),
         }
     }
@@ -82,6 +82,30 @@ async fn both_backends_give_the_same_greedy_answers() {
     let candle = answers("candle", &*engine("candle", true).await).await;
     // F16 weights and an F16 cache against F32.
     assert_same("each its own files", &llama_cpp, &candle, 0.05);
+}
+
+/// An answer behind its question, as a prompt: its tokens are as likely as they were when they were generated.
+#[tokio::test]
+async fn prompts_are_scored_as_they_would_be_generated() {
+    for backend in ["llama-cpp", "candle"] {
+        let engine = engine(backend, true).await;
+        let answers = answers(backend, &engine).await;
+        let ask = |(question, answer): (&&str, &Answer)| {
+            let prompt = [chat(&engine, None, question), answer.tokens.clone()].concat();
+            GenerateRequest { logprobs: Some(0), score_prompt: true, ..request(prompt, 0) }
+        };
+        let asked: Vec<_> = QUESTIONS.iter().zip(&answers).map(ask).collect();
+        let lengths: Vec<_> = asked.iter().map(|request| request.prompt.len()).collect();
+        for ((events, answer), length) in generate(&engine, asked).await.iter().zip(&answers).zip(lengths) {
+            let [Event::Prompt(scores), Event::Finished { .. }] = &events[..] else { panic!("{backend}: {events:?}") };
+            assert_eq!(scores.len(), length - 1, "{backend}");
+            let scores = &scores[scores.len() - answer.tokens.len()..];
+            for (score, generated) in scores.iter().zip(&answer.logprobs) {
+                let error = (score.chosen.logprob - generated).abs();
+                assert!(error <= 0.05, "{backend}: {} scored, {generated} generated", score.chosen.logprob);
+            }
+        }
+    }
 }
 
 #[tokio::test]

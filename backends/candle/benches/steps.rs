@@ -100,7 +100,10 @@ fn prefill(backend: &mut dyn InferenceBackend, len: usize, slots: &[u32]) -> f64
     let begun = Instant::now();
     for &slot in slots {
         let (tokens, table) = (tokens(slot + 1, len, vocab), table(slot));
-        run(backend, &[Chunk { slot: SlotId(slot), start: 0, tokens: &tokens, block_table: &table, sample: true }]);
+        run(
+            backend,
+            &[Chunk { slot: SlotId(slot), start: 0, tokens: &tokens, block_table: &table, sample: true, score: false }],
+        );
     }
     begun.elapsed().as_secs_f64()
 }
@@ -124,6 +127,7 @@ fn decode(backend: &mut dyn InferenceBackend, slots: &[u32]) -> f64 {
                 tokens: std::slice::from_ref(token),
                 block_table: table,
                 sample: true,
+                score: false,
             })
             .collect();
         last = run(backend, &chunks);

@@ -121,6 +121,7 @@ fn run(
             tokens: &sequences[at][position..=position],
             block_table: &tables[at],
             sample: true,
+            score: false,
         };
         let chunks: Vec<_> = alive.iter().map(chunk).collect();
         backend

@@ -1,6 +1,7 @@
 use rayon::prelude::*;
 use tandem_core::{
-    BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, SlotId, Step, StepError, sampling::Sampler,
+    BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
+    sampling::Sampler,
 };
 
 use crate::{
@@ -16,11 +17,23 @@ pub(crate) struct CandleBackend {
     model: Decoder,
     cache: KvCache,
     threads: rayon::ThreadPool,
-    /// Of the last step: the slots that a token will be sampled for, and one row of logits for each.
-    sampled: Vec<SlotId>,
+    /// Of the last step: the rows of logits of each chunk that has any.
+    sampled: Vec<ChunkRows>,
     logits: Vec<f32>,
     /// One for each row of a step, since rows are sampled side by side.
     samplers: Vec<Sampler>,
+}
+
+/// Where the logits of a chunk are.
+#[derive(Clone, Copy, Debug)]
+struct ChunkRows {
+    slot: SlotId,
+    /// One behind the last row.
+    end: usize,
+    /// One, or as many as the chunk has tokens.
+    rows: usize,
+    sample: bool,
+    score: bool,
 }
 
 impl CandleBackend {
@@ -46,7 +59,12 @@ impl InferenceBackend for CandleBackend {
             return Err(StepError::Device(format!("adapter {} of a backend that has none", adapter.0).into()));
         }
         self.sampled.clear();
-        self.sampled.extend(step.chunks.iter().filter(|chunk| chunk.sample).map(|chunk| chunk.slot));
+        let with_rows = step.chunks.iter().filter(|chunk| chunk.sample || chunk.score);
+        self.sampled.extend(with_rows.scan(0, |end, chunk| {
+            let rows = if chunk.score { chunk.tokens.len() } else { 1 };
+            *end += rows;
+            Some(ChunkRows { slot: chunk.slot, end: *end, rows, sample: chunk.sample, score: chunk.score })
+        }));
         self.logits.clear();
         if step.chunks.is_empty() {
             return Ok(());
@@ -58,11 +76,39 @@ impl InferenceBackend for CandleBackend {
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
-        assert!(rows.iter().map(|row| row.slot).eq(self.sampled.iter().copied()), "rows are those of the last step");
-        let Self { spec, threads, logits, samplers, .. } = self;
+        let Self { spec, threads, logits, samplers, sampled, .. } = self;
+        let vocab = spec.vocab_size as usize;
+        let chunks: Vec<_> = sampled.iter().filter(|chunk| chunk.sample).collect();
+        let computed = chunks.iter().map(|chunk| chunk.slot);
+        assert!(rows.iter().map(|row| row.slot).eq(computed), "rows are those of the last step");
         samplers.resize_with(samplers.len().max(rows.len()), Sampler::default);
-        let work = rows.par_iter().zip(logits.par_chunks_exact(spec.vocab_size as usize)).zip(samplers);
-        let results = work.map(|((row, logits), sampler)| sampler.sample(logits, row));
+        let work = rows.par_iter().zip(chunks).zip(samplers);
+        let results = work
+            .map(|((row, chunk), sampler)| sampler.sample(&logits[(chunk.end - 1) * vocab..chunk.end * vocab], row));
+        out.extend(threads.install(|| results.collect::<Vec<_>>()));
+        Ok(())
+    }
+
+    fn score(
+        &mut self,
+        rows: &[ScoreRow<'_>],
+        out: &mut Vec<Result<TokenLogprobs, SampleError>>,
+    ) -> Result<(), StepError> {
+        let Self { spec, threads, logits, samplers, sampled, .. } = self;
+        let chunks: Vec<_> = sampled.iter().filter(|chunk| chunk.score).collect();
+        let computed = chunks.iter().map(|chunk| chunk.slot);
+        assert!(rows.iter().map(|row| row.slot).eq(computed), "rows are those of the last step");
+        let vocab = spec.vocab_size as usize;
+        let targets: Vec<_> = std::iter::zip(rows, chunks)
+            .flat_map(|(row, chunk)| {
+                (chunk.end - chunk.rows..).zip(row.targets).map(move |(at, &token)| (row, at, token))
+            })
+            .collect();
+        samplers.resize_with(samplers.len().max(targets.len()), Sampler::default);
+        let work = targets.par_iter().zip(samplers);
+        let results = work.map(|(&(row, at, target), sampler)| {
+            sampler.score(&logits[at * vocab..(at + 1) * vocab], target, row.top, row.reported)
+        });
         out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())
     }

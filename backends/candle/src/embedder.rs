@@ -95,7 +95,7 @@ fn ragged(inputs: &[&[TokenId]], page_len: usize) -> Ragged {
     let chunks: Vec<_> = (0..)
         .map(SlotId)
         .zip(std::iter::zip(inputs, &tables))
-        .map(|(slot, (tokens, block_table))| Chunk { slot, start: 0, tokens, block_table, sample: false })
+        .map(|(slot, (tokens, block_table))| Chunk { slot, start: 0, tokens, block_table, sample: false, score: false })
         .collect();
     Ragged::new(&Step { kv_ops: &[], chunks: &chunks, adapter: None }, page_len)
 }

@@ -2,8 +2,8 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, InferenceBackend, KvLayout, LoadError,
-    LoadProgress, Loaded, SlotId, Step, TokenId, free_ram,
+    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, GenerationDefaults, InferenceBackend,
+    KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SlotId, Step, TokenId, free_ram,
 };
 use tandem_kernels::KvShape;
 
@@ -52,12 +52,14 @@ impl BackendLoader for CandleLoader {
         match config {
             ModelConfig::Generator(config) => {
                 let (mut backend, text) = self.open_generator(files, &config, &config_file)?;
-                let Text { tokenizer, vocab, chat_template } = text;
+                let Text { tokenizer, vocab, chat_template, defaults } = text;
                 serve(Loaded {
                     backend: Backend::Generator(&mut backend),
                     vocab: Arc::new(vocab),
                     tokenizer: Arc::new(tokenizer),
                     chat_template,
+                    defaults,
+                    matryoshka: Matryoshka::No,
                 });
                 Ok(())
             }
@@ -133,7 +135,7 @@ impl CandleLoader {
     ) -> Result<(), LoadError> {
         let Self { settings, progress } = self;
         let spec = CandleEmbedder::spec_of(settings, config);
-        let Text { tokenizer, vocab, chat_template: _ } = files.embedder_text(config_file, config)?;
+        let Text { tokenizer, vocab, .. } = files.embedder_text(config_file, config)?;
         let threads = thread_pool(settings.threads())?;
         let mut weights = files.weights(config_file, settings.kept())?;
         let needs = plan::embedder_needs(settings, config, weights.bytes());
@@ -163,8 +165,23 @@ impl CandleLoader {
             vocab: Arc::new(vocab),
             tokenizer: Arc::new(tokenizer),
             chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka: matryoshka(config_file),
         });
         Ok(())
+    }
+}
+
+/// How vectors may be cut, by the keys that vLLM reads.
+fn matryoshka(config: &Value) -> Matryoshka {
+    let sizes = config["matryoshka_dimensions"].as_array().map(|sizes| {
+        let size = |size: &Value| size.as_u64().and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0);
+        sizes.iter().filter_map(size).collect::<Vec<_>>()
+    });
+    match sizes {
+        Some(sizes) if !sizes.is_empty() => Matryoshka::Sizes(sizes),
+        _ if config["is_matryoshka"].as_bool() == Some(true) => Matryoshka::Any,
+        _ => Matryoshka::No,
     }
 }
 
@@ -227,7 +244,8 @@ fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
     let len = WARM_UP_TOKENS.min(spec.max_step_tokens).min(spec.max_context).min(spec.vocab_size);
     let tokens: Vec<TokenId> = (0..len).collect();
     let block_table: Vec<_> = (0..len.div_ceil(block_size).min(count)).map(BlockId).collect();
-    let chunk = Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true };
+    let chunk =
+        Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true, score: false };
     let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None });
     pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
     if backend.logits().iter().all(|logit| logit.is_finite()) {

@@ -50,7 +50,7 @@ pub(crate) struct Ragged {
     chunks: Vec<Rows>,
     /// The pages of all chunks, behind each other.
     pages: Vec<u32>,
-    /// Rows that a token will be sampled after.
+    /// Rows that a token will be sampled after, or one be scored.
     pub(crate) sampled: Vec<usize>,
 }
 
@@ -78,9 +78,9 @@ impl Ragged {
             ragged.pages.extend(chunk.block_table[..end.div_ceil(block_size)].iter().map(|block| block.0));
             let pages = first_page..ragged.pages.len();
             ragged.chunks.push(Rows { start: chunk.start as usize, len: chunk.tokens.len(), pages });
-            if chunk.sample {
-                ragged.sampled.push(ragged.tokens.len() - 1);
-            }
+            let end = ragged.tokens.len();
+            let first = if chunk.score { end - chunk.tokens.len() } else { end - usize::from(chunk.sample) };
+            ragged.sampled.extend(first..end);
         }
         ragged
     }

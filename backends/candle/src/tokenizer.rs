@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tandem_core::{LoadError, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab, VocabParts};
+use tandem_core::{GenerationDefaults, LoadError, TokenId, TokenKind, TokenizeError, Tokenizer, Vocab, VocabParts};
 
 use crate::{
     directory::{ModelDirectory, invalid, unreadable},
@@ -27,6 +27,7 @@ pub(crate) struct Text {
     pub(crate) tokenizer: HfTokenizer,
     pub(crate) vocab: Vocab,
     pub(crate) chat_template: Option<String>,
+    pub(crate) defaults: GenerationDefaults,
 }
 
 /// A tokenizer of Hugging Face's library.
@@ -43,7 +44,9 @@ impl Text {
         let Files { path, file, inner, files } = Files::load(directory, config)?;
         let parts =
             vocab::parts(&inner, &file, &files, logits, Use::Generate).map_err(|reason| invalid(&path, reason))?;
-        Self::new(inner, parts, files.chat_template).map_err(|reason| invalid(&path, rejected(&reason)))
+        let defaults = files.defaults();
+        let text = Self::new(inner, parts, files.chat_template).map_err(|reason| invalid(&path, rejected(&reason)))?;
+        Ok(Self { defaults, ..text })
     }
 
     /// Loads tokenizer and vocabulary of a model that has vectors for `tokens` tokens, and wants its texts in lower case or as they are.
@@ -82,7 +85,7 @@ impl Text {
         let is_control = |(_, kind): &(Box<[u8]>, Option<TokenKind>)| *kind == Some(TokenKind::Control);
         let tokenizer = HfTokenizer { inner: Arc::new(inner), controls: parts.tokens.iter().map(is_control).collect() };
         probe(&tokenizer)?;
-        Ok(Self { tokenizer, vocab: Vocab::new(parts), chat_template })
+        Ok(Self { tokenizer, vocab: Vocab::new(parts), chat_template, defaults: GenerationDefaults::default() })
     }
 }
 

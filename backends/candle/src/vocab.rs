@@ -1,6 +1,6 @@
 use serde::Deserialize;
 use serde_json::Value;
-use tandem_core::{LoadError, TokenId, TokenKind, VocabParts};
+use tandem_core::{GenerationDefaults, LoadError, TokenId, TokenKind, VocabParts};
 use tokenizers::Tokenizer;
 
 use crate::{
@@ -38,6 +38,23 @@ impl Files {
             }
             _ => Ok(Self { config: config.clone(), generation, tokenizer, chat_template }),
         }
+    }
+
+    /// How `generation_config.json` would have tokens chosen.
+    pub(crate) fn defaults(&self) -> GenerationDefaults {
+        let number = |name: &str| self.generation[name].as_f64().map(|number| number as f32);
+        let count = |name: &str| self.generation[name].as_u64().and_then(|count| u32::try_from(count).ok());
+        GenerationDefaults {
+            temperature: number("temperature"),
+            top_k: count("top_k"),
+            top_p: number("top_p"),
+            min_p: number("min_p"),
+            typical_p: number("typical_p"),
+            repetition_penalty: number("repetition_penalty"),
+            max_tokens: count("max_new_tokens"),
+            ..GenerationDefaults::default()
+        }
+        .within_range()
     }
 
     /// A named token such as `bos`. `tokenizer_config.json` decides where it mentions it, even as null; `config.json` where not.
@@ -119,7 +136,10 @@ pub(crate) fn parts(
     let eog = files.eog(eos)?;
     match eog.iter().chain(&bos).find(|id| **id >= logits) {
         Some(id) => Err(format!("special token id {id} out of range: the model has {logits} logits")),
-        None => Ok(VocabParts { tokens, eog, bos, eos, adds_bos: adds_bos(tokenizer, files, bos)?, closing: None }),
+        None => {
+            let adds_bos = adds_bos(tokenizer, files, bos)?;
+            Ok(VocabParts { tokens, eog, bos, eos, adds_bos, ..VocabParts::default() })
+        }
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{embedding::EmbeddingModel, load, settings};
-use tandem_core::LoadError;
+use tandem_core::{LoadError, Matryoshka};
 
 /// Loads a model that was changed, and looks for the reason why it is refused.
 fn refused(name: &'static str, file: &str, reason: &str, change: impl FnOnce(&mut EmbeddingModel)) {
@@ -140,4 +140,17 @@ fn texts_become_word_pieces() {
         model.transformer = Some(json!({ "do_lower_case": true }));
         model.tokenizer["normalizer"]["lowercase"] = false.into();
     });
+}
+
+#[test]
+fn a_configuration_says_whether_vectors_may_be_cut() {
+    for (field, value, expected) in [
+        ("is_matryoshka", json!(true), Matryoshka::Any),
+        ("is_matryoshka", json!(false), Matryoshka::No),
+        ("matryoshka_dimensions", json!([8, 16]), Matryoshka::Sizes(vec![8, 16])),
+    ] {
+        let mut model = EmbeddingModel::fixture("bert");
+        model.config[field] = value;
+        load(settings(model.write().path()), |loaded| assert_eq!(loaded.matryoshka, expected)).unwrap();
+    }
 }

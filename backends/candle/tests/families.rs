@@ -80,6 +80,7 @@ impl Fixture {
             tokens: &self.tokens[piece.range.clone()],
             block_table: piece.table,
             sample: true,
+            score: false,
         });
         let chunks: Vec<_> = chunks.collect();
         backend.forward(&Step { kv_ops: &[], chunks: &chunks, adapter: None }).unwrap();

@@ -13,7 +13,7 @@ use safetensors::Dtype as Stored;
 use serde_json::{Value, json};
 use support::{Model, Weight, control, greedy, load, settings, write_raw, write_tensors};
 use tandem_candle::{CandleSettings, Dtype};
-use tandem_core::{KvLayout, LoadError};
+use tandem_core::{GenerationDefaults, KvLayout, LoadError};
 
 fn refusal(settings: CandleSettings) -> LoadError {
     load(settings, |_| panic!("the model was served")).expect_err("the model is refused")
@@ -402,4 +402,26 @@ fn the_version_is_that_of_the_lock_file() {
     let lock = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock")).unwrap();
     let entry = format!("name = \"candle-core\"\nversion = \"{}\"", tandem_candle::version());
     assert!(lock.contains(&entry), "candle was updated: change version()");
+}
+
+#[test]
+fn a_generation_config_says_how_tokens_are_chosen() {
+    let dir = Model::awkward().write();
+    let defaults = || {
+        let mut found = None;
+        load(settings(dir.path()), |loaded| found = Some(loaded.defaults)).unwrap();
+        found.unwrap()
+    };
+    assert_eq!(defaults(), GenerationDefaults::default());
+    let file =
+        json!({"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "max_new_tokens": 2048, "min_p": -1});
+    fs_err::write(dir.path().join("generation_config.json"), file.to_string()).unwrap();
+    let expected = GenerationDefaults {
+        temperature: Some(0.6),
+        top_k: Some(20),
+        top_p: Some(0.95),
+        max_tokens: Some(2048),
+        ..GenerationDefaults::default()
+    };
+    assert_eq!(defaults(), expected);
 }

@@ -157,6 +157,7 @@ fn check(model: &Model) {
                 tokens: if *slot == 0 { &a[range.clone()] } else { &b[range.clone()] },
                 block_table: if *slot == 0 { &table_a } else { &table_b },
                 sample: *sample,
+                score: false,
             };
             step(backend, &expected, &pieces.iter().map(chunk).collect::<Vec<_>>());
         };
@@ -209,7 +210,7 @@ proptest! {
             let starts = [0].into_iter().chain(cuts.iter().copied());
             for (start, end) in starts.zip(ends) {
                 let tokens = &prompt[start..end];
-                let chunk = Chunk { slot: SlotId(0), start: start as u32, tokens, block_table: &table, sample: true };
+                let chunk = Chunk { slot: SlotId(0), start: start as u32, tokens, block_table: &table, sample: true, score: false };
                 step(backend, &[&expected], &[chunk]);
             }
         })

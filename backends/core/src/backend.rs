@@ -1,7 +1,8 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    BackendSpec, EmbeddingBackend, LoadError, SampleError, SampleRow, Sampled, Step, StepError, Tokenizer, Vocab,
+    BackendSpec, EmbeddingBackend, GenerationDefaults, LoadError, Matryoshka, SampleError, SampleRow, Sampled,
+    ScoreRow, Step, StepError, TokenLogprobs, Tokenizer, Vocab,
 };
 
 /// Owns a loaded model and runs it one step at a time, on one thread.
@@ -24,6 +25,18 @@ pub trait InferenceBackend {
     /// # Errors
     /// [`StepError::Device`] when the backend is finished. A row that yields no token is an `Err` in `out`.
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError>;
+
+    /// Waits for the last `forward` and appends one result for each target of each row to `out`.
+    ///
+    /// `rows` are the last step's chunks with `score` set, in the same order, each exactly once.
+    ///
+    /// # Errors
+    /// [`StepError::Device`] when the backend is finished. Logits that are not finite are an `Err` in `out`.
+    fn score(
+        &mut self,
+        rows: &[ScoreRow<'_>],
+        out: &mut Vec<Result<TokenLogprobs, SampleError>>,
+    ) -> Result<(), StepError>;
 }
 
 /// Loads a model on the engine's thread and lends it out.
@@ -48,6 +61,10 @@ pub struct Loaded<'a> {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The model's chat template (Jinja), if it ships one.
     pub chat_template: Option<String>,
+    /// How its makers would have its tokens chosen.
+    pub defaults: GenerationDefaults,
+    /// How its vectors may be cut, if it has vectors.
+    pub matryoshka: Matryoshka,
 }
 
 impl fmt::Debug for Loaded<'_> {

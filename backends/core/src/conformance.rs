@@ -9,7 +9,7 @@ pub use embedding::check_embedder;
 
 use crate::{
     AdapterId, BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, KvOp, LoadError, SampleRow, Sampled,
-    SamplingParams, SlotId, Step, StepError, TokenId, TokenMask,
+    SamplingParams, ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs, TokenMask,
 };
 
 /// Runs the whole suite on one loaded model that generates. The model must hold two sequences of 64 tokens at least.
@@ -32,6 +32,7 @@ pub fn check(loader: Box<dyn BackendLoader>, tolerance: f32) -> Result<(), LoadE
         rig.rows_come_in_order_with_their_logprobs();
         rig.a_row_with_bans_avoids_them();
         rig.a_row_with_a_mask_keeps_to_it();
+        rig.scores_are_those_of_rows_computed_one_by_one();
         rig.an_adapter_is_of_its_own_steps();
     })
 }
@@ -79,6 +80,7 @@ impl<'a> Rig<'a> {
                 tokens,
                 block_table: &self.tables[slot as usize],
                 sample,
+                score: false,
             })
             .collect();
         match self.backend.forward(&Step { kv_ops: ops, chunks: &chunks, adapter: self.adapter }) {
@@ -250,6 +252,59 @@ impl<'a> Rig<'a> {
         assert!(top.windows(2).all(|pair| pair[0].1 >= pair[1].1), "best first");
         assert!((logprob(&first_a) - top[0].1).abs() <= 1e-5, "one distribution for both figures");
         assert!(top.iter().map(|(_, logprob)| logprob.exp()).sum::<f32>() <= 1.0 + 1e-4, "probabilities");
+    }
+
+    fn scores_are_those_of_rows_computed_one_by_one(&mut self) {
+        let (a, b) = (self.prompt(14, 12), self.prompt(15, 7));
+        self.clear();
+        let vocab_size = self.backend.spec().vocab_size;
+        let mut expected = Vec::new();
+        for at in 0..a.len() - 1 {
+            self.forward(&[], &[(0, at as u32, &a[at..=at], true)]);
+            let next = TokenMask::of(vocab_size, [a[at + 1]]);
+            expected.extend(self.sample_within(&[0], &[], Some(&next)));
+        }
+        self.clear();
+        let mut scored = Vec::new();
+        for range in [0..5, 5..6, 6..12] {
+            let [table, other] = [0, 1].map(|slot: usize| self.tables[slot].clone());
+            let own = Chunk {
+                slot: SlotId(0),
+                start: range.start as u32,
+                tokens: &a[range.clone()],
+                block_table: &table,
+                sample: range.end == a.len(),
+                score: true,
+            };
+            let beside =
+                Chunk { slot: SlotId(1), start: 0, tokens: &b, block_table: &other, sample: false, score: false };
+            let with = self.backend.spec().mixes_phases && range.start == 0;
+            let chunks = if with { vec![beside, own] } else { vec![own] };
+            let step = Step { kv_ops: &[], chunks: &chunks, adapter: None };
+            self.backend.forward(&step).expect("a step that fits");
+            let targets = &a[range.start + 1..(range.end + 1).min(a.len())];
+            let row = ScoreRow { slot: SlotId(0), targets, top: 5, reported: &[] };
+            let before = scored.len();
+            self.backend.score(&[row], &mut scored).expect("scoring after a good pass succeeds");
+            assert_eq!(scored.len() - before, targets.len(), "one result for each target");
+            if range.end == a.len() {
+                let last = self.sample(&[0], &[]);
+                let plain = self.reference(&a)[0].clone();
+                self.assert_same("the row behind the scored ones", &[plain], &last);
+            }
+        }
+        let scored: Vec<_> = scored.into_iter().map(|row: Result<TokenLogprobs, _>| row.expect("finite")).collect();
+        assert_eq!(scored.len(), expected.len());
+        for (at, (scored, expected)) in std::iter::zip(&scored, &expected).enumerate() {
+            assert!(
+                (scored.logprob - logprob(expected)).abs() <= self.tolerance,
+                "token {}: {} scored, {} computed alone",
+                at + 1,
+                scored.logprob,
+                logprob(expected)
+            );
+            assert_eq!(scored.top.len(), 5, "five likeliest tokens");
+        }
     }
 
     fn a_row_with_a_mask_keeps_to_it(&mut self) {

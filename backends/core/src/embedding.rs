@@ -42,6 +42,33 @@ pub struct EmbeddingSpec {
     pub pooling: Pooling,
 }
 
+/// Which beginnings of its vectors a model was trained to have good for vectors themselves (Matryoshka representation learning, Kusupati et
+/// al. 2022).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Matryoshka {
+    /// None: it is not known to have been trained so.
+    #[default]
+    No,
+    /// Of any length.
+    Any,
+    /// Of these lengths.
+    Sizes(Vec<u32>),
+}
+
+impl Matryoshka {
+    /// Whether vectors of `dimensions` numbers may be cut to `asked`.
+    #[must_use]
+    pub fn allows(&self, asked: u32, dimensions: u32) -> bool {
+        asked == dimensions
+            || asked < dimensions
+                && match self {
+                    Self::No => false,
+                    Self::Any => true,
+                    Self::Sizes(sizes) => sizes.contains(&asked),
+                }
+    }
+}
+
 /// How the vector of an input comes from those of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {

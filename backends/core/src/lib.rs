@@ -9,7 +9,8 @@
 //!   self-contained and borrowed: between two of them a backend remembers its KV memory and nothing else.
 //! - **Two calls, [`forward`](InferenceBackend::forward) and [`sample`](InferenceBackend::sample).** What the host has to do for a step
 //!   happens between them, while the device works. Sampling is *called* by the backend, because logits are too large to move for
-//!   nothing; it is *specified* in [`sampling`], and its randomness is drawn by the engine.
+//!   nothing; it is *specified* in [`sampling`], and its randomness is drawn by the engine. A third, [`score`](InferenceBackend::score), reduces rows of
+//!   logits to what they say of tokens that are given, for the same reason.
 //! - **Loading is a scope.** [`BackendLoader`] lends the backend to a closure instead of returning it, since a llama.cpp context borrows
 //!   its model and may not leave its thread. Unloading is the scope's end.
 //!
@@ -33,14 +34,14 @@ mod step;
 mod vocab;
 
 pub use backend::{Backend, BackendLoader, InferenceBackend, Loaded};
-pub use embedding::{EmbeddingBackend, EmbeddingSpec, Pooling};
+pub use embedding::{EmbeddingBackend, EmbeddingSpec, Matryoshka, Pooling};
 pub use error::{BoxError, DeviceError, LoadError, SampleError, StepError};
 pub use ids::{AdapterId, BlockId, SlotId, TokenId};
 pub use mask::TokenMask;
 pub use memory::{MemoryNeeds, free_ram};
-pub use model::{TokenizeError, Tokenizer};
+pub use model::{GenerationDefaults, TokenizeError, Tokenizer};
 pub use progress::{LoadProgress, LoadedBytes};
 pub use sampling::SamplingParams;
 pub use spec::{BackendSpec, KvLayout};
-pub use step::{Chunk, KvOp, SampleRow, Sampled, Step, TokenLogprobs};
-pub use vocab::{Special, TokenKind, Vocab, VocabParts};
+pub use step::{Chunk, KvOp, SampleRow, Sampled, ScoreRow, Step, TokenLogprobs};
+pub use vocab::{FillInTheMiddle, Special, TokenKind, Vocab, VocabParts};

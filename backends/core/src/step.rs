@@ -62,6 +62,21 @@ pub struct Chunk<'a> {
     pub block_table: &'a [BlockId],
     /// Whether a token will be sampled after `tokens.last()`.
     pub sample: bool,
+    /// Whether log-probabilities will be asked for after every one of `tokens`: logits of all of them are needed, a whole row for each.
+    pub score: bool,
+}
+
+/// What the model thought of tokens that it did not choose: those of a prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreRow<'a> {
+    /// The slot of the chunk that this row is about.
+    pub slot: SlotId,
+    /// For each of the chunk's first tokens the one that came after it; not more than the chunk has.
+    pub targets: &'a [TokenId],
+    /// How many of the likeliest tokens to report beside each.
+    pub top: u8,
+    /// Reported in the place of the likeliest, unless empty.
+    pub reported: &'a [TokenId],
 }
 
 /// How to choose one token. The engine owns randomness and history.
@@ -109,6 +124,6 @@ pub struct Sampled {
 pub struct TokenLogprobs {
     /// Of the chosen token.
     pub logprob: f32,
-    /// The likeliest tokens, best first.
+    /// The likeliest tokens, best first; or those that were named, in their order.
     pub top: Vec<(TokenId, f32)>,
 }

@@ -14,8 +14,9 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, InferenceBackend, KvLayout, LoadError, Loaded, SampleError, SampleRow,
-    Sampled, SamplingParams, Step, StepError, TokenId, TokenizeError, Tokenizer, Vocab, VocabParts,
+    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka,
+    SampleError, SampleRow, Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenizeError,
+    Tokenizer, Vocab, VocabParts,
 };
 use tandem_engine::{Engine, EngineLimits, Event, GenerateRequest, Generation, Priority, StopRules, internals::Loop};
 
@@ -55,6 +56,10 @@ impl InferenceBackend for Parrot {
         out.extend(rows.iter().map(|row| Ok(Sampled { token: black_box(row.slot.0 % 1024), logprobs: None })));
         Ok(())
     }
+
+    fn score(&mut self, _: &[ScoreRow<'_>], _: &mut Vec<Result<TokenLogprobs, SampleError>>) -> Result<(), StepError> {
+        Ok(())
+    }
 }
 
 struct ParrotLoader(Parrot);
@@ -66,6 +71,8 @@ impl BackendLoader for ParrotLoader {
             vocab: vocab(),
             tokenizer: Arc::new(NoTokenizer),
             chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka: Matryoshka::No,
         });
         Ok(())
     }
@@ -103,7 +110,10 @@ fn request(at: u32, max_tokens: u32) -> GenerateRequest {
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     }
 }
 
@@ -162,7 +172,7 @@ fn tokens(c: &mut Criterion) {
                         while let Some(event) = generation.next().await {
                             match event {
                                 Event::Token { text, .. } => bytes += text.len(),
-                                Event::Finished { .. } => {}
+                                Event::Prompt(_) | Event::Finished { .. } => {}
                                 Event::Failed(error) => panic!("{error}"),
                             }
                         }

@@ -11,7 +11,7 @@ use tandem_core::{DeviceError, EmbeddingBackend, EmbeddingSpec, TokenId};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::{Priority, Stats, places::Ticket};
+use crate::{Priority, Stats, places::Ticket, sequence::Urgency};
 
 /// Waiting requests that are told one by one.
 const MAX_LISTED: usize = 16;
@@ -23,7 +23,11 @@ pub struct EmbedRequest {
     pub inputs: Vec<Vec<TokenId>>,
     /// Who goes first.
     pub priority: Priority,
-    /// Whether vectors are brought to length 1.
+    /// Within a priority lower numbers go first; of equal ones, who came first.
+    pub rank: i64,
+    /// Numbers of a vector that are kept, its first ones; `None` keeps all.
+    pub dimensions: Option<u32>,
+    /// Whether vectors, as far as they are kept, are brought to length 1.
     pub normalize: bool,
 }
 
@@ -74,7 +78,7 @@ pub(crate) struct EmbedSubmission {
 pub(crate) struct Passes<'a> {
     backend: &'a mut dyn EmbeddingBackend,
     spec: EmbeddingSpec,
-    waiting: BTreeMap<(Priority, u64), Pending>,
+    waiting: BTreeMap<Urgency, Pending>,
     arrivals: u64,
     stats: Stats,
     /// Of the last pass; kept for its memory.
@@ -97,7 +101,7 @@ impl<'a> Passes<'a> {
 
     pub(crate) fn add(&mut self, submission: EmbedSubmission) {
         let EmbedSubmission { request, answer, ticket } = submission;
-        let urgency = (request.priority, self.arrivals);
+        let urgency = Urgency { priority: request.priority, rank: request.rank, arrival: self.arrivals };
         self.arrivals += 1;
         self.waiting.insert(urgency, Pending { request, vectors: Vec::new(), answer, _ticket: ticket });
     }
@@ -170,7 +174,7 @@ impl<'a> Passes<'a> {
 
 /// The inputs of the next pass: the first one in any case, and what fits beside it, up to the first one that does not. One behind that would
 /// otherwise overtake it for ever.
-fn pack<'a>(waiting: &'a BTreeMap<(Priority, u64), Pending>, spec: &EmbeddingSpec) -> Vec<&'a [TokenId]> {
+fn pack<'a>(waiting: &'a BTreeMap<Urgency, Pending>, spec: &EmbeddingSpec) -> Vec<&'a [TokenId]> {
     let mut room = spec.max_pass_tokens as usize;
     let open = waiting.values().flat_map(|pending| &pending.request.inputs[pending.vectors.len()..]);
     open.take(spec.max_inputs as usize)
@@ -197,6 +201,8 @@ impl Pending {
         let mut finite = true;
         for vector in vectors.take(open) {
             finite &= vector.iter().all(|number| number.is_finite());
+            let kept = self.request.dimensions.map_or(vector.len(), |kept| vector.len().min(kept as usize));
+            let vector = &vector[..kept];
             self.vectors.push(if self.request.normalize { normalized(vector) } else { vector.to_vec() });
         }
         if !finite {
@@ -219,7 +225,9 @@ fn normalized(vector: &[f32]) -> Vec<f32> {
 impl fmt::Display for Passes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "pass {}: {} requests waiting", self.stats.steps, self.waiting.len())?;
-        for ((priority, arrival), Pending { request, vectors, .. }) in self.waiting.iter().take(MAX_LISTED) {
+        for (Urgency { priority, arrival, .. }, Pending { request, vectors, .. }) in
+            self.waiting.iter().take(MAX_LISTED)
+        {
             let class = match priority {
                 Priority::Interactive => "interactive",
                 Priority::Batch => "batch",

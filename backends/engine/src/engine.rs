@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tandem_core::{BackendLoader, BackendSpec, EmbeddingSpec, LoadError, Tokenizer, Vocab};
+use tandem_core::{
+    BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, LoadError, Matryoshka, Tokenizer, Vocab,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -71,6 +73,8 @@ pub struct ModelInfo {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// The model's chat template (Jinja), if it ships one.
     pub chat_template: Option<String>,
+    /// How its makers would have its tokens chosen.
+    pub defaults: GenerationDefaults,
     /// Compiles what outputs of this model must look like.
     pub grammars: Arc<Grammars>,
 }
@@ -89,6 +93,8 @@ pub struct EmbedderInfo {
     pub vocab: Arc<Vocab>,
     /// Text to token ids.
     pub tokenizer: Arc<dyn Tokenizer>,
+    /// How vectors may be cut.
+    pub matryoshka: Matryoshka,
 }
 
 impl fmt::Debug for EmbedderInfo {

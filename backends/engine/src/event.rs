@@ -6,6 +6,9 @@ use thiserror::Error;
 /// What happens to a generation. After [`Finished`](Event::Finished) or [`Failed`](Event::Failed) comes nothing more.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The prompt's tokens but for the first, which nothing comes before: told once, before any token, when the request asked for them to
+    /// be scored.
+    Prompt(Vec<Logprobs>),
     /// One token was generated.
     Token {
         /// The token.
@@ -19,6 +22,8 @@ pub enum Event {
     Finished {
         /// Why.
         reason: FinishReason,
+        /// What stopped it, where that was the request's.
+        stopped_by: Option<StoppedBy>,
         /// Text that was held back and turned out to be part of the answer.
         text: String,
         /// Tokens counted.
@@ -37,6 +42,17 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the end of the context.
     Length,
+    /// The output repeated itself.
+    Repetition,
+}
+
+/// Which of a request's stops ended its generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoppedBy {
+    /// A stop token.
+    Token(TokenId),
+    /// A stop string.
+    Text(String),
 }
 
 /// Tokens of one generation.
@@ -61,12 +77,12 @@ pub struct Timing {
     pub total: Duration,
 }
 
-/// Log-probabilities of one generated token, under the model's own distribution.
+/// Log-probabilities of one token, under the model's own distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
-    /// The chosen token.
+    /// The token.
     pub chosen: TokenText,
-    /// The likeliest tokens, best first.
+    /// The likeliest tokens, best first; or those that the request named, in its order.
     pub top: Vec<TokenText>,
 }
 

@@ -38,7 +38,7 @@ impl Generation {
     #[cfg(test)]
     pub(crate) fn try_next(&mut self) -> Option<Event> {
         let event = self.events.try_recv().ok()?;
-        self.ended = !matches!(event, Event::Token { .. });
+        self.ended = !matches!(event, Event::Prompt(_) | Event::Token { .. });
         Some(event)
     }
 }
@@ -52,7 +52,7 @@ impl Stream for Generation {
         }
         // A channel that closes without a last event is an engine that ended without one.
         let event = ready!(self.events.poll_recv(cx)).unwrap_or(Event::Failed(EngineError::Gone));
-        self.ended = !matches!(event, Event::Token { .. });
+        self.ended = !matches!(event, Event::Prompt(_) | Event::Token { .. });
         Poll::Ready(Some(event))
     }
 }

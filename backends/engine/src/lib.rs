@@ -19,9 +19,11 @@ mod kv;
 mod output;
 mod places;
 mod pulse;
+mod repetition;
 mod request;
 mod room;
 mod scheduler;
+mod scores;
 mod sequence;
 #[cfg(test)]
 mod simulation;
@@ -29,8 +31,8 @@ mod stats;
 
 pub use embedding::{EmbedError, EmbedRequest, Embedding, Vectors};
 pub use engine::{EmbedderInfo, Engine, EngineLimits, ModelInfo, ModelKind};
-pub use event::{EngineError, Event, FinishReason, Logprobs, Timing, TokenText, Usage};
+pub use event::{EngineError, Event, FinishReason, Logprobs, StoppedBy, Timing, TokenText, Usage};
 pub use generation::Generation;
-pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, is_ebnf};
-pub use request::{GenerateRequest, Priority, StopRules, SubmitError};
+pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, JsonForm, WhiteSpace, check_pattern, is_ebnf};
+pub use request::{GenerateRequest, Priority, Repetition, StopRules, SubmitError};
 pub use stats::Stats;

@@ -1,4 +1,4 @@
-use std::str::Utf8Error;
+use std::{ops::Range, str::Utf8Error};
 
 /// Turns the bytes of tokens into text that may be shown: whole characters, and nothing that may still become a stop string.
 ///
@@ -18,8 +18,13 @@ pub struct Output {
 pub enum Pushed {
     /// Text that may be shown, perhaps none yet.
     Text(String),
-    /// A stop string is complete: this is the last text, without it.
-    Stopped(String),
+    /// A stop string is complete, and `text` is the last text before it.
+    Stopped {
+        /// Without the stop string.
+        text: String,
+        /// The stop string.
+        stop: String,
+    },
 }
 
 impl Output {
@@ -47,11 +52,12 @@ impl Output {
             self.partial.extend_from_slice(bytes);
             decode(&mut self.partial, &mut self.held);
         }
-        if let Some(start) = self.advance(known) {
+        if let Some(found) = self.advance(known) {
             self.partial.clear();
             let mut text = std::mem::take(&mut self.held);
-            text.truncate(start);
-            return Pushed::Stopped(text);
+            let stop = text[found.clone()].to_owned();
+            text.truncate(found.start);
+            return Pushed::Stopped { text, stop };
         }
         if self.stops.is_empty() {
             return Pushed::Text(std::mem::take(&mut self.held));
@@ -70,14 +76,14 @@ impl Output {
         self.held.push_str(&String::from_utf8_lossy(&self.partial));
         self.partial.clear();
         // What was half a character may have completed a stop string, whose text is U+FFFD.
-        let end = self.advance(known).unwrap_or(self.held.len());
+        let end = self.advance(known).map_or(self.held.len(), |found| found.start);
         self.held.truncate(end);
         std::mem::take(&mut self.held)
     }
 
-    /// Goes over the text behind the first `known` bytes, and says where the stop string begins that is complete first; of several that end
+    /// Goes over the text behind the first `known` bytes, and says where the stop string lies that is complete first; of several that end
     /// together, the longest.
-    fn advance(&mut self, known: usize) -> Option<usize> {
+    fn advance(&mut self, known: usize) -> Option<Range<usize>> {
         if self.stops.is_empty() {
             return None;
         }
@@ -85,7 +91,7 @@ impl Output {
             let complete = self.stops.iter_mut().filter_map(|stop| stop.advance(byte)).max();
             if let Some(len) = complete {
                 self.stops.iter_mut().for_each(|stop| stop.matched = 0);
-                return Some(at + 1 - len);
+                return Some(at + 1 - len..at + 1);
             }
         }
         None
@@ -174,7 +180,7 @@ mod tests {
         for end in ends {
             match output.push(&bytes[start..end]) {
                 Pushed::Text(text) => all.push_str(&text),
-                Pushed::Stopped(text) => return (all + &text, true),
+                Pushed::Stopped { text, .. } => return (all + &text, true),
             }
             start = end;
         }
@@ -195,7 +201,7 @@ mod tests {
         assert_eq!(output.push(b"the E"), Pushed::Text("the ".to_owned()));
         assert_eq!(output.push(b"N"), Pushed::Text(String::new()));
         assert_eq!(output.push(b"E"), Pushed::Text("EN".to_owned()));
-        assert_eq!(output.push(b"ND of it"), Pushed::Stopped(String::new()));
+        assert_eq!(output.push(b"ND of it"), Pushed::Stopped { text: String::new(), stop: "END".to_owned() });
     }
 
     #[test]

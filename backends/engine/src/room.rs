@@ -160,7 +160,7 @@ impl Room {
 
     /// Gives out the way to the model and serves it.
     fn open(&self, loaded: Loaded<'_>, ready: oneshot::Sender<Result<Door, LoadError>>, alive: watch::Sender<()>) {
-        let Loaded { backend, vocab, tokenizer, chat_template } = loaded;
+        let Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka } = loaded;
         match backend {
             Backend::Generator(backend) => {
                 let spec = backend.spec().clone();
@@ -173,7 +173,7 @@ impl Room {
                 };
                 let scheduler = Scheduler::new(spec.clone(), Arc::clone(&vocab), options);
                 let grammars = Arc::new(Grammars::new(Arc::clone(&vocab), spec.vocab_size));
-                let info = Arc::new(ModelInfo { spec, vocab, tokenizer, chat_template, grammars });
+                let info = Arc::new(ModelInfo { spec, vocab, tokenizer, chat_template, defaults, grammars });
                 let (commands, received) = mpsc::channel();
                 self.publish.send_replace(scheduler.stats());
                 if ready.send(Ok(Door::Generator(info, commands))).is_ok() {
@@ -181,7 +181,7 @@ impl Room {
                 }
             }
             Backend::Embedder(backend) => {
-                let info = Arc::new(EmbedderInfo { spec: backend.spec().clone(), vocab, tokenizer });
+                let info = Arc::new(EmbedderInfo { spec: backend.spec().clone(), vocab, tokenizer, matryoshka });
                 let (commands, received) = mpsc::channel();
                 if ready.send(Ok(Door::Embedder(info, commands))).is_ok() {
                     self.serve(&mut Passes::new(backend), &received, alive);

@@ -1,17 +1,20 @@
 use std::time::Instant;
 
 use tandem_core::{
-    AdapterId, SampleError, SampleRow, Sampled, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab, sampling::uniform,
+    AdapterId, SampleError, SampleRow, Sampled, ScoreRow, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab,
+    sampling::uniform,
 };
 
 use crate::{
-    EngineError, Event, FinishReason, GenerateRequest, Logprobs, Priority, Timing, TokenText, Usage,
+    EngineError, Event, FinishReason, GenerateRequest, Logprobs, Priority, StoppedBy, Timing, TokenText, Usage,
     generation::EventSender,
     grammar::{DeadEnd, GrammarState},
     kv::{Candidate, Keys, Salt},
     output::{Output, Pushed},
     places::Ticket,
+    repetition::Repeats,
     request::StopRules,
+    scores::Scores,
 };
 
 /// After this many preemptions a sequence keeps its slot to its end: it is given room for all that it may come to need.
@@ -41,6 +44,9 @@ pub(crate) struct Sequence {
     /// What may not be sampled before `min_tokens`.
     enders: Vec<TokenId>,
     grammar: Option<Constraint>,
+    /// What the model thinks of the prompt, when that was asked for.
+    scores: Option<Scores>,
+    repeats: Option<Repeats>,
     output: Output,
     /// The last token, while its text is not told.
     untold: Option<Untold>,
@@ -59,6 +65,7 @@ struct Untold {
     logprobs: Option<TokenLogprobs>,
     /// The token ends the generation, whatever its text is.
     end: Option<FinishReason>,
+    stopped_by: Option<StoppedBy>,
 }
 
 /// A grammar that the output follows.
@@ -74,7 +81,15 @@ struct Constraint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Urgency {
     pub(crate) priority: Priority,
+    pub(crate) rank: i64,
     pub(crate) arrival: u64,
+}
+
+impl Urgency {
+    /// Before and behind all others of a priority.
+    pub(crate) fn bounds(priority: Priority) -> (Self, Self) {
+        (Self { priority, rank: i64::MIN, arrival: 0 }, Self { priority, rank: i64::MAX, arrival: u64::MAX })
+    }
 }
 
 /// What a submitter hands to the engine.
@@ -107,7 +122,7 @@ impl Sequence {
             _ => vocab.eog().iter().chain(&stop.token_ids).copied().collect(),
         };
         Self {
-            urgency: Urgency { priority: request.priority, arrival },
+            urgency: Urgency { priority: request.priority, rank: request.rank, arrival },
             prompt_len: tokens.len(),
             tokens,
             computed: 0,
@@ -116,10 +131,11 @@ impl Sequence {
             preemptions: 0,
             has_ended: false,
             stalled_since: None,
-            request,
             keys: Keys::default(),
             enders,
             grammar: grammar.map(|state| Constraint { state, allowed: TokenMask::empty(vocab_size), must_end: false }),
+            scores: request.score_prompt.then(Scores::default),
+            repeats: request.stop.repetition.map(Repeats::new),
             output,
             untold: None,
             events,
@@ -127,6 +143,7 @@ impl Sequence {
             queued_until: None,
             first_token: None,
             cached: 0,
+            request,
             _ticket: ticket,
         }
     }
@@ -138,7 +155,43 @@ impl Sequence {
 
     /// Whether the planned chunk ends with the last token, after which the next is sampled.
     pub(crate) fn samples(&self) -> bool {
-        self.planned > 0 && self.planned == self.missing()
+        self.planned > 0 && self.planned == self.missing() && self.request.stop.max_tokens > 0
+    }
+
+    /// Whether nothing was to be generated, and the prompt is computed.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.missing() == 0
+    }
+
+    /// Whether tokens of the prompt are still to be scored.
+    pub(crate) fn is_scoring(&self) -> bool {
+        self.scores.as_ref().is_some_and(|scores| scores.is_open(self.prompt_len))
+    }
+
+    /// What is asked about the planned chunk, if anything.
+    pub(crate) fn score_row(&self) -> Option<ScoreRow<'_>> {
+        let (scores, slot) = (self.scores.as_ref()?, self.slot?);
+        let prompt = &self.tokens[..self.prompt_len];
+        let targets = scores.targets(self.computed as usize, self.planned as usize, prompt)?;
+        let GenerateRequest { logprobs, sampling, .. } = &self.request;
+        Some(ScoreRow { slot, targets, top: logprobs.unwrap_or(0), reported: &sampling.reported })
+    }
+
+    /// Takes the answer to [`Self::score_row`], and tells of the prompt when that was the last one.
+    pub(crate) fn take_scores(
+        &mut self,
+        results: impl Iterator<Item = Result<TokenLogprobs, SampleError>>,
+        vocab: &Vocab,
+    ) -> Progress {
+        let Some(scores) = &mut self.scores else { return Progress::Running };
+        if scores.take(self.computed as usize, results).is_err() {
+            return self.fail(EngineError::NonFinite);
+        }
+        if let Some(all) = scores.complete(self.prompt_len) {
+            let told = std::iter::zip(&self.tokens[1..], all).map(|(&token, found)| logprobs(vocab, token, found));
+            self.events.send(Event::Prompt(told.collect()));
+        }
+        Progress::Running
     }
 
     /// Whether nobody listens any more.
@@ -167,7 +220,9 @@ impl Sequence {
 
     /// With whom it shares KV.
     pub(crate) fn salt(&self) -> Salt {
-        Salt { cache: self.request.cache_salt, adapter: self.request.adapter }
+        // A prompt of which every token is scored is computed as a whole.
+        let alone = self.scores.is_some().then_some(self.urgency.arrival);
+        Salt { cache: self.request.cache_salt, adapter: self.request.adapter, alone }
     }
 
     /// What the sequence asks of the KV cache, where one token may hold up to `max_context`.
@@ -249,10 +304,13 @@ impl Sequence {
         self.tokens.push(token);
         self.first_token.get_or_insert(now);
         let stop: &StopRules = &self.request.stop;
+        let output = &self.tokens[self.prompt_len..];
+        let repeats = self.repeats.as_mut().is_some_and(|repeats| repeats.notice(output));
         let generated = (self.tokens.len() - self.prompt_len) as u32;
         // A grammar allows an end only where the output is whole; there is nothing behind it to go on to.
         let eos_ends = !stop.ignore_eos || self.grammar.is_some();
-        let ends = vocab.is_eog(token) && eos_ends || stop.token_ids.contains(&token);
+        let is_eos = vocab.is_eog(token) && eos_ends;
+        let ends = is_eos || stop.token_ids.contains(&token);
         let mut is_whole = ends;
         if let Some(Constraint { state, .. }) = &mut self.grammar
             && !ends
@@ -266,29 +324,45 @@ impl Sequence {
             Some(FinishReason::Stop)
         } else if generated >= stop.max_tokens || self.tokens.len() >= max_context as usize {
             Some(FinishReason::Length)
+        } else if repeats && generated >= stop.min_tokens {
+            Some(FinishReason::Repetition)
         } else {
             None
         };
-        self.untold = Some(Untold { token, is_text: !ends && vocab.is_text(token), logprobs, end });
+        let is_told = vocab.is_text(token) || self.request.special_tokens && vocab.is_control(token);
+        let is_text = is_told && (!ends || stop.include_end);
+        let stopped_by = (ends && !is_eos).then_some(StoppedBy::Token(token));
+        self.untold = Some(Untold { token, is_text, logprobs, end, stopped_by });
         if end.is_some() { Progress::Ended } else { Progress::Running }
     }
 
     /// Makes out the text of the last token, if that is still to be done, and sends it. True when the generation has ended with it.
     pub(crate) fn tell(&mut self, vocab: &Vocab, now: Instant) -> bool {
-        let Some(Untold { token, is_text, logprobs, end }) = self.untold.take() else { return false };
-        let (text, stopped) = match self.output.push(if is_text { vocab.bytes(token) } else { &[] }) {
-            Pushed::Text(text) => (text, false),
-            Pushed::Stopped(text) => (text, true),
+        let Some(told) = self.untold.take() else { return false };
+        let Untold { token, is_text, logprobs: found, mut end, mut stopped_by } = told;
+        let mut stopped = false;
+        let text = match self.output.push(if is_text { vocab.bytes(token) } else { &[] }) {
+            Pushed::Text(text) => text,
+            Pushed::Stopped { mut text, stop } => {
+                if self.request.stop.include_end {
+                    text.push_str(&stop);
+                }
+                (stopped, end, stopped_by) = (true, Some(FinishReason::Stop), Some(StoppedBy::Text(stop)));
+                text
+            }
         };
-        let logprobs = logprobs.map(|found| Logprobs {
-            chosen: token_text(vocab, token, found.logprob),
-            top: found.top.into_iter().map(|(id, logprob)| token_text(vocab, id, logprob)).collect(),
-        });
+        let logprobs = found.map(|found| logprobs(vocab, token, found));
         self.events.send(Event::Token { id: token, text, logprobs });
-        let Some(reason) = (if stopped { Some(FinishReason::Stop) } else { end }) else { return false };
+        let Some(reason) = end else { return false };
         let text = if stopped { String::new() } else { self.output.finish() };
-        self.events.send(Event::Finished { reason, text, usage: self.usage(), timing: self.timing(now) });
+        self.finish(reason, stopped_by, text, now);
         true
+    }
+
+    /// Ends the generation well.
+    pub(crate) fn finish(&self, reason: FinishReason, stopped_by: Option<StoppedBy>, text: String, now: Instant) {
+        let (usage, timing) = (self.usage(), self.timing(now));
+        self.events.send(Event::Finished { reason, stopped_by, text, usage, timing });
     }
 
     /// Ends the generation badly.
@@ -308,6 +382,13 @@ impl Sequence {
     fn timing(&self, now: Instant) -> Timing {
         let until = |instant: Option<Instant>| instant.unwrap_or(now) - self.submitted;
         Timing { queued: until(self.queued_until), first_token: until(self.first_token), total: now - self.submitted }
+    }
+}
+
+fn logprobs(vocab: &Vocab, token: TokenId, found: TokenLogprobs) -> Logprobs {
+    Logprobs {
+        chosen: token_text(vocab, token, found.logprob),
+        top: found.top.into_iter().map(|(id, logprob)| token_text(vocab, id, logprob)).collect(),
     }
 }
 

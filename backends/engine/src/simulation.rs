@@ -13,8 +13,8 @@ use std::{
 };
 
 use tandem_core::{
-    AdapterId, BackendLoader, BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, SamplingParams, Step,
-    StepError, TokenId, TokenMask, Vocab,
+    AdapterId, BackendLoader, BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow,
+    Step, StepError, TokenId, TokenLogprobs, TokenMask, Vocab,
 };
 use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings, vocab};
 
@@ -52,6 +52,8 @@ struct Client {
     request: GenerateRequest,
     generation: Option<Generation>,
     got: Vec<TokenId>,
+    /// The log-probabilities of its prompt.
+    scores: Option<Vec<f32>>,
     text: String,
     ended: Option<Result<FinishReason, EngineError>>,
     /// Does not read before this step.
@@ -116,6 +118,14 @@ impl InferenceBackend for Witness<'_> {
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
         self.inner.sample(rows, out)
     }
+
+    fn score(
+        &mut self,
+        rows: &[ScoreRow<'_>],
+        out: &mut Vec<Result<TokenLogprobs, SampleError>>,
+    ) -> Result<(), StepError> {
+        self.inner.score(rows, out)
+    }
 }
 
 impl World {
@@ -173,7 +183,7 @@ impl World {
     }
 
     fn arrive(&mut self) {
-        let stop = StopRules { strings: self.stop_strings(), ..StopRules::max_tokens(1 + self.rng.below(24) as u32) };
+        let stop = StopRules { strings: self.stop_strings(), ..StopRules::max_tokens(self.rng.below(25) as u32) };
         let sampling = if self.rng.one_in(2) { SamplingParams::greedy() } else { SamplingParams::default() };
         let request = GenerateRequest {
             prompt: self.prompt(),
@@ -181,10 +191,13 @@ impl World {
             stop,
             seed: self.rng.below(u64::MAX),
             priority: if self.rng.one_in(3) { Priority::Interactive } else { Priority::Batch },
-            logprobs: None,
+            logprobs: if self.rng.one_in(4) { Some(1) } else { None },
             cache_salt: self.rng.below(2),
             grammar: if self.rng.one_in(6) { Some(self.any_grammar()) } else { None },
+            score_prompt: self.rng.one_in(4),
+            special_tokens: false,
             adapter: self.any_adapter(),
+            rank: self.rng.below(3) as i64 - 1,
         };
         let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
@@ -194,6 +207,7 @@ impl World {
             request,
             generation: Some(generation),
             got: Vec::new(),
+            scores: None,
             text: String::new(),
             ended: None,
             reads_from: 0,
@@ -210,6 +224,11 @@ impl World {
             while let Some(event) = generation.try_next() {
                 assert!(client.ended.is_none(), "seed {}: nothing comes after the end", self.seed);
                 match event {
+                    Event::Prompt(scores) => {
+                        assert!(client.got.is_empty(), "seed {}: the prompt comes first", self.seed);
+                        let all = scores.iter().map(|score| score.chosen.logprob).collect();
+                        assert!(client.scores.replace(all).is_none(), "seed {}: the prompt is told once", self.seed);
+                    }
                     Event::Token { id, text, .. } => {
                         client.got.push(id);
                         client.text.push_str(&text);
@@ -282,6 +301,9 @@ impl World {
                 Some(Ok(ended)) => {
                     assert_eq!((&client.got, &client.text), (&tokens, &text), "{who}");
                     assert_eq!(ended, reason, "{who}");
+                    let GenerateRequest { prompt, adapter, score_prompt, .. } = &client.request;
+                    let scores = Some(Oracle::scores(prompt, *adapter)).filter(|all| *score_prompt && !all.is_empty());
+                    assert_eq!(client.scores, scores, "{who}");
                 }
                 Some(Err(error)) => {
                     let may = match error {

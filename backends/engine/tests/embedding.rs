@@ -24,7 +24,7 @@ async fn engine_with(settings: SimEmbedderSettings, limits: EngineLimits) -> Eng
 
 fn request(texts: &[&str], priority: Priority) -> EmbedRequest {
     let inputs = texts.iter().map(|text| text.bytes().map(u32::from).collect()).collect();
-    EmbedRequest { inputs, priority, normalize: true }
+    EmbedRequest { inputs, priority, rank: 0, dimensions: None, normalize: true }
 }
 
 fn interactive(texts: &[&str]) -> EmbedRequest {
@@ -155,7 +155,10 @@ async fn what_the_model_cannot_do_is_refused_at_once() {
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     };
     assert_eq!(embedder.submit(asked).unwrap_err(), SubmitError::WrongKind);
     let generator = Engine::load(Box::new(SimLoader::new(SimSettings::default())), EngineLimits::default());

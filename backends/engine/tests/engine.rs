@@ -24,7 +24,10 @@ fn request(prompt: &str, max_tokens: u32) -> GenerateRequest {
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     }
 }
 

@@ -295,3 +295,27 @@ mod slow {
         assert!(read_well > 1000 && refused > 1000, "{read_well} read, {refused} refused");
     }
 }
+
+#[test]
+fn what_a_file_says_of_generating_is_read_as_far_as_it_can_be_meant() {
+    let tokens = array(8, 4, &["a", "b", "c", "d"].map(string).concat());
+    let file = File::good()
+        .with_value("general.sampling.temp", 6, 0.75f32.to_le_bytes())
+        .with_value("general.sampling.top_k", 5, 20i32.to_le_bytes())
+        .with_value("general.sampling.top_p", 6, 1.5f32.to_le_bytes())
+        .with_value("general.sampling.penalty_repeat", 6, 1.25f32.to_le_bytes())
+        .with_value("tokenizer.ggml.tokens", 9, tokens)
+        .with_value("tokenizer.ggml.fim_pre_token_id", 4, 3u32.to_le_bytes())
+        .with_value("tokenizer.ggml.suffix_token_id", 4, 1u32.to_le_bytes());
+    let header = read(&file.bytes()).unwrap();
+    let defaults = crate::sampling(&header);
+    assert_eq!((defaults.temperature, defaults.top_k, defaults.repetition_penalty), (Some(0.75), Some(20), Some(1.25)));
+    assert_eq!((defaults.top_p, defaults.min_p), (None, None), "nobody could ask for it");
+    assert_eq!(crate::fill_in_the_middle(&header), None, "one is missing");
+    let middle = |id: u32| {
+        let file = file.clone().with_value("tokenizer.ggml.fim_mid_token_id", 4, id.to_le_bytes());
+        crate::fill_in_the_middle(&read(&file.bytes()).unwrap()).map(|marks| [marks.prefix, marks.suffix, marks.middle])
+    };
+    assert_eq!(middle(2), Some([3, 1, 2]));
+    assert_eq!(middle(4), None, "beyond the vocabulary");
+}

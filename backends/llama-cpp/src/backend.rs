@@ -9,8 +9,8 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator},
 };
 use tandem_core::{
-    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, SlotId,
-    Step, StepError, TokenId, sampling::Sampler,
+    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow,
+    SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
 };
 use thiserror::Error;
 
@@ -25,6 +25,8 @@ pub(crate) struct LlamaCpp<'model> {
     adapter: Option<AdapterId>,
     /// The rows of the last pass: whose they are, and at which place in the batch.
     rows: Vec<(SlotId, i32)>,
+    /// Chunks whose tokens all have logits: whose they are, the place of their first token, and how many tokens.
+    scored: Vec<(SlotId, i32, usize)>,
     kv_pools: KvPools,
     /// One for each row of a pass.
     samplers: Vec<Sampler>,
@@ -90,8 +92,8 @@ impl<'model> LlamaCpp<'model> {
             .num_threads(cores.min(spec.max_sequences as usize))
             .thread_name(|at| format!("sample-{at}"))
             .build()?;
-        let (rows, samplers) = (Vec::new(), Vec::new());
-        Ok(Self { context, spec, batch, adapters, adapter: None, rows, kv_pools, samplers, threads })
+        let (rows, scored, samplers) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { context, spec, batch, adapters, adapter: None, rows, scored, kv_pools, samplers, threads })
     }
 
     /// Runs one token and forgets it: weights are touched for the first time here rather than under the first request, and a model or an
@@ -101,7 +103,7 @@ impl<'model> LlamaCpp<'model> {
     /// With what is wrong about it.
     pub(crate) fn warm_up(&mut self, token: TokenId, adapter: Option<AdapterId>) -> Result<(), String> {
         let slot = SlotId(0);
-        let chunk = Chunk { slot, start: 0, tokens: &[token], block_table: &[], sample: true };
+        let chunk = Chunk { slot, start: 0, tokens: &[token], block_table: &[], sample: true, score: false };
         let row = SampleRow {
             slot,
             params: &SamplingParams::greedy(),
@@ -202,14 +204,18 @@ impl<'model> LlamaCpp<'model> {
             let last = chunk.tokens.len().checked_sub(1).ok_or(Fault::EmptyChunk(chunk.slot))?;
             for (at, &token) in chunk.tokens.iter().enumerate() {
                 let position = u64::from(chunk.start) + at as u64;
-                let wants_logits = chunk.sample && at == last;
+                let wants_logits = chunk.score || chunk.sample && at == last;
                 let token = self.token(token)?;
                 let position = i32::try_from(position).map_err(|_| Fault::Position(position))?;
                 let added = self.batch.add(token, position, &[sequence], wants_logits);
                 added.map_err(|_| Fault::TooManyTokens(self.spec.max_step_tokens))?;
             }
+            let place = self.batch.n_tokens() - 1;
             if chunk.sample {
-                self.rows.push((chunk.slot, self.batch.n_tokens() - 1));
+                self.rows.push((chunk.slot, place));
+            }
+            if chunk.score {
+                self.scored.push((chunk.slot, place - last as i32, chunk.tokens.len()));
             }
         }
         Ok(())
@@ -225,6 +231,22 @@ impl<'model> LlamaCpp<'model> {
             None => Ok(()),
         }
     }
+
+    /// The same for rows to score.
+    fn check_scored(&self, rows: &[ScoreRow<'_>]) -> Result<(), Fault> {
+        if rows.len() != self.scored.len() {
+            return Err(Fault::Rows { asked: rows.len(), computed: self.scored.len() });
+        }
+        for (row, &(computed, _, tokens)) in rows.iter().zip(&self.scored) {
+            if row.slot != computed {
+                return Err(Fault::RowOrder { asked: row.slot, computed });
+            }
+            if row.targets.len() > tokens {
+                return Err(Fault::Rows { asked: row.targets.len(), computed: tokens });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl InferenceBackend for LlamaCpp<'_> {
@@ -234,8 +256,12 @@ impl InferenceBackend for LlamaCpp<'_> {
 
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         self.rows.clear();
+        self.scored.clear();
         // Without a good pass there are no rows, whatever went wrong.
-        self.run(step).inspect_err(|_| self.rows.clear())
+        self.run(step).inspect_err(|_| {
+            self.rows.clear();
+            self.scored.clear();
+        })
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
@@ -253,6 +279,27 @@ impl InferenceBackend for LlamaCpp<'_> {
             let results = work.map(|((row, logits), sampler)| sampler.sample(logits, row));
             out.extend(threads.install(|| results.collect::<Vec<_>>()));
         }
+        Ok(())
+    }
+
+    fn score(
+        &mut self,
+        rows: &[ScoreRow<'_>],
+        out: &mut Vec<Result<TokenLogprobs, SampleError>>,
+    ) -> Result<(), StepError> {
+        self.check_scored(rows)?;
+        let Self { context, samplers, threads, scored, .. } = self;
+        let targets: Vec<_> = std::iter::zip(rows, scored)
+            .flat_map(|(row, &mut (_, first, _))| {
+                (first..).zip(row.targets).map(move |(place, &token)| (row, place, token))
+            })
+            .collect();
+        samplers.resize_with(samplers.len().max(targets.len()), Sampler::default);
+        let logits: Vec<_> = targets.iter().map(|&(_, place, _)| context.get_logits_ith(place)).collect();
+        let work = targets.par_iter().zip(&logits).zip(samplers.par_iter_mut());
+        let results =
+            work.map(|((&(row, _, target), logits), sampler)| sampler.score(logits, target, row.top, row.reported));
+        out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())
     }
 }

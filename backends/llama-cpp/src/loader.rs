@@ -6,8 +6,8 @@ use llama_cpp_2::{
     model::LlamaModel,
 };
 use tandem_core::{
-    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, KvLayout, LoadError, LoadProgress, Loaded, Pooling,
-    TokenId, Vocab,
+    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, KvLayout, LoadError,
+    LoadProgress, Loaded, Matryoshka, Pooling, TokenId, Vocab,
 };
 
 use crate::{
@@ -108,7 +108,14 @@ impl LlamaCppLoader {
         tracing::info!(?spec, model = %settings.model.display(), "the embedding model is loaded");
         let mut backend = LlamaEmbedder::new(context, spec, sizes.batch);
         backend.warm_up(vocab.opening().unwrap_or(0)).map_err(invalid)?;
-        serve(Loaded { backend: Backend::Embedder(&mut backend), vocab, tokenizer, chat_template: None });
+        serve(Loaded {
+            backend: Backend::Embedder(&mut backend),
+            vocab,
+            tokenizer,
+            chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka: Matryoshka::No,
+        });
         Ok(())
     }
 
@@ -138,7 +145,7 @@ impl BackendLoader for LlamaCppLoader {
         check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let mut model = self.model(llama, &file)?;
-        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces));
+        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces, file.fill_in_the_middle));
         if let Purpose::Embed(pooling) = file.purpose {
             if !adapter_files.is_empty() {
                 return Err(LoadError::Unsupported(
@@ -180,7 +187,8 @@ impl BackendLoader for LlamaCppLoader {
         })?;
         self.warm_up(&mut backend, vocab.bos().unwrap_or(0))?;
         let backend = Backend::Generator(&mut backend);
-        serve(Loaded { backend, vocab, tokenizer, chat_template: file.chat_template });
+        let (chat_template, defaults) = (file.chat_template, file.defaults);
+        serve(Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka: Matryoshka::No });
         Ok(())
     }
 }

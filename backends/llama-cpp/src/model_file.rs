@@ -6,8 +6,10 @@ use llama_cpp_2::{
     LlamaModelLoadError,
     model::{LlamaModel, params::LlamaModelParams},
 };
-use tandem_core::{LoadError, Pooling};
-use tandem_gguf::{GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, ggml_type};
+use tandem_core::{FillInTheMiddle, GenerationDefaults, LoadError, Pooling};
+use tandem_gguf::{
+    GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type, sampling,
+};
 
 use crate::{Numa, hyper_parameters, runtime};
 
@@ -67,6 +69,9 @@ pub(crate) struct ModelFile {
     tensors: Vec<Tensor>,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
+    /// How the model's makers would have its tokens chosen.
+    pub(crate) defaults: GenerationDefaults,
+    pub(crate) fill_in_the_middle: Option<FillInTheMiddle>,
     /// Some layers attend to the last tokens only.
     pub(crate) has_sliding_window: bool,
     /// Bytes of the table of embeddings where it serves the first layer alone: llama.cpp keeps it from GPUs.
@@ -110,6 +115,8 @@ impl ModelFile {
             tensors: files.iter().flat_map(|file| file.header().tensors()).cloned().collect(),
             shards: files.iter().map(|file| file.shard().clone()).collect(),
             chat_template,
+            defaults: sampling(header),
+            fill_in_the_middle: fill_in_the_middle(header),
             has_sliding_window,
             kept_in_ram,
         })

@@ -4,10 +4,10 @@ use llama_cpp_2::{
     token_type::{LlamaTokenAttr, LlamaTokenAttrs},
     vocab::LlamaVocab,
 };
-use tandem_core::{TokenId, TokenKind, Vocab, VocabParts};
+use tandem_core::{FillInTheMiddle, TokenId, TokenKind, Vocab, VocabParts};
 
 /// The model's vocabulary as plain data. Whether it is one of word pieces its file says: the wrapper panics when it is asked.
-pub(crate) fn build(model: &LlamaModel, has_word_pieces: bool) -> Vocab {
+pub(crate) fn build(model: &LlamaModel, has_word_pieces: bool, fill_in_the_middle: Option<FillInTheMiddle>) -> Vocab {
     let vocab = model.vocab();
     Vocab::new(VocabParts {
         tokens: vocab.tokens().map(|token| (bytes(&vocab, token), Some(kind(vocab.attr(token))))).collect(),
@@ -17,6 +17,7 @@ pub(crate) fn build(model: &LlamaModel, has_word_pieces: bool) -> Vocab {
         // llama.cpp puts WordPiece texts between CLS, which it calls BOS, and SEP whatever the file says.
         adds_bos: has_word_pieces || vocab.should_add_bos(),
         closing: if has_word_pieces { id(vocab.sep()) } else { id(vocab.eos()).filter(|_| vocab.should_add_eos()) },
+        fill_in_the_middle,
     })
 }
 

@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BoxError, InferenceBackend, KvLayout, LoadError, Loaded, SampleError,
-    SampleRow, Sampled, Step, StepError,
+    Backend, BackendLoader, BackendSpec, BoxError, Chunk, GenerationDefaults, InferenceBackend, KvLayout, LoadError,
+    Loaded, Matryoshka, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
     sampling::{Sampler, uniform},
 };
 
@@ -34,6 +34,10 @@ pub struct SimSettings {
     pub jitter_seed: u64,
     /// The names of the adapters, each of which makes another model of it.
     pub adapters: Vec<String>,
+    /// How the model's makers would have its tokens chosen.
+    pub defaults: GenerationDefaults,
+    /// Whether the model fills in the middle: the bytes 1, 2 and 3 are its marks for prefix, suffix and middle.
+    pub fills_in_the_middle: bool,
     /// What goes wrong.
     pub faults: Faults,
 }
@@ -100,6 +104,8 @@ impl Default for SimSettings {
             step_jitter: Duration::ZERO,
             jitter_seed: 0,
             adapters: Vec::new(),
+            defaults: GenerationDefaults::default(),
+            fills_in_the_middle: false,
             faults: Faults::default(),
         }
     }
@@ -124,9 +130,11 @@ impl BackendLoader for SimLoader {
         let mut backend = SimBackend::new(&self.settings);
         serve(Loaded {
             backend: Backend::Generator(&mut backend),
-            vocab: Arc::new(model::vocab()),
+            vocab: Arc::new(model::vocab_with(self.settings.fills_in_the_middle)),
             tokenizer: Arc::new(ByteTokenizer),
             chat_template: Some(CHAT_TEMPLATE.to_owned()),
+            defaults: self.settings.defaults.clone(),
+            matryoshka: Matryoshka::No,
         });
         Ok(())
     }
@@ -141,6 +149,8 @@ struct SimBackend {
     sampler: Sampler,
     /// Logits of the rows of the last pass, one after the other.
     rows: Vec<f32>,
+    /// Its chunks that have any: whose they are, how many rows, and whether a token is sampled or tokens are scored.
+    chunks: Vec<(SlotId, usize, bool, bool)>,
 }
 
 impl SimBackend {
@@ -175,6 +185,7 @@ impl SimBackend {
             sampled_rows: 0,
             sampler: Sampler::default(),
             rows: Vec::new(),
+            chunks: Vec::new(),
         }
     }
 
@@ -218,13 +229,19 @@ impl InferenceBackend for SimBackend {
         for chunk in step.chunks {
             self.memory.write(chunk, step.adapter);
         }
-        for chunk in step.chunks.iter().filter(|chunk| chunk.sample) {
-            let start = self.rows.len();
-            self.rows.resize(start + VOCAB_SIZE as usize, 0.0);
-            model::logits(digest(self.memory.visible(chunk)), &mut self.rows[start..]);
-            self.sampled_rows += 1;
-            if self.sampled_rows.checked_rem(self.settings.faults.nan_every) == Some(0) {
-                self.rows[start] = f32::NAN;
+        self.chunks.clear();
+        for chunk in step.chunks.iter().filter(|chunk| chunk.sample || chunk.score) {
+            let first = if chunk.score { 1 } else { chunk.tokens.len() };
+            self.chunks.push((chunk.slot, chunk.tokens.len() + 1 - first, chunk.sample, chunk.score));
+            for seen in first..=chunk.tokens.len() {
+                let chunk = Chunk { tokens: &chunk.tokens[..seen], ..*chunk };
+                let start = self.rows.len();
+                self.rows.resize(start + VOCAB_SIZE as usize, 0.0);
+                model::logits(digest(self.memory.visible(&chunk)), &mut self.rows[start..]);
+                self.sampled_rows += 1;
+                if self.sampled_rows.checked_rem(self.settings.faults.nan_every) == Some(0) {
+                    self.rows[start] = f32::NAN;
+                }
             }
         }
         self.delay();
@@ -232,9 +249,41 @@ impl InferenceBackend for SimBackend {
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
-        assert_eq!(rows.len() * VOCAB_SIZE as usize, self.rows.len(), "each sampled chunk is asked for once");
-        let logits = self.rows.chunks_exact(VOCAB_SIZE as usize);
-        out.extend(std::iter::zip(logits, rows).map(|(logits, row)| self.sampler.sample(logits, row)));
+        let Self { sampler, rows: logits, chunks, .. } = self;
+        let mut asked = rows.iter();
+        let mut logits = logits.chunks_exact(VOCAB_SIZE as usize);
+        for &(slot, count, sample, _) in &*chunks {
+            let last = logits.by_ref().take(count).last().expect("a chunk has rows");
+            if sample {
+                let row = asked.next().expect("each sampled chunk is asked for");
+                assert_eq!(row.slot, slot, "in order");
+                out.push(sampler.sample(last, row));
+            }
+        }
+        assert!(asked.next().is_none(), "each sampled chunk is asked for once");
+        Ok(())
+    }
+
+    fn score(
+        &mut self,
+        rows: &[ScoreRow<'_>],
+        out: &mut Vec<Result<TokenLogprobs, SampleError>>,
+    ) -> Result<(), StepError> {
+        let Self { sampler, rows: logits, chunks, .. } = self;
+        let mut asked = rows.iter();
+        let mut logits = logits.chunks_exact(VOCAB_SIZE as usize);
+        for &(slot, count, _, score) in &*chunks {
+            let of_chunk = logits.by_ref().take(count);
+            if score {
+                let row = asked.next().expect("each scored chunk is asked for");
+                assert!(row.slot == slot && row.targets.len() <= count, "in order, and not for more than there is");
+                let scored = std::iter::zip(of_chunk.collect::<Vec<_>>(), row.targets);
+                out.extend(scored.map(|(logits, &target)| sampler.score(logits, target, row.top, row.reported)));
+            } else {
+                of_chunk.for_each(drop);
+            }
+        }
+        assert!(asked.next().is_none(), "each scored chunk is asked for once");
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    Backend, BackendLoader, DeviceError, EmbeddingBackend, EmbeddingSpec, LoadError, Loaded, Pooling, TokenId,
+    Backend, BackendLoader, DeviceError, EmbeddingBackend, EmbeddingSpec, GenerationDefaults, LoadError, Loaded,
+    Matryoshka, Pooling, TokenId,
 };
 
 use crate::{
@@ -22,6 +23,8 @@ pub struct SimEmbedderSettings {
     pub max_pass_tokens: u32,
     /// Time that each pass takes at least.
     pub pass_delay: Duration,
+    /// How vectors may be cut.
+    pub matryoshka: Matryoshka,
     /// What goes wrong. It has no KV memory that could be full.
     pub faults: Faults,
 }
@@ -34,6 +37,7 @@ impl Default for SimEmbedderSettings {
             max_inputs: 8,
             max_pass_tokens: 512,
             pass_delay: Duration::ZERO,
+            matryoshka: Matryoshka::No,
             faults: Faults::default(),
         }
     }
@@ -55,12 +59,15 @@ impl SimEmbedderLoader {
 
 impl BackendLoader for SimEmbedderLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
+        let matryoshka = self.settings.matryoshka.clone();
         let mut backend = SimEmbedder::new(self.settings);
         serve(Loaded {
             backend: Backend::Embedder(&mut backend),
             vocab: Arc::new(model::embedder_vocab()),
             tokenizer: Arc::new(ByteTokenizer),
             chat_template: None,
+            defaults: GenerationDefaults::default(),
+            matryoshka,
         });
         Ok(())
     }

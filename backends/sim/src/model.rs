@@ -1,6 +1,6 @@
 use tandem_core::{
-    AdapterId, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError, Tokenizer, Vocab,
-    VocabParts,
+    AdapterId, FillInTheMiddle, SampleRow, Sampled, SamplingParams, TokenId, TokenKind, TokenMask, TokenizeError,
+    Tokenizer, Vocab, VocabParts,
     sampling::{Sampler, uniform},
 };
 
@@ -21,6 +21,12 @@ pub fn vocab() -> Vocab {
     Vocab::new(parts())
 }
 
+/// The same for a model that may fill in the middle.
+pub(crate) fn vocab_with(fills_in_the_middle: bool) -> Vocab {
+    let marks = FillInTheMiddle { prefix: 1, suffix: 2, middle: 3 };
+    Vocab::new(VocabParts { fill_in_the_middle: fills_in_the_middle.then_some(marks), ..parts() })
+}
+
 /// The same for the embedding model, which wants a token in front of a text and one behind it, as BERT does.
 pub(crate) fn embedder_vocab() -> Vocab {
     Vocab::new(VocabParts { bos: Some(TURN_START), adds_bos: true, closing: Some(TURN_END), ..parts() })
@@ -37,6 +43,7 @@ fn parts() -> VocabParts {
         eos: Some(TURN_END),
         adds_bos: false,
         closing: None,
+        fill_in_the_middle: None,
     }
 }
 
@@ -155,6 +162,22 @@ impl Oracle {
             oracle.see(token);
         }
         output
+    }
+
+    /// The log-probabilities of the prompt's tokens but for the first.
+    ///
+    /// # Panics
+    /// Never: the model's logits are finite.
+    #[must_use]
+    pub fn scores(prompt: &[TokenId], adapter: Option<AdapterId>) -> Vec<f32> {
+        let mut oracle = Self::new(&[], adapter);
+        let pairs = std::iter::zip(prompt, prompt.iter().skip(1));
+        let score = |(&token, &next)| {
+            oracle.see(token);
+            logits(digest(oracle.cells.iter().copied()), &mut oracle.row);
+            oracle.sampler.score(&oracle.row, next, 0, &[]).expect("the model's logits are finite").logprob
+        };
+        pairs.map(score).collect()
     }
 
     fn see(&mut self, token: TokenId) {

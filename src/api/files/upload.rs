@@ -1,12 +1,17 @@
 use actix_multipart::{Field, Multipart, MultipartError};
+use actix_web::HttpRequest;
+use actix_web::error::PayloadError;
 use actix_web::web::{Data, Json};
 use futures_util::{StreamExt, TryStreamExt};
 
+use super::super::guard;
 use super::super::listing::store_error;
+use super::super::repetition::is_repetition;
 use super::{now, show_file};
+use crate::batch::FILE_EXPIRES_S;
 use crate::openai::error::ApiError;
 use crate::openai::files::FileObject;
-use crate::store::{Blob, BlobWriter, NewFile, Store};
+use crate::store::{Blob, BlobWriter, NewFile, Store, StoreError, Tenant};
 
 /// How large an upload may be.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +20,13 @@ pub struct UploadLimits {
     pub batch_bytes: u64,
     /// Of any other file.
     pub file_bytes: u64,
+    /// Of all files of one tenant; `None` is as the disk has room.
+    pub tenant_bytes: Option<u64>,
 }
 
 impl Default for UploadLimits {
     fn default() -> Self {
-        Self { batch_bytes: 200 << 20, file_bytes: 512 << 20 }
+        Self { batch_bytes: 200 << 20, file_bytes: 512 << 20, tenant_bytes: None }
     }
 }
 
@@ -30,16 +37,21 @@ const FILENAME_BYTES_MAX: usize = 255;
 /// A first line longer than this is left for the batch to judge.
 const FIRST_LINE_BYTES_MAX: usize = 1 << 20;
 const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
-/// A batch's input goes after 30 days unless the client says otherwise.
-const BATCH_EXPIRES_S: i64 = 30 * 24 * 3600;
 const INVALID_FORMAT: &str = "Invalid file format for Batch API. Must be .jsonl";
 
 pub(super) async fn create(
+    request: HttpRequest,
     parts: Multipart,
+    tenant: Tenant,
     store: Data<Store>,
     limits: Option<Data<UploadLimits>>,
 ) -> Result<Json<FileObject>, ApiError> {
     let limits = limits.map_or_else(UploadLimits::default, |limits| **limits);
+    if let Some(quota) = limits.tenant_bytes
+        && store.stored_bytes(&tenant).await.map_err(store_error)? >= quota
+    {
+        return Err(ApiError::quota_exceeded(quota));
+    }
     let Form { purpose, file, anchor, seconds } = read_form(parts, &store, limits).await?;
     let purpose = purpose.ok_or_else(|| ApiError::missing("purpose"))?;
     let file = file.ok_or_else(|| ApiError::missing("file"))?;
@@ -52,10 +64,16 @@ pub(super) async fn create(
     }
     let blob: Blob = file.blob.finish().await.map_err(store_error)?;
     let created_at = now();
-    let lifetime = expires_after.or_else(|| (purpose == "batch").then_some(BATCH_EXPIRES_S));
+    let lifetime = expires_after.or_else(|| (purpose == "batch").then_some(FILE_EXPIRES_S));
     let expires_at = lifetime.map(|seconds| created_at + seconds);
-    let new = NewFile { purpose, filename: file.filename, blob, created_at, expires_at };
-    let file = store.add_file(new).await.map_err(store_error)?;
+    let new = NewFile { tenant, purpose, filename: file.filename, blob, created_at, expires_at };
+    let quota = limits.tenant_bytes;
+    let repeated = is_repetition(&request);
+    let added = if repeated { store.add_repeated_file(new, quota).await } else { store.add_file(new, quota).await };
+    let file = added.map_err(|error| match (error, quota) {
+        (StoreError::Quota, Some(quota)) => ApiError::quota_exceeded(quota),
+        (error, _) => store_error(error),
+    })?;
     tracing::info!(file.id = %file.id, bytes = file.bytes, "stored a file");
     Ok(Json(show_file(file)))
 }
@@ -227,6 +245,11 @@ fn too_large(limit: u64) -> ApiError {
 
 #[expect(clippy::needless_pass_by_value, reason = "it is handed over by map_err")]
 fn invalid_multipart(error: MultipartError) -> ApiError {
+    if let MultipartError::Payload(PayloadError::Io(error)) = &error
+        && let Some(refused) = guard::refusal(error)
+    {
+        return refused;
+    }
     tracing::debug!(error = %error, "an upload could not be read");
     malformed()
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::batch::publish::render;
-use crate::store::CancelOutcome;
+use crate::store::{CancelOutcome, Tenant};
 
 #[tokio::test]
 async fn every_line_is_answered_in_its_order() {
@@ -79,7 +79,7 @@ async fn a_busy_engine_is_asked_again_but_not_for_ever() {
     let batch = eventually(async || {
         clock.fetch_add(1000, Ordering::SeqCst);
         world.batches.wake();
-        world.batches.get(&id).await.ok().filter(|batch| batch.purged == 1)
+        world.batches.get(&Tenant::default(), &id).await.ok().filter(|batch| batch.purged == 1)
     })
     .await;
     assert_eq!((batch.done, batch.failed), (1, 1));
@@ -94,11 +94,11 @@ async fn cancelling_aborts_what_runs_and_keeps_what_ended() {
     let world = World::start(dir.path()).await;
     let id = world.create(&(lines(4, "hello") + &line("wait-1", "gate 1") + &line("wait-2", "gate 2"))).await;
     eventually(async || {
-        let batch = world.batches.get(&id).await.unwrap();
+        let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
         (batch.done == 4 && world.fake.running() == 2).then_some(())
     })
     .await;
-    assert!(matches!(world.batches.cancel(&id).await.unwrap(), CancelOutcome::Cancelling(_)));
+    assert!(matches!(world.batches.cancel(&Tenant::default(), &id).await.unwrap(), CancelOutcome::Cancelling(_)));
     let batch = world.ended(&id).await;
     assert_eq!(batch.status, "cancelled");
     assert_eq!((batch.cancelling_at, batch.cancelled_at), (Some(NOW), Some(NOW)));
@@ -109,7 +109,7 @@ async fn cancelling_aborts_what_runs_and_keeps_what_ended() {
     assert_eq!(errors[0]["response"], Value::Null);
     assert_eq!(errors[0]["error"]["code"], "batch_cancelled");
     eventually(async || (world.fake.running() == 0).then_some(())).await;
-    assert!(matches!(world.batches.cancel(&id).await.unwrap(), CancelOutcome::Unchanged(_)));
+    assert!(matches!(world.batches.cancel(&Tenant::default(), &id).await.unwrap(), CancelOutcome::Unchanged(_)));
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn a_batch_ends_with_its_window() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let id = world.create(&(line("a", "hello") + &line("b", "gate"))).await;
-    eventually(async || (world.batches.get(&id).await.unwrap().done == 1).then_some(())).await;
+    eventually(async || (world.batches.get(&Tenant::default(), &id).await.unwrap().done == 1).then_some(())).await;
     world.clock.fetch_add(DAY_S * 1000, Ordering::SeqCst);
     world.batches.wake();
     let batch = world.ended(&id).await;
@@ -134,12 +134,15 @@ async fn two_batches_share_the_window() {
     let first = world.create(&lines(50, "gate first")).await;
     eventually(async || (world.fake.running() == 4).then_some(())).await;
     let second = world.create(&lines(2, "hello")).await;
-    eventually(async || (world.batches.get(&second).await.unwrap().status == "in_progress").then_some(())).await;
+    eventually(async || {
+        (world.batches.get(&Tenant::default(), &second).await.unwrap().status == "in_progress").then_some(())
+    })
+    .await;
     // Room for a few: the second batch gets its part although the first could use it all.
     world.fake.state.gate.add_permits(4);
     let batch = eventually(async || {
         world.fake.state.gate.add_permits(1);
-        let batch = world.batches.get(&second).await.unwrap();
+        let batch = world.batches.get(&Tenant::default(), &second).await.unwrap();
         batch.status().unwrap().has_ended().then_some(batch)
     })
     .await;
@@ -153,11 +156,11 @@ async fn a_deleted_input_is_kept_for_the_batch_that_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let file_id = world.upload(&(lines(20, "gate"))).await;
-    let key = world.store.file(&file_id, NOW).await.unwrap().storage_key;
+    let key = world.store.file(&Tenant::default(), &file_id, NOW).await.unwrap().storage_key;
     let id = world.create_from(&file_id).await;
     eventually(async || (world.fake.running() > 0).then_some(())).await;
-    world.store.delete_file(&file_id, NOW).await.unwrap();
-    assert!(world.store.file(&file_id, NOW).await.is_err());
+    world.store.delete_file(&Tenant::default(), &file_id, NOW).await.unwrap();
+    assert!(world.store.file(&Tenant::default(), &file_id, NOW).await.is_err());
     world.fake.open_gate();
     assert_eq!(world.ended(&id).await.done, 20);
     eventually(async || world.store.blobs().open_blob(&key).await.is_err().then_some(())).await;
@@ -169,8 +172,10 @@ async fn what_is_published_twice_is_the_same_file() {
     let world = World::start_with(dir.path(), |settings| settings.spill_bytes = 300).await;
     let text = lines(60, "hello") + &line("big", &"x".repeat(400)) + &line("bad", "refuse") + &line("wait", "gate");
     let id = world.create(&text).await;
-    let batch =
-        eventually(async || world.batches.get(&id).await.ok().filter(|batch| batch.done + batch.failed == 62)).await;
+    let batch = eventually(async || {
+        world.batches.get(&Tenant::default(), &id).await.ok().filter(|batch| batch.done + batch.failed == 62)
+    })
+    .await;
     let first = render(&world.store, world.batches.settings(), &batch).await.unwrap();
     let second = render(&world.store, world.batches.settings(), &batch).await.unwrap();
     let hashes =
@@ -183,7 +188,7 @@ async fn damaged_input_ends_the_batch_and_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start_with(dir.path(), |settings| settings.window = 1).await;
     let file_id = world.upload(&lines(3, "gate")).await;
-    let key = world.store.file(&file_id, NOW).await.unwrap().storage_key;
+    let key = world.store.file(&Tenant::default(), &file_id, NOW).await.unwrap().storage_key;
     let id = world.create_from(&file_id).await;
     eventually(async || (world.fake.running() == 1).then_some(())).await;
     let path = dir.path().join("blobs").join(&key[..2]).join(&key);

@@ -1,6 +1,10 @@
 mod life;
 mod offline;
+mod order;
 mod recovery;
+mod results;
+mod retry;
+mod steer;
 mod validation;
 
 use std::collections::HashMap;
@@ -12,11 +16,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 
-use super::{Batches, LineAnswer, LineExecutor, Settings};
+use super::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use crate::clock::Clock;
 use crate::openai::Endpoint;
 use crate::openai::error::{ApiError, ErrorBody};
-use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tokens};
+use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tenant, Tokens};
 
 const NOW: i64 = 1_800_000_000;
 const DAY_S: i64 = 24 * 3600;
@@ -35,6 +39,9 @@ struct FakeState {
     waiting: AtomicUsize,
     gate: Semaphore,
     executions: Mutex<HashMap<String, usize>>,
+    /// What was asked, in its order.
+    order: Mutex<Vec<String>>,
+    endpoints: Mutex<Vec<&'static str>>,
     running: AtomicUsize,
     running_max: AtomicUsize,
     started: AtomicUsize,
@@ -47,6 +54,8 @@ impl Default for FakeState {
             waiting: AtomicUsize::new(0),
             gate: Semaphore::new(0),
             executions: Mutex::default(),
+            order: Mutex::default(),
+            endpoints: Mutex::default(),
             running: AtomicUsize::new(0),
             running_max: AtomicUsize::new(0),
             started: AtomicUsize::new(0),
@@ -93,13 +102,15 @@ impl LineExecutor for Fake {
         ready.wait_for(|ready| *ready).await.unwrap();
     }
 
-    async fn execute(&self, _: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+    async fn execute(&self, _: &Tenant, endpoint: Endpoint, body: &[u8]) -> Result<LineAnswer, ApiError> {
+        self.state.endpoints.lock().unwrap().push(endpoint.path());
         let body: Value = serde_json::from_slice(body).unwrap();
         let content = body["messages"][0]["content"].as_str().unwrap().to_owned();
         let now = self.state.running.fetch_add(1, Ordering::SeqCst) + 1;
         let _running = Running(&self.state.running);
         self.state.running_max.fetch_max(now, Ordering::SeqCst);
         self.state.started.fetch_add(1, Ordering::SeqCst);
+        self.state.order.lock().unwrap().push(content.clone());
         let execution = {
             let mut executions = self.state.executions.lock().unwrap();
             let count = executions.entry(content.clone()).or_default();
@@ -116,6 +127,16 @@ impl LineExecutor for Fake {
         }
         let body = serde_json::value::to_raw_value(&json!({"echo": content})).unwrap();
         Ok(LineAnswer { body, tokens: Tokens { input: 3, cached: 1, output: 2, reasoning: 0 } })
+    }
+
+    async fn measure(&self, _: Endpoint, body: &[u8]) -> Result<LineSize, ApiError> {
+        let body: Value = serde_json::from_slice(body).unwrap();
+        let content = body["messages"][0]["content"].as_str().unwrap();
+        match content.split(' ').next().unwrap() {
+            "refuse" => Err(error(400, "context_length_exceeded")),
+            "busy" => Err(error(503, "overloaded")),
+            _ => Ok(LineSize { input_tokens: content.len() as u64, max_output_tokens: 10 }),
+        }
     }
 }
 
@@ -161,13 +182,14 @@ impl World {
     async fn upload(&self, text: &str) -> String {
         let blob = self.store.blobs().put(text.as_bytes()).await.unwrap();
         let file = NewFile {
+            tenant: Tenant::default(),
             purpose: "batch".to_owned(),
             filename: "in.jsonl".to_owned(),
             blob,
             created_at: NOW,
             expires_at: None,
         };
-        self.store.add_file(file).await.unwrap().id
+        self.store.add_file(file, None).await.unwrap().id
     }
 
     async fn create(&self, text: &str) -> String {
@@ -181,6 +203,7 @@ impl World {
 
     async fn create_for(&self, endpoint: Endpoint, file_id: &str) -> String {
         let new = NewBatch {
+            tenant: Tenant::default(),
             input_file_id: file_id.to_owned(),
             endpoint: endpoint.path().to_owned(),
             window: "24h".to_owned(),
@@ -195,7 +218,7 @@ impl World {
 
     async fn ended(&self, id: &str) -> Batch {
         eventually(async || {
-            let batch = self.batches.get(id).await.unwrap();
+            let batch = self.batches.get(&Tenant::default(), id).await.unwrap();
             (batch.status().unwrap().has_ended() && batch.purged == 1).then_some(batch)
         })
         .await
@@ -209,7 +232,7 @@ impl World {
     /// The records of a published file; none if there is no file.
     async fn records(&self, file_id: Option<&String>) -> Vec<Value> {
         let Some(id) = file_id else { return Vec::new() };
-        let file = self.store.file(id, NOW).await.unwrap();
+        let file = self.store.file(&Tenant::default(), id, NOW).await.unwrap();
         let text = self.store.blobs().read(&file.storage_key).await.unwrap();
         assert_eq!(i64::try_from(text.len()).unwrap(), file.bytes);
         text.split(|byte| *byte == b'\n')

@@ -52,3 +52,18 @@ async fn a_bad_file_is_refused_with_its_lines() {
     assert!(text.contains("line 2: This line is not parseable as valid JSON."), "{text}");
     assert!(!job.output.exists());
 }
+
+#[tokio::test]
+async fn each_line_names_its_endpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    // As `vllm run-batch` takes them.
+    let vectors = json!({"custom_id": "b", "method": "POST", "url": "/v1/embeddings",
+        "body": {"model": "m1", "input": "hello", "messages": [{"content": "hello"}]}});
+    let job = job(dir.path(), &(line("a", "hello") + &vectors.to_string() + "\n"), false);
+    let fake = Fake::default();
+    run_offline(&job, fake.clone(), Settings::default(), |_| {}, std::future::pending()).await.unwrap();
+    let mut endpoints = fake.state.endpoints.lock().unwrap().clone();
+    endpoints.sort_unstable();
+    assert_eq!(endpoints, ["/v1/chat/completions", "/v1/embeddings"]);
+    assert_eq!(custom_ids(&read(&job.output)), ["a", "b"]);
+}

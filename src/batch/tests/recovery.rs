@@ -20,7 +20,7 @@ fn a_killed_batch_is_finished_by_the_next_process() {
         let world = World::start(dir.path()).await;
         let id = world.create(&text).await;
         eventually(async || {
-            let batch = world.batches.get(&id).await.unwrap();
+            let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
             (batch.done == 100 && world.fake.running() == 8).then_some(())
         })
         .await;
@@ -48,7 +48,7 @@ fn a_half_checked_file_is_checked_on() {
         let store = Store::open(dir.path()).await.unwrap();
         let world = World { fake: Fake::default(), batches: idle(&store, &clock).await, store, clock };
         let id = world.create(&text).await;
-        let batch = world.batches.get(&id).await.unwrap();
+        let batch = world.batches.get(&Tenant::default(), &id).await.unwrap();
         // The first chunk only, as if the process had died after it.
         ingest_first_chunk(&world, &batch).await;
         id
@@ -85,6 +85,9 @@ async fn ingest_first_chunk(world: &World, batch: &Batch) {
             off,
             len: i64::try_from(line.trim_ascii().len()).unwrap(),
             model: "m1".to_owned(),
+            prefix: Vec::new(),
+            twin: None,
+            expected: 0,
         });
         off += i64::try_from(line.len()).unwrap();
     }
@@ -152,7 +155,7 @@ fn a_cancel_survives_a_crash() {
         let world = World::start(dir.path()).await;
         let id = world.create(&lines(10, "gate")).await;
         eventually(async || (world.fake.running() == 8).then_some(())).await;
-        world.store.cancel_batch(&id, clock.load(Ordering::SeqCst) / 1000).await.unwrap();
+        world.store.cancel_batch(&Tenant::default(), &id, clock.load(Ordering::SeqCst) / 1000).await.unwrap();
         id
     });
     until_killed(async {
@@ -161,5 +164,26 @@ fn a_cancel_survives_a_crash() {
         assert_eq!(batch.status, "cancelled");
         assert_eq!(world.errors(&batch).await.len(), 10);
         assert_eq!(batch.output_file_id, None);
+    });
+}
+
+#[test]
+fn suspects_of_a_paused_batch_are_run_when_it_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = until_killed(async {
+        let world = World::start(dir.path()).await;
+        let id = world.create(&lines(20, "gate")).await;
+        eventually(async || (world.fake.running() == 8).then_some(())).await;
+        world.batches.pause(&Tenant::default(), &id, true).await.unwrap();
+        id
+    });
+    until_killed(async {
+        let world = World::start(dir.path()).await;
+        world.fake.open_gate();
+        // Others run meanwhile, and are not held up.
+        assert_eq!(world.run(&lines(3, "hello")).await.done, 3);
+        assert!(world.store.has_suspects(&id).await.unwrap());
+        world.batches.pause(&Tenant::default(), &id, false).await.unwrap();
+        assert_eq!(world.ended(&id).await.done, 20);
     });
 }

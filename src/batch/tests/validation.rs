@@ -127,9 +127,15 @@ async fn bytes_that_are_no_text_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let blob = world.store.blobs().put(b"{\"custom_id\":\"\xff\"}\n").await.unwrap();
-    let file =
-        NewFile { purpose: "batch".to_owned(), filename: "x".to_owned(), blob, created_at: NOW, expires_at: None };
-    let file = world.store.add_file(file).await.unwrap();
+    let file = NewFile {
+        tenant: Tenant::default(),
+        purpose: "batch".to_owned(),
+        filename: "x".to_owned(),
+        blob,
+        created_at: NOW,
+        expires_at: None,
+    };
+    let file = world.store.add_file(file, None).await.unwrap();
     let id = world.create_from(&file.id).await;
     assert!(world.ended(&id).await.errors.unwrap().contains("invalid_utf8"));
 }
@@ -139,9 +145,15 @@ async fn a_file_that_a_batch_may_not_read_fails_it() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let blob = world.store.blobs().put(b"{}").await.unwrap();
-    let file =
-        NewFile { purpose: "vision".to_owned(), filename: "x".to_owned(), blob, created_at: NOW, expires_at: None };
-    let vision = world.store.add_file(file).await.unwrap().id;
+    let file = NewFile {
+        tenant: Tenant::default(),
+        purpose: "vision".to_owned(),
+        filename: "x".to_owned(),
+        blob,
+        created_at: NOW,
+        expires_at: None,
+    };
+    let vision = world.store.add_file(file, None).await.unwrap().id;
     for file_id in ["file-unknown", &vision] {
         let id = world.create_from(file_id).await;
         let errors: Vec<BatchError> = serde_json::from_str(&world.ended(&id).await.errors.unwrap()).unwrap();

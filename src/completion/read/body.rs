@@ -12,7 +12,7 @@ use crate::openai::error::ApiError;
 ///
 /// # Errors
 /// `invalid_json` with the place, `duplicate_field` with the key, `invalid_type` when it is not an object.
-pub(in crate::completion) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let duplicate = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = Strict { duplicate: &duplicate }.deserialize(&mut json).and_then(|value| json.end().map(|()| value));

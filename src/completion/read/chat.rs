@@ -14,6 +14,10 @@ pub(in crate::completion) struct ChatRequest {
     pub(in crate::completion) messages: Vec<Message>,
     pub(in crate::completion) options: Options,
     pub(in crate::completion) add_generation_prompt: bool,
+    /// The answer goes on with the last message.
+    pub(in crate::completion) continue_final_message: bool,
+    /// Put the last message in front of the answer, if it is the assistant's.
+    pub(in crate::completion) echo: bool,
     /// Further variables for the template.
     pub(in crate::completion) variables: Map<String, Value>,
     /// How many of the likeliest tokens to report beside each chosen one.
@@ -27,23 +31,39 @@ pub(in crate::completion) fn chat(body: &Map<String, Value>, limits: &Limits) ->
     let mut fields = Fields::new("", body);
     let model = text::model(&mut fields)?;
     let messages = messages(&mut fields)?;
-    let mut options = Options::read(&mut fields, limits)?;
-    if let Some(limit) = options.max_tokens_named(&mut fields, "max_completion_tokens")? {
+    let mut options = Options::read(&mut fields, limits, 1)?;
+    if let Some(limit) = options.max_tokens_named(&mut fields, "max_completion_tokens", 1)? {
         options.max_tokens = Some(limit);
     }
+    let (add_generation_prompt, continue_final_message) = ending(&mut fields)?;
     let request = ChatRequest {
         model,
         messages,
         options,
-        add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
+        add_generation_prompt,
+        continue_final_message,
+        echo: fields.boolean("echo")?.unwrap_or(false),
         variables: variables(&mut fields)?,
         logprobs: logprobs(&mut fields)?,
         ignored: Vec::new(),
     };
+    request.options.check_reported(request.logprobs)?;
     unhonoured::refuse_tools(&mut fields)?;
     unhonoured::harmless(&mut fields)?;
     let ignored = unhonoured::rest(&fields, limits)?;
     Ok(ChatRequest { ignored, ..request })
+}
+
+/// How the prompt ends: whether it opens the assistant's turn, and whether it leaves the last message open.
+pub(in crate::completion) fn ending(fields: &mut Fields<'_>) -> Result<(bool, bool), ApiError> {
+    let continues = fields.boolean("continue_final_message")?.unwrap_or(false);
+    match fields.boolean("add_generation_prompt")? {
+        Some(true) if continues => {
+            let text = "Invalid 'continue_final_message': it cannot be true together with 'add_generation_prompt'.";
+            Err(ApiError::invalid_value("continue_final_message", text))
+        }
+        opens => Ok((opens.unwrap_or(!continues), continues)),
+    }
 }
 
 fn logprobs(fields: &mut Fields<'_>) -> Result<Option<u8>, ApiError> {

@@ -2,6 +2,8 @@ use serde_json::{Map, Value};
 
 use super::fields::Fields;
 use super::prompts::{Prompt, prompts};
+use super::telling::{rank, request_id};
+use super::truncation::{Side, Truncation};
 use super::{text, unhonoured};
 use crate::completion::Limits;
 use crate::openai::error::ApiError;
@@ -12,6 +14,8 @@ pub(in crate::completion) struct EmbeddingRequest {
     pub(in crate::completion) model: String,
     pub(in crate::completion) inputs: Vec<Prompt>,
     pub(in crate::completion) options: EmbeddingOptions,
+    /// The client's own name for the request.
+    pub(in crate::completion) request_id: Option<String>,
     /// Fields that nothing here knows.
     pub(in crate::completion) ignored: Vec<String>,
 }
@@ -26,6 +30,8 @@ pub(in crate::completion) struct EmbeddingOptions {
     pub(in crate::completion) truncation: Option<Truncation>,
     /// Bring vectors to length 1.
     pub(in crate::completion) normalize: bool,
+    /// Within the priority of the request; lower goes first.
+    pub(in crate::completion) rank: i64,
 }
 
 /// How a vector is written.
@@ -34,18 +40,6 @@ pub(in crate::completion) enum Encoding {
     Float,
     Base64,
 }
-
-/// Inputs that are longer lose tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::completion) struct Truncation {
-    /// What is left; `None` is as much as the model takes.
-    pub(in crate::completion) tokens: Option<u32>,
-    /// Cut at the beginning instead of the end.
-    pub(in crate::completion) left: bool,
-}
-
-/// The field that asks for long inputs to be cut.
-pub(in crate::completion) const TRUNCATE: &str = "truncate_prompt_tokens";
 
 /// Reads a request for embeddings.
 pub(in crate::completion) fn embeddings(
@@ -61,21 +55,12 @@ pub(in crate::completion) fn embeddings(
         },
         dimensions: fields.count("dimensions", u32::MAX)?,
         add_special_tokens: fields.boolean("add_special_tokens")?.unwrap_or(true),
-        truncation: truncation(&mut fields)?,
+        truncation: Truncation::read(&mut fields, Side::Right)?,
         normalize: fields.boolean("normalize")?.unwrap_or(true),
+        rank: rank(&mut fields)?.0,
     };
+    let request_id = request_id(&mut fields)?;
     unhonoured::harmless(&mut fields)?;
     let ignored = unhonoured::rest_of_embeddings(&fields, limits)?;
-    Ok(EmbeddingRequest { model, inputs, options, ignored })
-}
-
-/// As vLLM has it: a number of tokens, or -1 for what the model takes.
-fn truncation(fields: &mut Fields<'_>) -> Result<Option<Truncation>, ApiError> {
-    let left = fields.one_of("truncation_side", &["left", "right"])? == Some("left");
-    let Some(tokens) = fields.integer(TRUNCATE, -1..=i64::from(u32::MAX))? else { return Ok(None) };
-    match u32::try_from(tokens) {
-        Ok(0) => Err(ApiError::nothing_left(TRUNCATE)),
-        Ok(tokens) => Ok(Some(Truncation { tokens: Some(tokens), left })),
-        Err(_) => Ok(Some(Truncation { tokens: None, left })),
-    }
+    Ok(EmbeddingRequest { model, inputs, options, request_id, ignored })
 }

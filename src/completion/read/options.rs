@@ -1,10 +1,13 @@
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use tandem_core::{SamplingParams, TokenId};
+use tandem_core::{GenerationDefaults, SamplingParams, TokenId};
+use tandem_engine::Repetition;
 
 use super::fields::{Fields, integer, kind};
 use super::structured::{Structure, structure};
+use super::telling::{Telling, rank, repetition};
 use super::text::without_nul;
+use super::truncation::{Side, Truncation};
 use crate::completion::Limits;
 use crate::openai::error::ApiError;
 
@@ -16,6 +19,8 @@ const MAX_STOP_TOKENS: usize = 128;
 const MAX_BIASES: usize = 300;
 /// A choice among a thousand labels; a rule for more is a grammar's.
 const MAX_ALLOWED_TOKENS: usize = 1_024;
+/// As vLLM has it.
+const MAX_REPORTED: usize = 128;
 const MAX_BAD_WORDS: usize = 128;
 const MAX_BAD_WORD_BYTES: usize = 256;
 const MAX_TOP_K: i64 = i32::MAX as i64;
@@ -27,21 +32,25 @@ pub(in crate::completion) struct Options {
     pub(in crate::completion) n: u32,
     pub(in crate::completion) max_tokens: Option<MaxTokens>,
     pub(in crate::completion) min_tokens: u32,
-    /// Without the allowed tokens and the bad words, which take the model to read.
-    pub(in crate::completion) sampling: SamplingParams,
+    pub(in crate::completion) sampling: SamplingFields,
     pub(in crate::completion) allowed_token_ids: Option<Vec<TokenId>>,
     pub(in crate::completion) bad_words: Vec<String>,
     pub(in crate::completion) stop: Vec<String>,
     pub(in crate::completion) stop_token_ids: Vec<TokenId>,
     pub(in crate::completion) ignore_eos: bool,
+    pub(in crate::completion) repetition: Option<Repetition>,
+    /// Within the priority of the request; lower goes first.
+    pub(in crate::completion) rank: i64,
+    pub(in crate::completion) truncation: Option<Truncation>,
+    /// Put in front of the prompt what the model was trained to find there; `None` is as usual.
+    pub(in crate::completion) add_special_tokens: Option<bool>,
     pub(in crate::completion) seed: Option<u64>,
     /// The prefix cache is shared with requests of the same salt alone; 0 when the request names none.
     pub(in crate::completion) cache_salt: u64,
     /// The name of an adapter. Whether the model has it is checked where the model is known.
     pub(in crate::completion) lora: Option<String>,
     pub(in crate::completion) stream: bool,
-    /// Of a stream: end with a chunk that tells the tokens counted.
-    pub(in crate::completion) include_usage: bool,
+    pub(in crate::completion) telling: Telling,
     /// What the answer has to look like.
     pub(in crate::completion) structure: Option<Structure>,
 }
@@ -54,26 +63,32 @@ pub(in crate::completion) struct MaxTokens {
 }
 
 impl Options {
-    pub(super) fn read(fields: &mut Fields<'_>, limits: &Limits) -> Result<Self, ApiError> {
+    /// `least` is the fewest tokens of output that `max_tokens` may ask for.
+    pub(super) fn read(fields: &mut Fields<'_>, limits: &Limits, least: u32) -> Result<Self, ApiError> {
         let stream = fields.boolean("stream")?.unwrap_or(false);
+        let (rank, service_tier) = rank(fields)?;
         let mut options = Self {
             n: fields.count("n", limits.max_n)?.unwrap_or(1),
             max_tokens: None,
             min_tokens: fields.integer("min_tokens", 0..=i64::from(u32::MAX))?.unwrap_or(0) as u32,
-            sampling: sampling(fields)?,
+            sampling: SamplingFields::read(fields)?,
             allowed_token_ids: allowed_token_ids(fields)?,
             bad_words: bad_words(fields)?,
             stop: stop(fields)?,
             stop_token_ids: stop_token_ids(fields)?,
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
+            repetition: repetition(fields)?,
+            rank,
+            truncation: Truncation::read(fields, Side::Left)?,
+            add_special_tokens: fields.boolean("add_special_tokens")?,
             seed: seed(fields)?,
             cache_salt: cache_salt(fields)?,
             lora: lora(fields)?,
             stream,
-            include_usage: include_usage(fields, stream)?,
+            telling: Telling { service_tier, ..Telling::read(fields, stream)? },
             structure: structure(fields)?,
         };
-        options.max_tokens = options.max_tokens_named(fields, "max_tokens")?;
+        options.max_tokens = options.max_tokens_named(fields, "max_tokens", least)?;
         Ok(options)
     }
 
@@ -82,13 +97,24 @@ impl Options {
         if self.structure.is_some() { usize::MAX } else { prompt_bytes }
     }
 
+    /// Tokens to report on are for answers with log-probabilities.
+    pub(super) fn check_reported(&self, logprobs: Option<u8>) -> Result<(), ApiError> {
+        if logprobs.is_none() && !self.sampling.reported.is_empty() {
+            let text = "Invalid 'logprob_token_ids': when using 'logprob_token_ids', 'logprobs' must be set.";
+            return Err(ApiError::invalid_value("logprob_token_ids", text));
+        }
+        Ok(())
+    }
+
     /// The limit of that name, if the request has it.
     pub(super) fn max_tokens_named(
         &self,
         fields: &mut Fields<'_>,
         name: &'static str,
+        least: u32,
     ) -> Result<Option<MaxTokens>, ApiError> {
-        let Some(tokens) = fields.count(name, u32::MAX)? else { return Ok(None) };
+        let range = i64::from(least)..=i64::from(u32::MAX);
+        let Some(tokens) = fields.integer(name, range)?.map(|tokens| tokens as u32) else { return Ok(None) };
         if self.min_tokens > tokens {
             let text = format!("Invalid 'min_tokens': it must not be greater than '{name}', which is {tokens}.");
             return Err(ApiError::invalid_value("min_tokens", text));
@@ -97,25 +123,70 @@ impl Options {
     }
 }
 
-fn sampling(fields: &mut Fields<'_>) -> Result<SamplingParams, ApiError> {
-    let default = SamplingParams::default();
-    let repetition_penalty = fields.number("repetition_penalty", 0.0..=10.0)?.unwrap_or(default.repetition_penalty);
-    if repetition_penalty <= 0.0 {
-        return Err(ApiError::decimal_below("repetition_penalty", "> 0", repetition_penalty.into()));
+/// How tokens are chosen, as far as the request says it. What it leaves open is the model's own to say, and OpenAI's where it does not.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::completion) struct SamplingFields {
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    typical_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    pub(in crate::completion) logit_bias: Vec<(TokenId, f32)>,
+    /// Whose log-probabilities are told in the place of the likeliest tokens'.
+    pub(in crate::completion) reported: Vec<TokenId>,
+}
+
+impl SamplingFields {
+    fn read(fields: &mut Fields<'_>) -> Result<Self, ApiError> {
+        let repetition_penalty = fields.number("repetition_penalty", 0.0..=10.0)?;
+        if let Some(penalty) = repetition_penalty.filter(|penalty| *penalty <= 0.0) {
+            return Err(ApiError::decimal_below("repetition_penalty", "> 0", penalty.into()));
+        }
+        Ok(Self {
+            temperature: fields.number("temperature", 0.0..=2.0)?,
+            // -1 is how some clients say "off".
+            top_k: fields.integer("top_k", -1..=MAX_TOP_K)?.map(|k| k.max(0) as u32),
+            top_p: fields.number("top_p", 0.0..=1.0)?,
+            min_p: fields.number("min_p", 0.0..=1.0)?,
+            typical_p: fields.number("typical_p", 0.0..=1.0)?,
+            repetition_penalty,
+            frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
+            presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
+            logit_bias: logit_bias(fields)?,
+            reported: token_ids(
+                "logprob_token_ids",
+                fields.array("logprob_token_ids")?.unwrap_or_default(),
+                MAX_REPORTED,
+            )?,
+        })
     }
-    Ok(SamplingParams {
-        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
-        // -1 is how some clients say "off".
-        top_k: fields.integer("top_k", -1..=MAX_TOP_K)?.map_or(default.top_k, |k| k.max(0) as u32),
-        top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),
-        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
-        typical_p: fields.number("typical_p", 0.0..=1.0)?.unwrap_or(default.typical_p),
-        repetition_penalty,
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
-        logit_bias: logit_bias(fields)?,
-        ..default
-    })
+
+    /// With the model's defaults. Without the allowed tokens and the bad words, which take its tokenizer to read.
+    pub(in crate::completion) fn resolve(&self, defaults: &GenerationDefaults) -> SamplingParams {
+        let openai = SamplingParams::default();
+        SamplingParams {
+            temperature: self.temperature.or(defaults.temperature).unwrap_or(openai.temperature),
+            top_k: self.top_k.or(defaults.top_k).unwrap_or(openai.top_k),
+            top_p: self.top_p.or(defaults.top_p).unwrap_or(openai.top_p),
+            min_p: self.min_p.or(defaults.min_p).unwrap_or(openai.min_p),
+            typical_p: self.typical_p.or(defaults.typical_p).unwrap_or(openai.typical_p),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(defaults.repetition_penalty)
+                .unwrap_or(openai.repetition_penalty),
+            frequency_penalty: self
+                .frequency_penalty
+                .or(defaults.frequency_penalty)
+                .unwrap_or(openai.frequency_penalty),
+            presence_penalty: self.presence_penalty.or(defaults.presence_penalty).unwrap_or(openai.presence_penalty),
+            logit_bias: self.logit_bias.clone(),
+            reported: self.reported.clone(),
+            ..openai
+        }
+    }
 }
 
 /// Whether the keys are tokens of the model is checked where the model is known.
@@ -206,7 +277,7 @@ fn bad_words(fields: &mut Fields<'_>) -> Result<Vec<String>, ApiError> {
 }
 
 /// A text of at least one byte and at most `max`.
-fn short_text(path: &str, text: &str, max: usize) -> Result<(), ApiError> {
+pub(super) fn short_text(path: &str, text: &str, max: usize) -> Result<(), ApiError> {
     if text.is_empty() {
         return Err(ApiError::empty_string(path));
     }
@@ -248,22 +319,5 @@ fn lora(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
             Ok(Some(name.clone()))
         }
         Some(other) => Err(ApiError::invalid_type("lora", "a string", kind(other))),
-    }
-}
-
-fn include_usage(fields: &mut Fields<'_>, stream: bool) -> Result<bool, ApiError> {
-    let Some(mut options) = fields.object("stream_options")? else { return Ok(false) };
-    if !stream {
-        return Err(ApiError::invalid_value(
-            "stream_options",
-            "Invalid 'stream_options': it can only be used when 'stream' is true.",
-        ));
-    }
-    // Padding of chunks against observers of their size; none is added, which is what a server may always do.
-    options.boolean("include_obfuscation")?;
-    let include_usage = options.boolean("include_usage")?.unwrap_or(false);
-    match options.unread().find(|(_, value)| !value.is_null() && **value != Value::Bool(false)) {
-        Some((name, _)) => Err(ApiError::unsupported_parameter(&options.path(name))),
-        None => Ok(include_usage),
     }
 }

@@ -17,6 +17,8 @@ pub(in crate::completion) struct CompletionRequest {
     pub(in crate::completion) options: Options,
     /// Put the prompt in front of the text.
     pub(in crate::completion) echo: bool,
+    /// What is to come after the answer, for models that fill in the middle.
+    pub(in crate::completion) suffix: Option<String>,
     pub(in crate::completion) logprobs: Option<u8>,
     pub(in crate::completion) ignored: Vec<String>,
 }
@@ -34,21 +36,33 @@ pub(in crate::completion) fn completions(
     limits: &Limits,
 ) -> Result<CompletionRequest, ApiError> {
     let mut fields = Fields::new("", body);
+    let echo = fields.boolean("echo")?.unwrap_or(false);
     let mut request = CompletionRequest {
         model: text::model(&mut fields)?,
         prompts: prompts(&mut fields, "prompt")?,
-        options: Options::read(&mut fields, limits)?,
-        echo: fields.boolean("echo")?.unwrap_or(false),
+        // With nothing to generate there is the prompt to tell of, or nothing at all.
+        options: Options::read(&mut fields, limits, u32::from(!echo))?,
+        echo,
+        suffix: suffix(&mut fields)?,
         logprobs: fields.integer("logprobs", 0..=5)?.map(|top| top as u8),
         ignored: Vec::new(),
     };
-    if request.echo && request.logprobs.is_some() {
-        let message = "Unsupported value: 'echo' does not support true together with 'logprobs' on this server.";
-        return Err(ApiError::unsupported_value("echo", message));
+    request.options.check_reported(request.logprobs)?;
+    if request.suffix.is_some() && echo && request.logprobs.is_some() {
+        let text =
+            "Unsupported value: 'suffix' does not support a text together with 'echo' and 'logprobs' on this server.";
+        return Err(ApiError::unsupported_value("suffix", text));
     }
     unhonoured::harmless(&mut fields)?;
     request.ignored = unhonoured::rest(&fields, limits)?;
     Ok(request)
+}
+
+fn suffix(fields: &mut Fields<'_>) -> Result<Option<String>, ApiError> {
+    // Nothing comes after the answer of a request whose suffix is empty.
+    let Some(text) = fields.string("suffix")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    text::without_nul("suffix", text)?;
+    Ok(Some(text.to_owned()))
 }
 
 /// A string, a list of strings, a list of token ids, or a list of such lists.

@@ -1,5 +1,5 @@
 use serde_json::Value;
-use tandem_engine::{GrammarSpec, is_ebnf};
+use tandem_engine::{GrammarSpec, JsonForm, WhiteSpace, check_pattern, is_ebnf};
 
 use super::fields::{Fields, kind};
 use crate::openai::error::ApiError;
@@ -21,7 +21,20 @@ pub(super) fn structure(fields: &mut Fields<'_>) -> Result<Option<Structure>, Ap
     if let Some(mut outputs) = fields.object("structured_outputs")? {
         found.push(structured_outputs(&mut outputs)?);
     }
-    constraints(fields, ["guided_json", "guided_regex", "guided_choice", "guided_grammar"], &mut found)?;
+    let mut guided = Vec::new();
+    constraints(fields, ["guided_json", "guided_regex", "guided_choice", "guided_grammar"], &mut guided)?;
+    if fields.boolean("guided_json_object")? == Some(true) {
+        guided.push(Structure { path: "guided_json_object".to_owned(), spec: GrammarSpec::JsonObject });
+    }
+    let form = white_space(fields, "guided_whitespace_pattern")?;
+    let form = form.map(|(path, white_space)| (path, JsonForm { white_space, closed: false }));
+    match guided.pop() {
+        Some(one) => {
+            found.append(&mut guided);
+            found.push(formed(one, form)?);
+        }
+        None => form.map_or(Ok(()), |(path, _)| Err(no_json(&path)))?,
+    }
     match found.get(1) {
         None => Ok(found.pop()),
         Some(second) => {
@@ -87,15 +100,10 @@ fn structured_outputs(outputs: &mut Fields<'_>) -> Result<Structure, ApiError> {
     if outputs.boolean("json_object")? == Some(true) {
         found.push(Structure { path: outputs.path("json_object"), spec: GrammarSpec::JsonObject });
     }
-    // Options that change the form of the output: what is not done is not accepted.
-    for name in ["disable_any_whitespace", "disable_additional_properties"] {
-        if outputs.boolean(name)? == Some(true) {
-            return Err(ApiError::unsupported_parameter(&outputs.path(name)));
-        }
-    }
+    let form = form(outputs, "whitespace_pattern")?;
     nothing_else(outputs)?;
     match (found.pop(), found.is_empty()) {
-        (Some(one), true) => Ok(one),
+        (Some(one), true) => formed(one, form),
         _ => {
             let path = "structured_outputs";
             let text =
@@ -103,6 +111,54 @@ fn structured_outputs(outputs: &mut Fields<'_>) -> Result<Structure, ApiError> {
             Err(ApiError::invalid_value(path, text))
         }
     }
+}
+
+/// The options about the form of JSON that are set, with the path of one of them.
+fn form(outputs: &mut Fields<'_>, pattern: &'static str) -> Result<Option<(String, JsonForm)>, ApiError> {
+    let nothing = outputs.boolean("disable_any_whitespace")?.unwrap_or(false);
+    let closed = outputs.boolean("disable_additional_properties")?.unwrap_or(false);
+    let white_space = white_space(outputs, pattern)?;
+    match (white_space, nothing, closed) {
+        (None, false, false) => Ok(None),
+        (None, true, closed) => {
+            let form = JsonForm { white_space: WhiteSpace::Nothing, closed };
+            Ok(Some((outputs.path("disable_any_whitespace"), form)))
+        }
+        (None, false, true) => {
+            let form = JsonForm { white_space: WhiteSpace::Compact, closed };
+            Ok(Some((outputs.path("disable_additional_properties"), form)))
+        }
+        (Some((path, white_space)), false, closed) => Ok(Some((path, JsonForm { white_space, closed }))),
+        (Some((path, _)), true, _) => {
+            let text = format!("Invalid '{path}': there is no white space with 'disable_any_whitespace'.");
+            Err(ApiError::invalid_value(&path, text))
+        }
+    }
+}
+
+fn white_space(fields: &mut Fields<'_>, name: &'static str) -> Result<Option<(String, WhiteSpace)>, ApiError> {
+    let Some(pattern) = fields.string(name)? else { return Ok(None) };
+    let path = fields.path(name);
+    check_pattern(pattern).map_err(|reason| ApiError::invalid_schema(&path, reason))?;
+    Ok(Some((path, WhiteSpace::Pattern(pattern.to_owned()))))
+}
+
+/// The constraint in that form, which only JSON has.
+fn formed(structure: Structure, form: Option<(String, JsonForm)>) -> Result<Structure, ApiError> {
+    let Some((asked, form)) = form else { return Ok(structure) };
+    let Structure { path, spec } = structure;
+    let schema = if let GrammarSpec::JsonSchema(schema) = spec {
+        schema
+    } else if spec == GrammarSpec::JsonObject {
+        r#"{"type":"object"}"#.to_owned()
+    } else {
+        return Err(no_json(&asked));
+    };
+    Ok(Structure { path, spec: GrammarSpec::JsonSchemaIn(schema, form) })
+}
+
+fn no_json(path: &str) -> ApiError {
+    ApiError::invalid_value(path, format!("Invalid '{path}': it is for output that is constrained to be JSON."))
 }
 
 /// The four kinds of constraint, by the names that they have here.

@@ -10,59 +10,42 @@ use crate::completion::Limits;
 use crate::openai::error::ApiError;
 
 /// Accepted whatever their value: notes of the client about itself, and hints.
-const HINTS: [&str; 11] = [
+const HINTS: [&str; 9] = [
     "user",
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
     "prompt_cache_options",
-    "service_tier",
     "parallel_tool_calls",
     "verbosity",
     "prediction",
-    "request_id",
     "include_reasoning",
 ];
 
 /// Refused by name, unless null or the value beside it, by which nothing is asked for.
 const NOT_OFFERED: &[(&str, Neutral)] = &[
-    ("add_special_tokens", Neutral::Never),
     ("api_base", Neutral::Never),
     ("audio", Neutral::Never),
     ("base_url", Neutral::Never),
     ("best_of", Neutral::One),
     ("cache_prompt", Neutral::Is(true)),
     ("chat_template", Neutral::Never),
-    ("continue_final_message", Neutral::Is(false)),
     ("documents", Neutral::Empty),
-    ("echo", Neutral::Is(false)),
     ("grammar", Neutral::Never),
     ("guided_decoding_backend", Neutral::Never),
-    ("guided_json_object", Neutral::Is(false)),
-    ("guided_whitespace_pattern", Neutral::Never),
-    ("include_stop_str_in_output", Neutral::Is(false)),
     ("json_schema", Neutral::Never),
     ("kv_transfer_params", Neutral::Never),
     ("length_penalty", Neutral::One),
-    ("logprob_token_ids", Neutral::Empty),
     ("lora_path", Neutral::Never),
     ("mm_processor_kwargs", Neutral::Never),
     ("moderation", Neutral::Never),
     ("n_discard", Neutral::Never),
-    ("priority", Neutral::Zero),
     ("prompt_embeds", Neutral::Never),
     ("prompt_logprobs", Neutral::Never),
-    ("repetition_detection", Neutral::Never),
-    ("return_prompt_text", Neutral::Is(false)),
-    ("return_token_ids", Neutral::Is(false)),
-    ("return_tokens_as_token_ids", Neutral::Is(false)),
-    ("skip_special_tokens", Neutral::Is(true)),
     ("slot_id", Neutral::Never),
-    ("spaces_between_special_tokens", Neutral::Is(true)),
     ("store", Neutral::Is(false)),
     ("suffix", Neutral::Never),
     ("thinking_token_budget", Neutral::Never),
-    ("truncate_prompt_tokens", Neutral::Never),
     ("trust_remote_code", Neutral::Never),
     ("use_beam_search", Neutral::Is(false)),
     ("web_search_options", Neutral::Never),
@@ -82,7 +65,6 @@ enum Neutral {
     Never,
     Is(bool),
     Word(&'static [&'static str]),
-    Zero,
     One,
     Empty,
 }
@@ -93,7 +75,6 @@ impl Neutral {
             Self::Never => false,
             Self::Is(neutral) => value.as_bool() == Some(*neutral),
             Self::Word(neutral) => value.as_str().is_some_and(|word| neutral.contains(&word)),
-            Self::Zero => value.as_f64() == Some(0.0),
             Self::One => value.as_f64() == Some(1.0),
             Self::Empty => value.as_array().is_some_and(Vec::is_empty),
         }
@@ -141,6 +122,11 @@ pub(super) fn rest(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, 
 /// The same for a request for embeddings.
 pub(super) fn rest_of_embeddings(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, ApiError> {
     rest_but(fields, limits, NOT_OFFERED_FOR_EMBEDDINGS)
+}
+
+/// Refuses what no request may ask for, where there is no place to name what was passed over.
+pub(in crate::completion) fn nothing_else(fields: &Fields<'_>, limits: &Limits) -> Result<(), ApiError> {
+    rest(fields, limits).map(|_| ())
 }
 
 fn rest_but(fields: &Fields<'_>, limits: &Limits, more: &[(&str, Neutral)]) -> Result<Vec<String>, ApiError> {

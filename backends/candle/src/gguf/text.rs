@@ -1,7 +1,7 @@
 use std::panic::catch_unwind;
 
 use tandem_core::{LoadError, TokenKind, VocabParts};
-use tandem_gguf::{GgufFile, chat_template};
+use tandem_gguf::{GgufFile, chat_template, fill_in_the_middle, sampling};
 
 use super::{
     bpe,
@@ -30,7 +30,8 @@ pub(super) fn text(file: &GgufFile) -> Result<Text, LoadError> {
     let inner = built.unwrap_or_else(|_| Err("the tokenizer cannot be built of it".to_owned())).map_err(refused)?;
     let parts = parts(file, model, tokens);
     let template = chat_template(file.header()).map_err(refused)?;
-    Text::new(inner, parts, template).map_err(|reason| refused(rejected(&reason)))
+    let text = Text::new(inner, parts, template).map_err(|reason| refused(rejected(&reason)))?;
+    Ok(Text { defaults: sampling(file.header()), ..text })
 }
 
 /// How a vocabulary becomes a tokenizer.
@@ -85,5 +86,13 @@ fn parts(file: &GgufFile, model: Model, tokens: Tokens) -> VocabParts {
         };
         (bytes, Some(token.kind.token_kind()))
     };
-    VocabParts { tokens: all.into_iter().map(token).collect(), eog, bos, eos, adds_bos, closing }
+    VocabParts {
+        tokens: all.into_iter().map(token).collect(),
+        eog,
+        bos,
+        eos,
+        adds_bos,
+        closing,
+        fill_in_the_middle: fill_in_the_middle(file.header()),
+    }
 }

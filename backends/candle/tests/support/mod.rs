@@ -175,8 +175,14 @@ pub(crate) fn greedy(
     let (mut all, mut first) = (prompt.to_vec(), None);
     let mut start = 0;
     for _ in 0..tokens {
-        let chunk =
-            Chunk { slot: SlotId(0), start: start as u32, tokens: &all[start..], block_table: &table, sample: true };
+        let chunk = Chunk {
+            slot: SlotId(0),
+            start: start as u32,
+            tokens: &all[start..],
+            block_table: &table,
+            sample: true,
+            score: false,
+        };
         backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None }).unwrap();
         let row = SampleRow {
             slot: SlotId(0),

@@ -50,6 +50,8 @@ pub struct SamplingParams {
     pub allowed: Option<Arc<TokenMask>>,
     /// Sequences of tokens that the output may not contain: the last of each is banned where the others stand before it.
     pub bad_words: Vec<Vec<TokenId>>,
+    /// Whose log-probabilities are reported in the place of the likeliest tokens', where any are; empty for the likeliest.
+    pub reported: Vec<TokenId>,
 }
 
 impl Default for SamplingParams {
@@ -67,6 +69,7 @@ impl Default for SamplingParams {
             logit_bias: Vec::new(),
             allowed: None,
             bad_words: Vec::new(),
+            reported: Vec::new(),
         }
     }
 }

@@ -30,7 +30,7 @@ impl Sampler {
         let max = math::finite_max(logits).ok_or(SampleError::NonFinite)?;
         let reported = row.logprobs.map(|count| {
             let log_total = math::log_sum_exp(logits, max);
-            (log_total, self.top_logprobs(logits, log_total, count))
+            (log_total, self.reported(logits, log_total, count, &row.params.reported))
         });
         let token = if row.adjusts_logits() {
             let mut adjusted = std::mem::take(&mut self.adjusted);
@@ -46,6 +46,23 @@ impl Sampler {
         let logprobs =
             reported.map(|(log_total, top)| TokenLogprobs { logprob: logits[token as usize] - log_total, top });
         Ok(Sampled { token, logprobs })
+    }
+
+    /// What `logits` say of `target`, and of other tokens as a [`ScoreRow`](crate::ScoreRow) asks.
+    ///
+    /// # Errors
+    /// [`SampleError::NonFinite`] as [`Self::sample`] has it.
+    pub fn score(
+        &mut self,
+        logits: &[f32],
+        target: TokenId,
+        top: u8,
+        reported: &[TokenId],
+    ) -> Result<TokenLogprobs, SampleError> {
+        let max = math::finite_max(logits).ok_or(SampleError::NonFinite)?;
+        let log_total = math::log_sum_exp(logits, max);
+        let top = self.reported(logits, log_total, top, reported);
+        Ok(TokenLogprobs { logprob: logprob(logits, log_total, target), top })
     }
 
     fn choose(&mut self, logits: &[f32], max: f32, row: &SampleRow<'_>) -> TokenId {
@@ -173,12 +190,19 @@ impl Sampler {
         }
     }
 
-    fn top_logprobs(&mut self, logits: &[f32], log_total: f32, count: u8) -> Vec<(TokenId, f32)> {
+    fn reported(&mut self, logits: &[f32], log_total: f32, count: u8, named: &[TokenId]) -> Vec<(TokenId, f32)> {
+        if !named.is_empty() {
+            return named.iter().map(|&token| (token, logprob(logits, log_total, token))).collect();
+        }
         if count == 0 {
             return Vec::new();
         }
         self.truncation.likeliest(logits, count.into()).map(|(token, logit)| (token, logit - log_total)).collect()
     }
+}
+
+fn logprob(logits: &[f32], log_total: f32, token: TokenId) -> f32 {
+    logits.get(token as usize).map_or(f32::NEG_INFINITY, |logit| logit - log_total)
 }
 
 fn ban(logits: &mut [f32], token: TokenId) {

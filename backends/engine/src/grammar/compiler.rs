@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tandem_core::{TokenId, Vocab};
 use toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie};
 
-use super::{GrammarError, GrammarSpec, MAX_SOURCE_BYTES, ebnf, pattern, schema};
+use super::{GrammarError, GrammarSpec, JsonForm, MAX_SOURCE_BYTES, WhiteSpace, ebnf, pattern, schema};
 
 /// The compilers below recurse over rules that refer to rules, as many as a source has room for, so they get a stack of a known size. The
 /// pages of it that are never touched cost nothing.
@@ -146,7 +146,14 @@ impl fmt::Debug for Grammar {
 impl GrammarSpec {
     fn source_bytes(&self) -> usize {
         match self {
-            Self::JsonSchema(text) | Self::Regex(text) | Self::Lark(text) | Self::Ebnf(text) => text.len(),
+            Self::JsonSchemaIn(text, JsonForm { white_space: WhiteSpace::Pattern(pattern), .. }) => {
+                text.len() + pattern.len()
+            }
+            Self::JsonSchema(text)
+            | Self::JsonSchemaIn(text, _)
+            | Self::Regex(text)
+            | Self::Lark(text)
+            | Self::Ebnf(text) => text.len(),
             Self::JsonObject => 0,
             Self::Choice(texts) => texts.iter().map(|text| text.len() + 1).sum(),
         }
@@ -154,8 +161,12 @@ impl GrammarSpec {
 
     fn for_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
         let grammar = match self {
-            Self::JsonSchema(text) => json(schema::checked(text)?),
-            Self::JsonObject => json(Value::Object(Map::from_iter([("type".to_owned(), "object".into())]))),
+            Self::JsonSchema(text) => json(schema::checked(text, false)?, &WhiteSpace::Compact),
+            Self::JsonSchemaIn(text, form) => json(schema::checked(text, form.closed)?, &form.white_space),
+            Self::JsonObject => {
+                let object = Map::from_iter([("type".to_owned(), "object".into())]);
+                json(Value::Object(object), &WhiteSpace::Compact)
+            }
             Self::Regex(text) => {
                 let pattern = pattern::unanchored(text).map_err(|reason| GrammarError::invalid("", reason))?;
                 if pattern.is_empty() {
@@ -191,13 +202,19 @@ impl GrammarSpec {
     }
 }
 
-/// A checked schema with the options that it is compiled by: compact output, and nothing passed over.
-fn json(mut schema: Value) -> GrammarWithLexer {
+/// A checked schema with the options that it is compiled by: nothing is passed over.
+fn json(mut schema: Value, white_space: &WhiteSpace) -> GrammarWithLexer {
+    let (blank, whitespace_pattern) = match white_space {
+        WhiteSpace::Compact => (" ?", None),
+        WhiteSpace::Nothing => ("", None),
+        WhiteSpace::Pattern(pattern) => ("", Some(pattern.clone())),
+    };
     let options = JsonCompileOptions {
         // Regular expressions.
-        item_separator: ", ?".to_owned(),
-        key_separator: ": ?".to_owned(),
+        item_separator: format!(",{blank}"),
+        key_separator: format!(":{blank}"),
         whitespace_flexible: false,
+        whitespace_pattern,
         coerce_one_of: false,
         lenient: false,
         ..JsonCompileOptions::default()
@@ -276,7 +293,7 @@ fn refused(spec: &GrammarSpec, error: &dyn fmt::Display) -> GrammarError {
         _ if has(&"lookaround") => {
             "Look-around, word boundaries and inner anchors are not supported in a regular expression."
         }
-        GrammarSpec::JsonSchema(_) | GrammarSpec::JsonObject => match () {
+        GrammarSpec::JsonSchema(_) | GrammarSpec::JsonSchemaIn(..) | GrammarSpec::JsonObject => match () {
             () if has(&"oneOf") => {
                 "'oneOf' is supported where no value can match two of its schemas; use 'anyOf' otherwise."
             }

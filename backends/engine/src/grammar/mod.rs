@@ -32,6 +32,8 @@ pub enum GrammarSpec {
     /// Output is compact: one blank at most after a comma or a colon and none elsewhere, since a weak model that may always emit white
     /// space can do so for ever. Properties come in the order of the schema.
     JsonSchema(String),
+    /// The same in another form.
+    JsonSchemaIn(String, JsonForm),
     /// Any JSON object, as compact as above.
     JsonObject,
     /// Text that this regular expression matches as a whole, in the syntax of Rust's `regex` without look-around. `^` and `$` around the
@@ -43,6 +45,39 @@ pub enum GrammarSpec {
     Lark(String),
     /// A context-free grammar in the EBNF of llama.cpp (GBNF), beginning at its rule `root`.
     Ebnf(String),
+}
+
+/// The form of JSON that a schema alone does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct JsonForm {
+    /// Between its parts.
+    pub white_space: WhiteSpace,
+    /// Objects whose schema names properties, and does not say whether there may be more, have no more.
+    pub closed: bool,
+}
+
+/// What may stand between the parts of JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WhiteSpace {
+    /// One blank at most after a comma or a colon.
+    #[default]
+    Compact,
+    /// None.
+    Nothing,
+    /// What this regular expression matches, if anything.
+    Pattern(String),
+}
+
+/// Checks a pattern of [`WhiteSpace`], or another that stands alone.
+///
+/// # Errors
+/// What is wrong with it, as a sentence fit for the client.
+pub fn check_pattern(pattern: &str) -> Result<(), &'static str> {
+    match pattern::unanchored(pattern)? {
+        "" => Err("The regular expression is empty."),
+        whole if whole.len() < pattern.len() => Err("Anchors are not supported here."),
+        _ => Ok(()),
+    }
 }
 
 /// Why a grammar was not compiled. Either is the client's to mend.

@@ -38,9 +38,11 @@ const ANNOTATIONS: [&str; 14] = [
 /// Annotations are left out, so that no reference can lead into them; a keyword that is not known here is refused, whether or not the
 /// grammar compiler would pass over it. References lead to a schema of the same document.
 ///
+/// With `closed`, objects whose schema names properties, and does not say whether there may be more, have no more.
+///
 /// # Errors
 /// When it is not a schema, says what cannot be enforced, or is too large.
-pub(super) fn checked(source: &str) -> Result<Value> {
+pub(super) fn checked(source: &str, closed: bool) -> Result<Value> {
     let value: Value = serde_json::from_str(source).map_err(|error| {
         // The parser's own bound is past ours.
         if error.to_string().starts_with("recursion limit") {
@@ -48,7 +50,7 @@ pub(super) fn checked(source: &str) -> Result<Value> {
         }
         GrammarError::invalid("", "This is not JSON.")
     })?;
-    let mut reader = Reader::default();
+    let mut reader = Reader { closed, ..Reader::default() };
     let schema = reader.schema(&value, Place::default())?;
     for (place, pointer) in &reader.references {
         if !reader.schemas.contains(pointer) {
@@ -96,6 +98,7 @@ struct Reader {
     schemas: HashSet<String>,
     /// Where a reference is, and the pointer that it holds.
     references: Vec<(String, String)>,
+    closed: bool,
 }
 
 impl Reader {
@@ -122,6 +125,10 @@ impl Reader {
             && (kept.contains_key("additionalItems") || kept.get("items").is_some_and(Value::is_array))
         {
             return place.invalid("'prefixItems' cannot be combined with the tuples of older drafts.");
+        }
+        let names_properties = kept.contains_key("properties") || kept.contains_key("patternProperties");
+        if self.closed && names_properties && !kept.contains_key("additionalProperties") {
+            kept.insert("additionalProperties".to_owned(), false.into());
         }
         self.schemas.insert(place.pointer);
         Ok(Value::Object(kept))

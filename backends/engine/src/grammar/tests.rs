@@ -609,3 +609,33 @@ fn what_was_compiled_is_kept_within_bounds() {
     assert!(entries > 500, "{entries} entries, {bytes} bytes");
     assert!(grammars.holds(&numbered(1_199)) && !grammars.holds(&numbered(1)));
 }
+
+/// White space and further properties as the request would have them.
+#[test]
+fn json_has_the_form_that_was_asked_for() {
+    let source = r#"{"type":"object","properties":{"a":{"type":"array","items":{"type":"integer"}}},"required":["a"]}"#;
+    let accepts = |form: JsonForm, text: &str| {
+        let grammar = bytes_model().compile(&GrammarSpec::JsonSchemaIn(source.to_owned(), form));
+        let mut state = GrammarState::new(&grammar);
+        let mut mask = TokenMask::empty(bytes_model().size);
+        for byte in text.bytes() {
+            state.mask(&mut mask).unwrap();
+            if !mask.contains(byte.into()) {
+                return false;
+            }
+            state.accept(byte.into()).unwrap();
+        }
+        state.is_complete()
+    };
+    let nothing = || JsonForm { white_space: WhiteSpace::Nothing, closed: false };
+    assert!(accepts(nothing(), r#"{"a":[1,2],"b":true}"#));
+    assert!(!accepts(nothing(), r#"{"a": [1,2]}"#));
+    let closed = || JsonForm { closed: true, ..JsonForm::default() };
+    assert!(accepts(closed(), r#"{"a": [1, 2]}"#));
+    assert!(!accepts(closed(), r#"{"a":[1,2],"b":true}"#));
+    let lines = || JsonForm { white_space: WhiteSpace::Pattern("[\n ]{0,3}".to_owned()), closed: true };
+    assert!(accepts(lines(), "{\n \"a\" : [1,\n  2]\n}"));
+    assert!(accepts(lines(), r#"{"a":[1,2]}"#));
+    assert!(!accepts(lines(), "{\t\"a\":[1]}"));
+    assert!(!accepts(lines(), "{\"a\":[1]\n\n\n\n}"));
+}

@@ -25,11 +25,12 @@ impl Keys {
 
 /// What stands before the first block of sequences with this salt.
 pub(super) fn root(seed: u64, salt: Salt) -> Key {
-    let Salt { cache, adapter } = salt;
-    let mut bytes = [0; 16];
+    let Salt { cache, adapter, alone } = salt;
+    let mut bytes = [0; 24];
     bytes[..8].copy_from_slice(&cache.to_le_bytes());
-    // Adapters count from 1 here, so that the first is not none.
-    bytes[8..].copy_from_slice(&adapter.map_or(0, |adapter| u64::from(adapter.0) + 1).to_le_bytes());
+    // Both count from 1 here, so that the first is not none.
+    bytes[16..].copy_from_slice(&alone.map_or(0, |sequence| sequence + 1).to_le_bytes());
+    bytes[8..16].copy_from_slice(&adapter.map_or(0, |adapter| u64::from(adapter.0) + 1).to_le_bytes());
     xxh3_128_with_seed(&bytes, seed)
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Candidate<'a> {
 pub(crate) struct Salt {
     pub(crate) cache: u64,
     pub(crate) adapter: Option<AdapterId>,
+    /// Of a sequence that shares with nobody: which one it is.
+    pub(crate) alone: Option<u64>,
 }
 
 /// A slot for a sequence.

@@ -17,9 +17,10 @@ use tandem_core::{
 };
 
 use crate::{
-    EngineError, Stats,
+    EngineError, FinishReason, Stats,
     kv::{self, KvCache},
     places::Places,
+    scores::MAX_SCORED,
     sequence::{Progress, Sequence, Submission, Urgency},
 };
 use turns::Turns;
@@ -44,6 +45,8 @@ pub(crate) struct Scheduler {
     kv_ops: Vec<KvOp>,
     /// Tokens that the next step may have: less than the backend's limit after it refused a step.
     step_limit: u32,
+    /// Prompt tokens that the step being planned may still score.
+    score_limit: u32,
     refusals: u32,
     turns: Turns,
     /// A sequence lost its slot while it paused: whether it may go on is to be found out among those that wait.
@@ -84,6 +87,7 @@ impl Scheduler {
         let stats = Stats { kv_capacity: spec.kv.capacity(), ..Stats::default() };
         Self {
             step_limit: spec.max_step_tokens,
+            score_limit: MAX_SCORED,
             turns: Turns::new(spec.adapters.len(), spec.max_step_tokens),
             spec,
             vocab,
@@ -157,6 +161,7 @@ impl Scheduler {
         if self.spec.overlaps {
             self.tell(clock());
         }
+        self.score(backend)?;
         self.constrain();
         self.sample(backend)?;
         self.apply(clock());
@@ -192,6 +197,7 @@ impl Scheduler {
                 tokens: &sequence.tokens[range],
                 block_table: self.kv.block_table(slot),
                 sample: sequence.samples(),
+                score: sequence.score_row().is_some(),
             }
         }));
         if chunks.is_empty() && self.kv_ops.is_empty() {
@@ -226,6 +232,28 @@ impl Scheduler {
         }
     }
 
+    /// Asks what the model thinks of the prompt tokens that were computed, where that is wanted.
+    fn score(&mut self, backend: &mut dyn InferenceBackend) -> Result<(), StepError> {
+        let Self { running, vocab, stats, .. } = self;
+        let rows: Vec<_> = running.iter().filter_map(|sequence| sequence.score_row()).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let counts: Vec<_> = rows.iter().map(|row| row.targets.len()).collect();
+        let mut scored = Vec::with_capacity(counts.iter().sum());
+        backend.score(&rows, &mut scored)?;
+        assert_eq!(scored.len(), counts.iter().sum::<usize>(), "the backend answers every target");
+        let mut scored = scored.into_iter();
+        let scoring = running.iter_mut().filter(|sequence| sequence.score_row().is_some());
+        for (sequence, count) in std::iter::zip(scoring, counts) {
+            if sequence.take_scores(scored.by_ref().take(count), vocab) == Progress::Failed {
+                sequence.has_ended = true;
+                stats.failed += 1;
+            }
+        }
+        Ok(())
+    }
+
     fn sample(&mut self, backend: &mut dyn InferenceBackend) -> Result<(), StepError> {
         self.sampled.clear();
         let mut rows = reuse(std::mem::take(&mut self.rows));
@@ -252,6 +280,11 @@ impl Scheduler {
             let (tokens, keys) = sequence.committed();
             kv.commit(slot, tokens, keys);
             if !samples {
+                if sequence.is_spent() && !sequence.has_ended {
+                    sequence.finish(FinishReason::Length, None, String::new(), now);
+                    sequence.has_ended = true;
+                    stats.finished += 1;
+                }
                 continue;
             }
             let result = sampled.next().expect("one result for each sequence that samples");

@@ -10,6 +10,7 @@ use super::{Scheduler, release};
 use crate::{
     EngineError, Priority,
     kv::common_prefix,
+    scores::MAX_SCORED,
     sequence::{Sequence, Urgency},
 };
 
@@ -27,16 +28,16 @@ impl Scheduler {
         self.mark_stalled(now);
         self.turns.choose(&self.running);
         let mut budget = self.step_limit;
+        self.score_limit = MAX_SCORED;
         let preemptions = self.stats.preemptions;
         self.plan_single_tokens(&mut budget, now);
         self.stats.following = 0;
         let mut admits = true;
         for class in [Priority::Interactive, Priority::Batch] {
-            let Self { running, turns, .. } = self;
+            let Self { running, turns, score_limit, .. } = self;
             let takes_part = |one: &Sequence| one.urgency.priority == class && is_idle(one) && turns.includes(one);
             for sequence in running.iter_mut().filter(|one| takes_part(one)) {
-                sequence.planned = sequence.missing().min(budget);
-                budget -= sequence.planned;
+                allot(sequence, &mut budget, score_limit);
             }
             // Whoever had to give way waits for the next step, or it would come back at once and be thrown out again; and while somebody
             // waits for room, nobody less urgent takes it. Whoever has a slot goes on all the same: only so is there room again.
@@ -132,8 +133,8 @@ impl Scheduler {
     /// Gives slots to those of a class who wait, most urgent first. Nobody is passed over for want of room, so that nobody starves: false
     /// when somebody has to wait for it.
     fn admit(&mut self, class: Priority, budget: &mut u32, now: Instant) -> bool {
-        let last = Urgency { priority: class, arrival: u64::MAX };
-        let mut from = Included(Urgency { priority: class, arrival: 0 });
+        let (first, last) = Urgency::bounds(class);
+        let mut from = Included(first);
         while *budget > 0 {
             let Some((&urgency, sequence)) = self.waiting.range_mut((from, Included(last))).next() else { return true };
             if sequence.stalled_since.is_some() {
@@ -174,8 +175,7 @@ impl Scheduler {
                 self.turns.begin(sequence.adapter());
             }
             if self.turns.includes(&sequence) {
-                sequence.planned = sequence.missing().min(*budget);
-                *budget -= sequence.planned;
+                allot(&mut sequence, budget, &mut self.score_limit);
             }
             let place = self.running.partition_point(|other| other.urgency < sequence.urgency);
             self.running.insert(place, sequence);
@@ -251,6 +251,16 @@ impl Scheduler {
             self.refusals = 0;
         }
     }
+}
+
+/// As many tokens as the step has room for; fewer of those that are scored, whose rows take more of it.
+fn allot(sequence: &mut Sequence, budget: &mut u32, score_limit: &mut u32) {
+    sequence.planned = sequence.missing().min(*budget);
+    if sequence.is_scoring() {
+        sequence.planned = sequence.planned.min(*score_limit);
+        *score_limit -= sequence.planned;
+    }
+    *budget -= sequence.planned;
 }
 
 /// Whether the sequence could take part in the step and does not yet.

@@ -8,7 +8,7 @@ use std::{
 
 use tandem_core::{
     AdapterId, BackendLoader as _, BackendSpec, InferenceBackend, KvOp, SampleError, SampleRow, Sampled,
-    SamplingParams, Step, StepError, TokenId,
+    SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs,
 };
 use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
 
@@ -62,6 +62,14 @@ impl InferenceBackend for Recorder<'_> {
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
         self.inner.sample(rows, out)
+    }
+
+    fn score(
+        &mut self,
+        rows: &[ScoreRow<'_>],
+        out: &mut Vec<Result<TokenLogprobs, SampleError>>,
+    ) -> Result<(), StepError> {
+        self.inner.score(rows, out)
     }
 }
 
@@ -148,7 +156,10 @@ fn request(prompt: impl IntoIterator<Item = TokenId>, max_tokens: u32, priority:
         logprobs: None,
         cache_salt: 0,
         grammar: None,
+        score_prompt: false,
+        special_tokens: false,
         adapter: None,
+        rank: 0,
     }
 }
 

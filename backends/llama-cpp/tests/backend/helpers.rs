@@ -68,7 +68,14 @@ pub(crate) fn forward_with(
 ) -> Result<(), StepError> {
     let chunks: Vec<_> = pieces
         .iter()
-        .map(|&(slot, start, tokens, sample)| Chunk { slot: SlotId(slot), start, tokens, block_table: &[], sample })
+        .map(|&(slot, start, tokens, sample)| Chunk {
+            slot: SlotId(slot),
+            start,
+            tokens,
+            block_table: &[],
+            sample,
+            score: false,
+        })
         .collect();
     backend.forward(&Step { kv_ops, chunks: &chunks, adapter })
 }

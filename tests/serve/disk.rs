@@ -1,0 +1,81 @@
+//! A disk that is full, or that fails.
+
+use std::{io::Write as _, path::Path, process::Command};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::program::{Program, tandem};
+
+const LINES: u64 = 300;
+
+fn lines() -> String {
+    let line = |number| {
+        let messages = json!([{"role": "user", "content": format!("Question {number} of many")}]);
+        let body =
+            json!({"model": "sim", "messages": messages, "temperature": 0, "max_tokens": 64, "ignore_eos": true});
+        json!({"custom_id": format!("line-{number}"), "method": "POST", "url": "/v1/chat/completions", "body": body})
+    };
+    (1..=LINES).map(|number| line(number).to_string() + "\n").collect()
+}
+
+fn completed(batch: &Value) -> u64 {
+    batch["request_counts"]["completed"].as_u64().unwrap()
+}
+
+/// Every line once.
+async fn is_whole(server: &Program, batch: &Value) {
+    assert_eq!((batch["status"].as_str(), completed(batch)), (Some("completed"), LINES));
+    let records = server.content(&batch["output_file_id"]).await;
+    let mut ids: Vec<_> = records.iter().map(|record| record["custom_id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len() as u64, LINES);
+}
+
+/// The server on a disk of its own, which nobody else sees.
+fn on_a_disk(dir: &Path, bytes: u64) -> Program {
+    let mount = format!("mount -t tmpfs -o size={bytes} none '{}' && exec \"$0\" \"$@\"", dir.display());
+    let server = tandem(&["serve", "--profile", "sim", "--port", "0"]);
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", &mount]).arg(server.get_program()).args(server.get_args());
+    // The log says again and again that the disk is full.
+    command.env("RUST_LOG", "off").env("STORAGE_PATH", dir).env("TANDEM__BACKEND__STEP_DELAY_MS", "2");
+    Program::launch_as(command).unwrap()
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_nothing_but_time() {
+    let dir = TempDir::new().unwrap();
+    let server = on_a_disk(dir.path(), 8 << 20);
+    let id = server.submit(&lines()).await;
+    let before = server.batch_when(&id, |batch| completed(batch) >= 20).await;
+    let filler = server.own(&dir.path().join("filler"));
+    let full = fill(&filler);
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // What cannot be kept is refused. There may still be room in pages that the database had before.
+    let refused = server.until_refused(&lines().repeat(20)).await;
+    assert_eq!((refused.0, refused.1["error"]["code"].as_str()), (507, Some("insufficient_storage")));
+    let during = server.batch_when(&id, |_| true).await;
+    assert_eq!(
+        (during["status"].as_str(), during["request_counts"]["failed"].as_u64()),
+        (Some("in_progress"), Some(0))
+    );
+    assert!(completed(&during) >= completed(&before) && completed(&during) < LINES, "{during}");
+    fs_err::remove_file(&filler).unwrap();
+    let after = server.batch_when(&id, |batch| batch["status"] == "completed").await;
+    is_whole(&server, &after).await;
+}
+
+/// Writes a file until no byte more can be written; the error that says so.
+fn fill(path: &Path) -> std::io::Error {
+    let mut file = fs_err::File::create(path).unwrap();
+    let mut size = 1 << 16;
+    loop {
+        match file.write_all(&vec![0; size]) {
+            Ok(()) => {}
+            Err(_) if size > 1 => size /= 2,
+            Err(error) => return error,
+        }
+    }
+}
