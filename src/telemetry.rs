@@ -1,7 +1,11 @@
 //! Logs. Prompts and completions are never among them.
 
-use std::io::{self, IsTerminal as _};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::LazyLock,
+};
 
+use indicatif::MultiProgress;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::settings::{LogFormat, LogSettings, Settings};
@@ -12,7 +16,7 @@ pub fn start(settings: &Settings) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
     // Colours are for people who want them.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let layer = fmt::layer().with_writer(io::stderr).with_ansi(colours);
+    let layer = fmt::layer().with_writer(|| AboveBars).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(filter);
     // A second start in one process, as in tests, keeps the first.
     let _ = match format {
@@ -21,5 +25,24 @@ pub fn start(settings: &Settings) {
     };
     for note in &settings.notes {
         tracing::warn!("{note}");
+    }
+}
+
+/// The progress bars that are on the terminal. The log is written above them.
+pub fn bars() -> &'static MultiProgress {
+    static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+    &BARS
+}
+
+/// Standard error, without the bars that stand there while something is written.
+struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        bars().suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }

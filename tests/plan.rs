@@ -20,6 +20,7 @@ fn the_shipped_model_fits() {
     assert!(text.contains("\nKV               20.0 MiB  2.5 KiB a token\n"), "{text}");
     assert!(text.contains("longest context 1024 tokens for 8 sequences\n"), "{text}");
     assert!(text.ends_with("fits\n") && text.contains("\nweights           7.1 MiB\n"), "{text}");
+    assert!(text.contains("\n  F16             7.1 MiB\n  F32 "), "{text}");
 }
 
 #[test]
@@ -39,6 +40,16 @@ fn candle_says_what_its_settings_cost() {
     assert!(text.starts_with("model tiny: 8 sequences of 1024 tokens (trained on 1024)\n"), "{text}");
     assert!(text.contains("\nKV               20.0 MiB  2.5 KiB a token\n"), "{text}");
     assert!(text.ends_with("fits\n"), "{text}");
+    assert!(text.contains("\n  BF16            7.1 MiB\n  F32 "), "{text}");
+}
+
+#[test]
+fn candle_plans_embedding_models_too() {
+    let (code, text, error) =
+        plan(&["--backend", "candle", "--model", "backends/candle/tests/embedding_fixtures/bert"]);
+    assert_eq!(code, Some(0), "{text}{error}");
+    assert!(text.contains(": 1 sequences of ") && text.contains("\nwork space "), "{text}");
+    assert!(text.contains("\nmost sequences          1 of "), "{text}");
 }
 
 #[test]

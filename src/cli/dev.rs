@@ -1,9 +1,8 @@
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{exit::Failure, print};
+use super::{bar::bar, exit::Failure, print};
 use crate::models::{self, SynthFailure, SynthOrder};
 
 #[derive(Debug, Subcommand)]
@@ -49,10 +48,7 @@ impl Synth {
     fn run(self) -> Result<ExitCode, Failure> {
         let Self { arch, size, out, gguf, seed, force } = self;
         let order = SynthOrder { arch, size, seed, directory: out, gguf, force };
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
-            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
+        let bar = bar("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left");
         let written = models::synthesize(order, &mut |bytes, total| {
             if let Some(bar) = &bar {
                 bar.set_length(total);

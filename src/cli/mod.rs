@@ -1,11 +1,13 @@
 //! The commands. Printing to standard output is theirs alone.
 
+mod bar;
 mod batch;
 mod config;
 mod db;
 mod dev;
 mod exit;
 mod keys;
+mod loading;
 mod plan;
 mod run_batch;
 mod serve;

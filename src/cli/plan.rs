@@ -40,12 +40,14 @@ impl PlanCommand {
 }
 
 fn describe(name: &str, plan: &Plan) -> String {
-    let &Plan { weights, kv, compute, room, place, parallel, context, trained, longest_context, most_sequences } = plan;
+    let &Plan { weights, ref formats, kv, compute, room, place, parallel, context, trained, .. } = plan;
+    let &Plan { longest_context, most_sequences, .. } = plan;
+    let formats: String = formats.iter().map(|(name, bytes)| format!("  {name:<14}{:>9}\n", size(*bytes))).collect();
     let longest = longest_context.map_or("none".to_owned(), |tokens| format!("{tokens} tokens"));
     let most = most_sequences.map_or("none".to_owned(), |sequences| sequences.to_string());
     format!(
         "model {name}: {parallel} sequences of {context} tokens (trained on {trained})\n\
-         weights         {:>9}\n\
+         weights         {:>9}\n{formats}\
          KV              {:>9}  {} a token\n\
          work space      {:>9}\n\
          together        {:>9}\n\

@@ -1,10 +1,10 @@
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tandem_engine::EngineLimits;
 
-use super::{SettingsArgs, exit::Failure};
+use super::{SettingsArgs, bar::bar, exit::Failure, loading};
 use crate::{
     app::{AppError, CompletionExecutor, offline_settings},
     batch::{OfflineError, OfflineJob, Progress, run_offline},
@@ -45,7 +45,7 @@ async fn run_batch(job: &OfflineJob, settings: &Settings) -> Result<ExitCode, Fa
         EngineLimits { queue: settings.limits.queue, prefix_cache: settings.prefix_cache, ..EngineLimits::default() };
     let models = Models::start(&settings.backend, &settings.models, limits);
     super::watch(&models, settings)?;
-    models.ready().await.map_err(|(name, source)| AppError::Model { name, source })?;
+    loading::shown(&models, models.ready()).await.map_err(|(name, source)| AppError::Model { name, source })?;
     let executor = CompletionExecutor::new(models, settings.limits);
     let started = Instant::now();
     let meter = Meter::new();
@@ -86,11 +86,7 @@ struct Meter {
 
 impl Meter {
     fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:40} {pos}/{len} lines, {msg}, {eta} left");
-            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Self { bar, last_tenth: std::cell::Cell::new(-1) }
+        Self { bar: bar("{bar:40} {pos}/{len} lines, {msg}, {eta} left"), last_tenth: std::cell::Cell::new(-1) }
     }
 
     fn show(&self, progress: Progress) {

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{SettingsArgs, exit::Failure, print};
+use super::{SettingsArgs, exit::Failure, loading, print};
 use crate::{
     app::App,
     settings::{Overrides, Settings},
@@ -42,6 +42,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     print(&format!("Tandem is listening on {url}"));
     let key = if app.needs_keys() { "YOUR_KEY" } else { "none" };
     print(&format!("  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}"));
-    app.run_until_stopped(interrupted).await?;
-    Ok(())
+    let models = app.models().clone();
+    // The server tells of a failure itself.
+    let loading = tokio::spawn(async move { drop(loading::shown(&models, models.ready()).await) });
+    let served = app.run_until_stopped(interrupted).await;
+    loading.abort();
+    Ok(served?)
 }

@@ -1,17 +1,21 @@
 use std::time::Duration;
 
-use tandem_core::{BackendLoader, LoadError};
+use tandem_core::{BackendLoader, LoadError, LoadProgress};
 use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
 
 use super::{Plan, SynthFailure, SynthOrder};
 use crate::settings::{BackendSettings, ModelSettings, SimFaults, Task};
 
-/// The loader for a model on the chosen backend. The one place that names concrete backends, and that knows which of them this program was
+/// The loader for a model on the chosen backend, which tells how far it has come where that takes long enough. The one place that names concrete backends, and that knows which of them this program was
 /// built with.
-pub(super) fn loader(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+pub(super) fn loader(
+    backend: &BackendSettings,
+    model: &ModelSettings,
+    progress: &LoadProgress,
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
-        BackendSettings::LlamaCpp(_) => llama_cpp(backend, model),
-        BackendSettings::Candle { .. } => candle(backend, model),
+        BackendSettings::LlamaCpp(_) => llama_cpp(backend, model, progress),
+        BackendSettings::Candle { .. } => candle(backend, model, progress),
         &BackendSettings::Sim { parallel, context, max_step_tokens, step_delay_ms, faults, .. }
             if model.task == Task::Embed =>
         {
@@ -96,6 +100,7 @@ fn plan_llama_cpp(
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
         weights: plan.needs.weights,
+        formats: planner.formats(),
         kv: plan.needs.kv,
         compute: plan.needs.compute,
         room,
@@ -122,10 +127,15 @@ fn plan_llama_cpp(
 }
 
 #[cfg(feature = "llama-cpp")]
-fn llama_cpp(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(
+    backend: &BackendSettings,
+    model: &ModelSettings,
+    progress: &LoadProgress,
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::LlamaCpp(asked) => {
-            Ok(Box::new(tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, model)?)))
+            let loader = tandem_llama_cpp::LlamaCppLoader::new(llama_cpp_settings(asked, model)?);
+            Ok(Box::new(loader.with_progress(progress.clone())))
         }
         BackendSettings::Candle { .. } | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -214,7 +224,11 @@ fn llama_cpp_adapter(
 }
 
 #[cfg(not(feature = "llama-cpp"))]
-fn llama_cpp(backend: &BackendSettings, _: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn llama_cpp(
+    backend: &BackendSettings,
+    _: &ModelSettings,
+    _: &LoadProgress,
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 
@@ -225,6 +239,7 @@ fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
         weights: plan.needs.weights,
+        formats: planner.formats().into_iter().map(|(format, bytes)| (format.to_string(), bytes)).collect(),
         kv: plan.needs.kv,
         compute: plan.needs.compute,
         room,
@@ -243,10 +258,15 @@ fn plan_candle(backend: &BackendSettings, _: &ModelSettings, _: Option<u64>) -> 
 }
 
 #[cfg(feature = "candle")]
-fn candle(backend: &BackendSettings, model: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn candle(
+    backend: &BackendSettings,
+    model: &ModelSettings,
+    progress: &LoadProgress,
+) -> Result<Box<dyn BackendLoader>, LoadError> {
     match backend {
         BackendSettings::Candle { .. } => {
-            Ok(Box::new(tandem_candle::CandleLoader::new(candle_settings(backend, model)?)))
+            let loader = tandem_candle::CandleLoader::new(candle_settings(backend, model)?);
+            Ok(Box::new(loader.with_progress(progress.clone())))
         }
         BackendSettings::LlamaCpp(_) | BackendSettings::Sim { .. } => not_for_this_backend(backend),
     }
@@ -301,7 +321,7 @@ fn candle_settings(
 }
 
 #[cfg(not(feature = "candle"))]
-fn candle(backend: &BackendSettings, _: &ModelSettings) -> Result<Box<dyn BackendLoader>, LoadError> {
+fn candle(backend: &BackendSettings, _: &ModelSettings, _: &LoadProgress) -> Result<Box<dyn BackendLoader>, LoadError> {
     Err(not_built(backend))
 }
 

@@ -1,7 +1,9 @@
 /// How much memory a model would take, and what would fit. All sizes are in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub weights: u64,
+    /// The same by the type that they are kept in; empty where that is not known.
+    pub formats: Vec<(String, u64)>,
     pub kv: u64,
     /// Room to compute in.
     pub compute: u64,

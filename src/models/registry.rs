@@ -1,6 +1,6 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use tandem_core::{BackendLoader, LoadError};
+use tandem_core::{BackendLoader, LoadError, LoadedBytes};
 use tandem_engine::{EngineLimits, ModelKind};
 
 use super::{
@@ -39,8 +39,8 @@ impl Models {
         let loaders = models.iter().map(|model| {
             let (backend, model) = (backend.clone(), model.clone());
             let name = model.name.clone();
-            let make: MakeLoader = Box::new(move || {
-                let loader = loader::loader(&backend, &model)?;
+            let make: MakeLoader = Box::new(move |progress| {
+                let loader = loader::loader(&backend, &model, progress)?;
                 let without_defaults = model.generation_config == GenerationConfig::Off;
                 let matryoshka = model.matryoshka.clone().map(|cut| match cut {
                     Matryoshka::No => tandem_core::Matryoshka::No,
@@ -63,7 +63,8 @@ impl Models {
         limits: EngineLimits,
         make: impl Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync + 'static,
     ) -> Self {
-        Self([Resident::start(name.into(), Clock::system().seconds(), limits, Box::new(make))].into())
+        let make: MakeLoader = Box::new(move |_| make());
+        Self([Resident::start(name.into(), Clock::system().seconds(), limits, make)].into())
     }
 
     /// Waits until every model is loaded.
@@ -75,6 +76,13 @@ impl Models {
             resident.first_load().await.map_err(|error| (resident.name().to_owned(), error))?;
         }
         Ok(())
+    }
+
+    /// How far the loading of all models has come, as far as that is known of them; `None` where it is of none.
+    #[must_use]
+    pub fn loading(&self) -> Option<LoadedBytes> {
+        let known = self.0.iter().filter_map(|resident| resident.progress());
+        known.reduce(|a, b| LoadedBytes { done: a.done + b.done, total: a.total + b.total })
     }
 
     /// Waits until every model can be used, through failures to load one.
@@ -153,5 +161,35 @@ fn capabilities(kind: &ModelKind) -> Vec<&'static str> {
             let insert = info.vocab.fill_in_the_middle().map(|_| "insert");
             std::iter::once("completion").chain(chat).chain(insert).collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model that is never loaded, but whose loader came so far.
+    fn stuck(name: &str, bytes: Option<LoadedBytes>) -> Arc<Resident> {
+        let make: MakeLoader = Box::new(move |progress| {
+            if let Some(LoadedBytes { done, total }) = bytes {
+                progress.begin(total);
+                progress.add(done);
+            }
+            Err(LoadError::Unsupported("no more than that".to_owned()))
+        });
+        Resident::start(name.into(), 0, EngineLimits::default(), make)
+    }
+
+    #[tokio::test]
+    async fn loading_is_told_over_all_models() {
+        let silent = Models([stuck("a", None)].into());
+        silent.ready().await.expect_err("a failure");
+        assert_eq!(silent.loading(), None);
+        let of = |done, total| Some(LoadedBytes { done, total });
+        let models = Models([stuck("a", of(4, 10)), stuck("b", None), stuck("c", of(1, 2))].into());
+        for resident in models.0.iter() {
+            resident.first_load().await.expect_err("a failure");
+        }
+        assert_eq!(models.loading(), of(5, 12));
     }
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tandem_core::{BackendLoader, LoadError};
+use tandem_core::{BackendLoader, LoadError, LoadProgress, LoadedBytes};
 use tandem_engine::{Engine, EngineLimits, ModelKind};
 use tokio::sync::watch;
 
@@ -16,14 +16,16 @@ use super::back_off::{BackOff, CRASH_LOOP, Verdict};
 /// How long the engine may take to say what it does: between two steps it answers at once.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Makes a loader for each attempt.
-pub(super) type MakeLoader = Box<dyn Fn() -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync>;
+/// Makes a loader for each attempt, which tells how far it has come.
+pub(super) type MakeLoader = Box<dyn Fn(&LoadProgress) -> Result<Box<dyn BackendLoader>, LoadError> + Send + Sync>;
 
 /// One model, kept loaded: when its engine ends, it is loaded again.
 pub(super) struct Resident {
     name: Arc<str>,
     created: i64,
     state: watch::Sender<State>,
+    /// Of the present attempt to load it, or the last.
+    progress: LoadProgress,
     /// A step does not return. Once true, always true.
     hangs: AtomicBool,
 }
@@ -46,8 +48,10 @@ impl Resident {
     /// Begins to load the model. Loading stops and the model is unloaded when the last handle is dropped.
     pub(super) fn start(name: Arc<str>, created: i64, limits: EngineLimits, make: MakeLoader) -> Arc<Self> {
         let (state, _) = watch::channel(State::Loading);
-        let resident = Arc::new(Self { name, created, state, hangs: AtomicBool::new(false) });
-        tokio::spawn(keep_loaded(Arc::downgrade(&resident), limits, make));
+        let progress = LoadProgress::default();
+        let hangs = AtomicBool::new(false);
+        let resident = Arc::new(Self { name, created, state, progress: progress.clone(), hangs });
+        tokio::spawn(keep_loaded(Arc::downgrade(&resident), limits, make, progress));
         resident
     }
 
@@ -61,6 +65,11 @@ impl Resident {
 
     pub(super) fn created(&self) -> i64 {
         self.created
+    }
+
+    /// How far its loading has come; `None` where that is not known.
+    pub(super) fn progress(&self) -> Option<LoadedBytes> {
+        self.progress.bytes()
     }
 
     /// The engine, while it works.
@@ -148,11 +157,11 @@ fn tell_loaded(name: &str, kind: &ModelKind, took: Duration) {
     }
 }
 
-async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeLoader) {
+async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeLoader, progress: LoadProgress) {
     let mut back_off = BackOff::default();
     loop {
         let started = Instant::now();
-        let loaded = match make() {
+        let loaded = match make(&progress) {
             Ok(loader) => Engine::load(loader, limits).await,
             Err(error) => Err(error),
         };

@@ -287,7 +287,7 @@ impl Store {
         let sql = "UPDATE batches SET status = 'finalizing' WHERE id = ? AND status = 'cancelling'
                    AND NOT EXISTS (SELECT 1 FROM lines WHERE batch_id = batches.id AND state = 1)";
         tx.execute_raw(statement(sql, [id.into()])).await?;
-        Ok(self.commit(tx).await?)
+        self.commit(tx).await
     }
 
     /// Fences publication: the answer must be given back to [`Store::publish`]. `None` if the batch is not to be published.

@@ -35,14 +35,14 @@ impl Store {
         let sql = "UPDATE webhook_events SET attempts = attempts + 1, next_at = ? WHERE seq = ?";
         let tx = self.begin().await?;
         tx.execute_raw(statement(sql, [next_at_ms.into(), seq.into()])).await?;
-        Ok(self.commit(tx).await?)
+        self.commit(tx).await
     }
 
     /// Forgets an event: it was taken, or is given up.
     pub async fn forget_event(&self, seq: i64) -> Result<(), StoreError> {
         let tx = self.begin().await?;
         tx.execute_raw(statement("DELETE FROM webhook_events WHERE seq = ?", [seq.into()])).await?;
-        Ok(self.commit(tx).await?)
+        self.commit(tx).await
     }
 }
 

@@ -24,6 +24,6 @@ impl Store {
             [Clock::system().seconds().into(), self.instance().into()],
         ))
         .await?;
-        Ok(self.commit(tx).await?)
+        self.commit(tx).await
     }
 }

@@ -1,9 +1,16 @@
 use tandem_core::{BlockId, Chunk, DeviceError, EmbeddingBackend, EmbeddingSpec, Pooling, SlotId, Step, TokenId};
 
+use tandem_kernels::{KvFormat, KvShape};
+
 use crate::{
+    config::EmbedderConfig,
     models::{Encoder, Trunk},
     paged::{KvCache, Ragged},
+    settings::CandleSettings,
 };
+
+/// Inputs of one pass over several, as on the other backend.
+const MAX_INPUTS: u32 = 256;
 
 /// A model that turns texts into vectors, and the threads that compute.
 ///
@@ -31,10 +38,30 @@ impl CandleEmbedder {
         Self { spec, body, cache, threads }
     }
 
-    /// Pages of `page_len` tokens that any pass fits into: none is shared by two inputs.
-    pub(crate) fn pages(spec: &EmbeddingSpec, page_len: u32) -> u32 {
+    /// How K and V are kept. Pages of one layer serve all, and last for a pass: too few to save bits on.
+    pub(crate) const KV: KvFormat = KvFormat::F32;
+
+    /// What the settings and a model allow together. Inputs are packed into passes up to a step's size.
+    pub(crate) fn spec_of(settings: &CandleSettings, config: &EmbedderConfig) -> EmbeddingSpec {
+        let trained = config.body.max_positions();
+        EmbeddingSpec {
+            name: "candle",
+            vocab_size: config.body.vocab_size() as u32,
+            dimensions: config.body.hidden_size() as u32,
+            max_input_tokens: settings.context.unwrap_or(trained).min(trained),
+            max_inputs: MAX_INPUTS.min(settings.max_step_tokens),
+            max_pass_tokens: settings.max_step_tokens,
+            pooling: config.pooling,
+        }
+    }
+
+    /// Pages that any pass fits into: none is shared by two inputs.
+    pub(crate) fn shape(settings: &CandleSettings, config: &EmbedderConfig) -> KvShape {
+        let (spec, page_len) = (Self::spec_of(settings, config), settings.block_size);
         let of_several = (spec.max_pass_tokens / page_len).saturating_add(spec.max_inputs);
-        of_several.max(spec.max_input_tokens.div_ceil(page_len))
+        let pages = of_several.max(spec.max_input_tokens.div_ceil(page_len));
+        let (kv_heads, head_dim) = config.body.kv_heads();
+        KvShape { pages: pages as usize, page_len: page_len as usize, kv_heads, head_dim }
     }
 }
 

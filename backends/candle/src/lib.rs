@@ -12,16 +12,16 @@
 //! - `tokenizer`, `frame`, `vocab`, `spelling`: from text to ids and from ids to bytes;
 //! - `backend`, `models/decoder`, `models/trunk`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
 //! - `embedder`, `models/encoder`: one pass over whole texts, of an encoder or of the trunk of a decoder;
-//! - `paged`, `kernels`: the KV cache, and loops that are not in `tandem-kernels`;
-//! - `synth`: models with random weights, to test and measure with.
+//! - `paged`: the KV cache;
+//! - `synth`: models with random weights, to test and measure with; `accuracy`: what quantising a model changes.
 
+pub mod accuracy;
 mod backend;
 mod config;
 mod directory;
 mod embedder;
 mod frame;
 mod gguf;
-mod kernels;
 mod layers;
 mod loader;
 mod model_files;

@@ -2,10 +2,10 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, EmbeddingSpec, GenerationDefaults,
-    InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka, MemoryNeeds, SlotId, Step, TokenId, free_ram,
+    Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, GenerationDefaults, InferenceBackend,
+    KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SlotId, Step, TokenId, free_ram,
 };
-use tandem_kernels::{KvFormat, KvShape};
+use tandem_kernels::KvShape;
 
 use crate::{
     backend::CandleBackend,
@@ -23,20 +23,24 @@ use crate::{
 /// Tokens of the pass that a model must survive before it is lent out.
 const WARM_UP_TOKENS: u32 = 8;
 
-/// Inputs of one pass over several, as on the other backend.
-const MAX_INPUTS: u32 = 256;
-
 /// Loads a Hugging Face model directory or a GGUF file.
 #[derive(Clone, Debug)]
 pub struct CandleLoader {
     settings: CandleSettings,
+    progress: LoadProgress,
 }
 
 impl CandleLoader {
     /// Nothing is read before [`with_backend`](BackendLoader::with_backend).
     #[must_use]
     pub fn new(settings: CandleSettings) -> Self {
-        Self { settings }
+        Self { settings, progress: LoadProgress::default() }
+    }
+
+    /// Tells `progress` how far a load has come.
+    #[must_use]
+    pub fn with_progress(self, progress: LoadProgress) -> Self {
+        Self { progress, ..self }
     }
 }
 
@@ -46,39 +50,69 @@ impl BackendLoader for CandleLoader {
         let files = ModelFiles::open(&self.settings.model, self.settings.sha256.as_ref())?;
         let (config, config_file) = files.config()?;
         match config {
-            ModelConfig::Generator(config) => self.with_generator(files, &config, &config_file, serve),
+            ModelConfig::Generator(config) => {
+                let (mut backend, text) = self.open_generator(files, &config, &config_file)?;
+                let Text { tokenizer, vocab, chat_template, defaults } = text;
+                serve(Loaded {
+                    backend: Backend::Generator(&mut backend),
+                    vocab: Arc::new(vocab),
+                    tokenizer: Arc::new(tokenizer),
+                    chat_template,
+                    defaults,
+                    matryoshka: Matryoshka::No,
+                });
+                Ok(())
+            }
             ModelConfig::Embedder(config) => self.with_embedder(files, &config, &config_file, serve),
         }
     }
 }
 
 impl CandleLoader {
+    /// Loads a model that continues prompts.
+    pub(crate) fn generator(&self) -> Result<(CandleBackend, Text), LoadError> {
+        self.settings.check()?;
+        let files = ModelFiles::open(&self.settings.model, self.settings.sha256.as_ref())?;
+        match files.config()? {
+            (ModelConfig::Generator(config), config_file) => self.open_generator(files, &config, &config_file),
+            (ModelConfig::Embedder(_), _) => {
+                Err(invalid(&self.settings.model, "an embedding model, which does not generate"))
+            }
+        }
+    }
+
     /// The rest of a load, for a model that continues prompts.
-    fn with_generator(
+    fn open_generator(
         &self,
         files: ModelFiles,
         config: &DecoderConfig,
         config_file: &Value,
-        serve: &mut dyn FnMut(Loaded<'_>),
-    ) -> Result<(), LoadError> {
-        let Self { settings } = self;
+    ) -> Result<(CandleBackend, Text), LoadError> {
+        let Self { settings, progress } = self;
         let spec = spec(settings, config)?;
-        let Text { tokenizer, vocab, chat_template, defaults } = files.text(config_file, spec.vocab_size)?;
+        let text = files.text(config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
         let shards = files.shards();
-        let weights = files.weights(config_file, settings.kept())?;
+        let mut weights = files.weights(config_file, settings.kept())?;
         let kv_tokens = u64::from(count) * u64::from(block_size);
         let needs = plan::needs(settings, config, weights.bytes(), settings.parallel, kv_tokens);
         needs.check(settings.parallel, spec.max_context, free_ram(), "")?;
-        let shape = shape(count, block_size, (config.kv_heads, config.head_dim));
+        let shape = KvShape {
+            pages: count as usize,
+            page_len: block_size as usize,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        };
         let cache = KvCache::new(shape, settings.kv_format(), config.layers.len())?;
+        weights.tell(progress);
         let model = threads.install(|| Decoder::load(config, spec.max_context, weights));
         // Asked for first: a file that was written to is why its tensors may be wrong, and they need not look it.
         if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
             return Err(invalid(&shard.path, "the file changed while it was being loaded"));
         }
         let model = model?;
+        progress.complete();
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -88,15 +122,7 @@ impl CandleLoader {
         );
         let mut backend = CandleBackend::new(spec, model, cache, threads);
         warm_up(&mut backend, &settings.model)?;
-        serve(Loaded {
-            backend: Backend::Generator(&mut backend),
-            vocab: Arc::new(vocab),
-            tokenizer: Arc::new(tokenizer),
-            chat_template,
-            defaults,
-            matryoshka: Matryoshka::No,
-        });
-        Ok(())
+        Ok((backend, text))
     }
 
     /// The same for a model that turns texts into vectors.
@@ -107,18 +133,15 @@ impl CandleLoader {
         config_file: &Value,
         serve: &mut dyn FnMut(Loaded<'_>),
     ) -> Result<(), LoadError> {
-        let Self { settings } = self;
-        let spec = embedding_spec(settings, config);
+        let Self { settings, progress } = self;
+        let spec = CandleEmbedder::spec_of(settings, config);
         let Text { tokenizer, vocab, .. } = files.embedder_text(config_file, config)?;
         let threads = thread_pool(settings.threads())?;
-        let pages = CandleEmbedder::pages(&spec, settings.block_size);
-        let weights = files.weights(config_file, settings.kept())?;
-        // Pages of one layer serve all, and last for a pass: too few to save bits on.
-        let shape = shape(pages, settings.block_size, config.body.kv_heads());
-        let kv = u64::from(pages) * shape.page_bytes(KvFormat::F32) as u64;
-        let needs = MemoryNeeds { weights: weights.bytes(), kv, compute: 0 };
-        needs.check(1, spec.max_pass_tokens, free_ram(), "")?;
-        let cache = KvCache::new(shape, KvFormat::F32, 1)?;
+        let mut weights = files.weights(config_file, settings.kept())?;
+        let needs = plan::embedder_needs(settings, config, weights.bytes());
+        needs.check(1, spec.max_input_tokens, free_ram(), "")?;
+        let cache = KvCache::new(CandleEmbedder::shape(settings, config), CandleEmbedder::KV, 1)?;
+        weights.tell(progress);
         let body = threads.install(|| {
             Ok(match &config.body {
                 BodyConfig::Encoder(config) => Body::Encoder(Encoder::load(config, weights)?),
@@ -127,6 +150,7 @@ impl CandleLoader {
                 }
             })
         })?;
+        progress.complete();
         tracing::info!(
             model.path = %settings.model.display(),
             backend.threads = threads.current_num_threads(),
@@ -159,24 +183,6 @@ fn matryoshka(config: &Value) -> Matryoshka {
         _ if config["is_matryoshka"].as_bool() == Some(true) => Matryoshka::Any,
         _ => Matryoshka::No,
     }
-}
-
-/// What the settings and an embedding model allow together. Inputs are packed into passes up to a step's size.
-fn embedding_spec(settings: &CandleSettings, config: &EmbedderConfig) -> EmbeddingSpec {
-    let trained = config.body.max_positions();
-    EmbeddingSpec {
-        name: "candle",
-        vocab_size: config.body.vocab_size() as u32,
-        dimensions: config.body.hidden_size() as u32,
-        max_input_tokens: settings.context.unwrap_or(trained).min(trained),
-        max_inputs: MAX_INPUTS.min(settings.max_step_tokens),
-        max_pass_tokens: settings.max_step_tokens,
-        pooling: config.pooling,
-    }
-}
-
-fn shape(pages: u32, page_len: u32, (kv_heads, head_dim): (usize, usize)) -> KvShape {
-    KvShape { pages: pages as usize, page_len: page_len as usize, kv_heads, head_dim }
 }
 
 /// What the settings and the model allow together.

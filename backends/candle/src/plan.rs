@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+
 use tandem_core::{LoadError, MemoryNeeds, free_ram};
-use tandem_kernels::KvShape;
+use tandem_kernels::{Format, KvShape};
 
 use crate::{
-    config::{DecoderConfig, MlpConfig, ModelConfig},
+    config::{BodyConfig, DecoderConfig, EmbedderConfig, MlpConfig, ModelConfig},
+    embedder::CandleEmbedder,
     model_files::ModelFiles,
     settings::CandleSettings,
 };
@@ -10,9 +13,9 @@ use crate::{
 /// What a model would take, and what there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Tokens of one sequence.
+    /// Tokens of one sequence, or of one input.
     pub context: u32,
-    /// Sequences that run at the same time.
+    /// Sequences that run at the same time. An embedding model, which keeps nothing of its inputs, has one.
     pub parallel: u32,
     /// Tokens that the model was made for.
     pub trained: u32,
@@ -26,55 +29,85 @@ pub struct MemoryPlan {
 #[derive(Debug)]
 pub struct Planner {
     settings: CandleSettings,
-    config: DecoderConfig,
-    weights: u64,
+    config: ModelConfig,
+    weights: BTreeMap<Format, u64>,
 }
 
 impl Planner {
     /// Reads the model's files, but for its weights.
     ///
     /// # Errors
-    /// As loading it has, but for want of memory; and for embedding models, which keep next to nothing but their weights.
+    /// As loading it has, but for want of memory.
     pub fn new(settings: CandleSettings) -> Result<Self, LoadError> {
         settings.check()?;
         let files = ModelFiles::open(&settings.model, settings.sha256.as_ref())?;
         let (config, file) = files.config()?;
-        let ModelConfig::Generator(config) = config else {
-            return Err(LoadError::Unsupported("the memory of embedding models is not planned on candle".to_owned()));
-        };
-        let weights = files.weights(&file, settings.kept())?.bytes();
+        let weights = files.weights(&file, settings.kept())?.formats();
         Ok(Self { settings, config, weights })
     }
 
     /// What the settings ask for.
     #[must_use]
     pub fn plan(&self) -> MemoryPlan {
-        let trained = self.config.max_positions;
-        let (context, parallel) = (self.settings.context.unwrap_or(trained), self.settings.parallel);
-        let kv_tokens = self.settings.kv_tokens.map_or(u64::from(context) * u64::from(parallel), u64::from);
-        MemoryPlan { context, parallel, trained, needs: self.needs(parallel, kv_tokens), free: free_ram() }
+        let (trained, asked) = (self.trained(), self.settings.context);
+        let (context, parallel, kv_tokens) = match &self.config {
+            ModelConfig::Generator(_) => {
+                let (context, parallel) = (asked.unwrap_or(trained), self.settings.parallel);
+                (context, parallel, self.settings.kv_tokens.map_or(u64::from(context) * u64::from(parallel), u64::from))
+            }
+            ModelConfig::Embedder(_) => (asked.unwrap_or(trained).min(trained), 1, 0),
+        };
+        let needs = self.needs(context, parallel, kv_tokens);
+        MemoryPlan { context, parallel, trained, needs, free: free_ram() }
+    }
+
+    /// Bytes of the weights by the format that they are kept in, the largest share first.
+    #[must_use]
+    pub fn formats(&self) -> Vec<(Format, u64)> {
+        let mut formats: Vec<_> = self.weights.iter().map(|(&format, &bytes)| (format, bytes)).collect();
+        formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        formats
     }
 
     /// Tokens that each sequence could have with so many bytes, all others being as in the settings; `None` for not even a page.
     #[must_use]
     pub fn longest_context(&self, bytes: u64) -> Option<u32> {
-        let parallel = self.settings.parallel;
-        let fits = |context: u32| self.needs(parallel, u64::from(context) * u64::from(parallel)).total() <= bytes;
-        largest(self.config.max_positions / self.settings.block_size, |pages| fits(pages * self.settings.block_size))
-            .map(|pages| pages * self.settings.block_size)
+        let (parallel, page, trained) = (self.plan().parallel, self.settings.block_size, self.trained());
+        let needs = |context: u32| self.needs(context, parallel, u64::from(context) * u64::from(parallel));
+        // What a model is trained on may be no whole pages.
+        let tokens = |pages: u32| (pages * page).min(trained);
+        largest(trained.div_ceil(page), |pages| needs(tokens(pages)).total() <= bytes).map(tokens)
     }
 
     /// Sequences that could run with so many bytes, the context being as in the settings.
     #[must_use]
     pub fn most_sequences(&self, bytes: u64) -> Option<u32> {
-        let context = u64::from(self.plan().context);
-        largest(self.settings.max_step_tokens, |parallel| {
-            self.needs(parallel, context * u64::from(parallel)).total() <= bytes
+        let context = self.plan().context;
+        let most = match &self.config {
+            ModelConfig::Generator(_) => self.settings.max_step_tokens,
+            ModelConfig::Embedder(_) => 1,
+        };
+        largest(most, |parallel| {
+            self.needs(context, parallel, u64::from(context) * u64::from(parallel)).total() <= bytes
         })
     }
 
-    fn needs(&self, parallel: u32, kv_tokens: u64) -> MemoryNeeds {
-        needs(&self.settings, &self.config, self.weights, parallel, kv_tokens)
+    fn trained(&self) -> u32 {
+        match &self.config {
+            ModelConfig::Generator(config) => config.max_positions,
+            ModelConfig::Embedder(config) => config.body.max_positions(),
+        }
+    }
+
+    fn needs(&self, context: u32, parallel: u32, kv_tokens: u64) -> MemoryNeeds {
+        let weights = self.weights.values().sum();
+        match &self.config {
+            ModelConfig::Generator(config) => needs(&self.settings, config, weights, parallel, kv_tokens),
+            ModelConfig::Embedder(config) => {
+                let settings = CandleSettings { context: Some(context), ..self.settings.clone() };
+                embedder_needs(&settings, config, weights)
+            }
+        }
     }
 }
 
@@ -93,8 +126,32 @@ pub(crate) fn needs(
     MemoryNeeds { weights, kv, compute: compute(config, settings.max_step_tokens, parallel) }
 }
 
+/// What an embedding model takes whose weights are so many bytes: beside them what the largest pass does, which is of many inputs or of one
+/// long one.
+pub(crate) fn embedder_needs(settings: &CandleSettings, config: &EmbedderConfig, weights: u64) -> MemoryNeeds {
+    let (spec, shape) = (CandleEmbedder::spec_of(settings, config), CandleEmbedder::shape(settings, config));
+    let row = match &config.body {
+        BodyConfig::Decoder(config) => row(config),
+        BodyConfig::Encoder(config) => {
+            let (hidden, inner) = (config.hidden_size, config.inner_size);
+            // Hidden state, Q, K, V, what attention makes of them, added, and the inside of the MLP; and once more the wider, laid out for a
+            // product.
+            6 * hidden + inner + hidden.max(inner)
+        }
+    };
+    let tokens = u64::from(spec.max_pass_tokens.max(spec.max_input_tokens));
+    let kv = (shape.pages * shape.page_bytes(CandleEmbedder::KV)) as u64;
+    MemoryNeeds { weights, kv, compute: tokens * (row * size_of::<f32>()) as u64 }
+}
+
 /// Bytes of the activations of one step, and of its logits.
 fn compute(config: &DecoderConfig, step_tokens: u32, parallel: u32) -> u64 {
+    let logits = u64::from(parallel) * config.vocab_size as u64;
+    (u64::from(step_tokens) * row(config) as u64 + logits) * size_of::<f32>() as u64
+}
+
+/// Numbers that a decoder has of each token of a step.
+fn row(config: &DecoderConfig) -> usize {
     let mlp = config.layers.iter().map(|layer| match layer.mlp {
         MlpConfig::Dense { width } => width,
         MlpConfig::Experts { width, per_token, .. } => width * per_token,
@@ -103,8 +160,7 @@ fn compute(config: &DecoderConfig, step_tokens: u32, parallel: u32) -> u64 {
     let (hidden, q, kv) = (config.hidden_size, config.q_width(), config.kv_width());
     // Hidden state, normed, added; Q, K, V and what attention makes of them; gates, values and their product; and once more the widest of
     // them, laid out for a product.
-    let row = 4 * hidden + 2 * q + 2 * kv + 3 * mlp + hidden.max(q).max(mlp);
-    (u64::from(step_tokens) * row as u64 + u64::from(parallel) * config.vocab_size as u64) * size_of::<f32>() as u64
+    4 * hidden + 2 * q + 2 * kv + 3 * mlp + hidden.max(q).max(mlp)
 }
 
 /// The largest number from 1 to `most` that is good, where all below a good one are good too.
@@ -123,12 +179,18 @@ fn largest(most: u32, good: impl Fn(u32) -> bool) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::settings::{Dtype, Quantization};
 
     fn planner(change: impl FnOnce(&mut CandleSettings)) -> Planner {
+        planner_of("../../models/tiny", change)
+    }
+
+    fn planner_of(model: &str, change: impl FnOnce(&mut CandleSettings)) -> Planner {
         let mut settings = CandleSettings {
-            model: concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/tiny").into(),
+            model: Path::new(env!("CARGO_MANIFEST_DIR")).join(model),
             context: Some(512),
             parallel: 8,
             sha256: None,
@@ -157,6 +219,35 @@ mod tests {
         assert!(wide.weights > plan.needs.weights * 19 / 10);
         let few = planner(|settings| settings.quantization = Quantization::Q4_0).plan().needs;
         assert!(few.weights < plan.needs.weights / 2, "{few:?}");
+    }
+
+    #[test]
+    fn weights_are_told_by_format() {
+        let mixed = planner(|settings| settings.quantization = Quantization::Q4_0);
+        let formats = mixed.formats();
+        assert_eq!(formats.iter().map(|(_, bytes)| bytes).sum::<u64>(), mixed.plan().needs.weights);
+        let names: Vec<String> = formats.iter().map(|(format, _)| format.to_string()).collect();
+        assert_eq!(names, ["Q4_0", "Q6_K", "F32"], "layers, the vocabulary and norms");
+    }
+
+    /// An embedder keeps nothing between passes: what a pass takes is of the longest input, or of as many as a step has tokens.
+    #[test]
+    fn an_embedder_is_planned_by_its_passes() {
+        let fixture = "tests/embedding_fixtures/bert";
+        let planner = planner_of(fixture, |settings| settings.max_step_tokens = 32);
+        let plan = planner.plan();
+        assert_eq!(plan.parallel, 1);
+        assert_eq!(plan.context, plan.trained, "no input is longer than the model was trained on");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture).join("model.safetensors");
+        let file = fs_err::metadata(file).expect("the model").len();
+        assert!(plan.needs.weights > file / 2 && plan.needs.kv > 0 && plan.needs.compute > 0, "{plan:?}, {file}");
+        let short =
+            planner_of(fixture, |settings| (settings.context, settings.max_step_tokens) = (Some(16), 32)).plan();
+        assert!(short.needs.compute < plan.needs.compute, "{short:?}, {plan:?}");
+        assert_eq!(planner.longest_context(plan.needs.total()), Some(plan.trained));
+        assert_eq!(planner.longest_context(plan.needs.weights), None);
+        assert_eq!(planner.most_sequences(plan.needs.total()), Some(1));
+        assert_eq!(planner.most_sequences(plan.needs.total() - 1), None);
     }
 
     #[test]

@@ -57,9 +57,9 @@ fn likeliest(path: &Path) -> Vec<(TokenId, f32)> {
     top
 }
 
-#[test]
-fn four_bits_are_the_numbers_that_they_stand_for() {
-    let twins = twins(json!({ "quant_method": "gptq", "bits": 4, "group_size": 16 }), |layer, shape| {
+/// A model in four bits, with a bias of each layer where there is one, and the same in plain numbers.
+fn four_bits(bias: Option<f32>) -> [tempfile::TempDir; 2] {
+    twins(json!({ "quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": false }), |layer, shape| {
         let (outputs, inputs) = (shape[0], shape[1]);
         let groups = inputs / 16;
         let seed = layer.len();
@@ -77,20 +77,101 @@ fn four_bits_are_the_numbers_that_they_stand_for() {
         });
         let scales = (0..groups * outputs).flat_map(|at| scale(at % outputs, at / outputs).to_le_bytes()).collect();
         let order = words(inputs, 1, &|input, _| (input / 16) as u32);
-        let parts = vec![
+        let mut parts = vec![
             (format!("{layer}.qweight"), Dtype::I32, vec![inputs / 8, outputs], quants),
             (format!("{layer}.qzeros"), Dtype::I32, vec![groups, outputs / 8], zeros),
             (format!("{layer}.scales"), Dtype::F16, vec![groups, outputs], scales),
             (format!("{layer}.g_idx"), Dtype::I32, vec![inputs], order),
         ];
+        if let Some(bias) = bias {
+            let bias = f16::from_f32(bias).to_le_bytes().repeat(outputs);
+            parts.push((format!("{layer}.bias"), Dtype::F16, vec![outputs], bias));
+        }
         let meant = (0..outputs * inputs).map(|at| {
             let (output, input) = (at / inputs, at % inputs);
             let steps = quant(output, input) as f32 - zero(output, input / 16) as f32;
             f16::from_f32(scale(output, input / 16).to_f32() * steps).to_f32()
         });
         (parts, meant.collect())
-    });
+    })
+}
+
+#[test]
+fn four_bits_are_the_numbers_that_they_stand_for() {
+    let twins = four_bits(None);
     assert_eq!(likeliest(twins[0].path()), likeliest(twins[1].path()));
+}
+
+/// Those who quantise write a bias to every layer, of zeros where the model has none. Any other would be of a model that is not this one.
+#[test]
+fn biases_of_zeros_change_nothing() {
+    for zero in [0.0, -0.0] {
+        let twins = four_bits(Some(zero));
+        assert_eq!(likeliest(twins[0].path()), likeliest(twins[1].path()));
+    }
+    let [biased, _] = four_bits(Some(0.25));
+    let error = load(settings(biased.path()), |_| ()).unwrap_err().to_string();
+    let reason = "tensor model.layers.0.mlp.down_proj.bias: config.json has no place for it";
+    assert!(error.contains(reason), "{error}");
+}
+
+/// A model as llm-compressor writes it: a scale for each output, or one for each matrix, with what its activations would be scaled by.
+#[test]
+fn compressed_floats_are_multiplied_with_their_scales() {
+    for strategy in ["channel", "tensor"] {
+        let quantization = json!({
+            "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+            "config_groups": { "group_0": { "targets": ["Linear"], "weights": {
+                "num_bits": 8, "type": "float", "strategy": strategy, "symmetric": true, "dynamic": false
+            } } }
+        });
+        let twins = twins(quantization, |layer, shape| {
+            let (outputs, inputs) = (shape[0], shape[1]);
+            let scales = if strategy == "tensor" { 1 } else { outputs };
+            let scale = |output: usize| half::bf16::from_f32(0.05 + 0.002 * (output % scales + layer.len() % 3) as f32);
+            // Between 1/8 and 1, with both signs.
+            let exponent = |at: usize| (at * 7 + layer.len()) % 4;
+            let negative = |at: usize| (at * at).is_multiple_of(3);
+            let all = 0..outputs * inputs;
+            let bytes = all.clone().map(|at| (4 + exponent(at) as u8) << 3 | u8::from(negative(at)) << 7).collect();
+            let shape = if strategy == "tensor" { vec![1] } else { vec![outputs, 1] };
+            let parts = vec![
+                (format!("{layer}.weight"), Dtype::F8_E4M3, vec![outputs, inputs], bytes),
+                (
+                    format!("{layer}.weight_scale"),
+                    Dtype::BF16,
+                    shape,
+                    (0..scales).flat_map(|output| scale(output).to_le_bytes()).collect(),
+                ),
+                (format!("{layer}.input_scale"), Dtype::BF16, vec![1], half::bf16::ONE.to_le_bytes().to_vec()),
+            ];
+            let meant = all.map(|at| {
+                let size = 2f32.powi(exponent(at) as i32 - 3) * scale(at / inputs).to_f32();
+                half::bf16::from_f32(if negative(at) { -size } else { size }).to_f32()
+            });
+            (parts, meant.collect())
+        });
+        assert_eq!(likeliest(twins[0].path()), likeliest(twins[1].path()), "{strategy}");
+    }
+}
+
+/// Scales that are of something else than the configuration says.
+#[test]
+fn compressed_floats_with_other_scales_are_refused() {
+    let quantization = json!({
+        "quant_method": "compressed-tensors", "format": "float-quantized",
+        "config_groups": { "group_0": { "weights": { "num_bits": 8, "type": "float", "strategy": "channel" } } }
+    });
+    let [stored, _] = twins(quantization, |layer, shape| {
+        let parts = vec![
+            (format!("{layer}.weight"), Dtype::F8_E4M3, shape.to_vec(), vec![0; shape.iter().product()]),
+            (format!("{layer}.weight_scale"), Dtype::F32, vec![1], 1f32.to_le_bytes().to_vec()),
+        ];
+        (parts, vec![0.0; shape.iter().product()])
+    });
+    let error = load(settings(stored.path()), |_| ()).unwrap_err().to_string();
+    let reason = "tensor model.layers.0.self_attn.q_proj.weight: 1 x 1 scales of blocks of 1 x 48";
+    assert!(error.contains(reason), "{error}");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 use std::{
-    io::{self, BufReader, Read as _, Seek as _, SeekFrom},
+    io::{self, BufReader, Seek as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
+use fs_err::os::unix::fs::FileExt as _;
 use tandem_core::LoadError;
 
 use crate::{
@@ -171,7 +172,7 @@ impl GgufFile {
         numbers.transpose().map_err(|error| refused(self.path(), &error))
     }
 
-    /// Fills `buffer` with the data of one of this file's tensors, from `offset` on.
+    /// Fills `buffer` with the data of one of this file's tensors, from `offset` on. Several threads may do so at a time.
     ///
     /// # Errors
     /// When the file was cut short since it was opened.
@@ -180,9 +181,8 @@ impl GgufFile {
     /// When the tensor has not that many bytes.
     pub fn read(&self, tensor: &Tensor, offset: u64, buffer: &mut [u8]) -> Result<(), LoadError> {
         assert!(offset + buffer.len() as u64 <= tensor.bytes, "beyond the tensor");
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.header.place(tensor) + offset))
-            .and_then(|_| file.read_exact(buffer))
+        self.file
+            .read_exact_at(buffer, self.header.place(tensor) + offset)
             .map_err(|error| unreadable(self.path(), &error))
     }
 }

@@ -11,12 +11,15 @@
 //!
 //! [`Attention`] is made of the same products: in [`Pages`], keys lie in panels of 16 tokens, values in panels of 16 dimensions.
 //!
+//! [`exp`] and the sums are for what lies between products, such as norms and activations.
+//!
 //! The loops are written once, over the trait `Isa`, and compiled for AVX-512 (with VNNI), for AVX2, and without any particular
 //! instructions for everything else; which of them runs is decided when the program starts.
 
 mod activations;
 mod attention;
 mod dense;
+mod elementwise;
 mod exponential;
 mod format;
 mod integer;
@@ -29,8 +32,9 @@ mod pages;
 mod rows;
 
 pub use attention::{Attention, Sight, Span};
+pub use elementwise::{exp, sum, sum_of_squares};
 pub use isa::name as instructions;
-pub use matrix::{Format, Matrix, PackError};
+pub use matrix::{Format, Matrix, PackError, Unread};
 pub use packed::Packed;
 pub use pages::{KvFormat, KvShape, Pages};
 

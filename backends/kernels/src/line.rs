@@ -11,7 +11,7 @@ pub(crate) struct Line(pub(crate) [u8; Self::BYTES]);
 impl Line {
     pub(crate) const BYTES: usize = 64;
 
-    /// Lines of zeros, which the system maps when they are first written. `None` when it cannot promise as many.
+    /// Lines of zeros. `None` when the system cannot promise as many.
     pub(crate) fn zeros(len: usize) -> Option<Vec<Self>> {
         if len == 0 {
             return Some(Vec::new());

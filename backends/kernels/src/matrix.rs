@@ -1,7 +1,9 @@
+use std::fmt;
+
 use thiserror::Error;
 
 /// How the values of a [`Matrix`] are written. The quantised ones are GGUF's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Format {
     F32,
     F16,
@@ -37,6 +39,23 @@ impl Format {
     }
 }
 
+/// By the name that GGUF has for it.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Q4_0 => "Q4_0",
+            Self::Q5_0 => "Q5_0",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+        })
+    }
+}
+
 /// A weight as it lies in a file: `outputs` rows of `inputs` values, little-endian.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
@@ -44,6 +63,15 @@ pub struct Matrix<'a> {
     pub outputs: usize,
     pub inputs: usize,
     pub bytes: &'a [u8],
+}
+
+/// A weight that is yet to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub format: Format,
+    pub outputs: usize,
+    /// Rows that are best read together, rounded up to whole panels. Each thread has as many in memory.
+    pub at_a_time: usize,
 }
 
 /// Why a weight cannot be packed.
@@ -59,14 +87,21 @@ pub enum PackError {
     Inputs { expected: usize, got: usize },
 }
 
+impl Format {
+    /// Bytes of a row of so many values.
+    pub(crate) fn row_bytes(self, inputs: usize) -> Result<usize, PackError> {
+        let (values, bytes) = self.block();
+        if inputs == 0 || !inputs.is_multiple_of(values) {
+            return Err(PackError::Row { inputs, block: values });
+        }
+        Ok(inputs / values * bytes)
+    }
+}
+
 impl Matrix<'_> {
     /// Bytes of one row, once all sizes are known to fit.
     pub(crate) fn row_bytes(&self) -> Result<usize, PackError> {
-        let (values, bytes) = self.format.block();
-        if self.inputs == 0 || !self.inputs.is_multiple_of(values) {
-            return Err(PackError::Row { inputs: self.inputs, block: values });
-        }
-        let row = self.inputs / values * bytes;
+        let row = self.format.row_bytes(self.inputs)?;
         match row * self.outputs {
             expected if expected == self.bytes.len() => Ok(row),
             expected => Err(PackError::Bytes { expected, got: self.bytes.len() }),

@@ -10,7 +10,7 @@ use crate::{
     integer::{self, Panel},
     isa::{Isa, Work, dispatch},
     line::Line,
-    matrix::{Format, Matrix, PackError},
+    matrix::{Format, Matrix, PackError, Unread},
     pack::{lines, pack_row, unpack_row},
     rows::Rows,
 };
@@ -52,19 +52,46 @@ impl Packed {
     /// When there is no matrix, or `bias` has not one value for each output.
     pub fn new(matrices: &[Matrix<'_>], bias: Option<&[f32]>) -> Result<Self, PackError> {
         let inputs = matrices[0].inputs;
-        let outputs = matrices.iter().map(|matrix| matrix.outputs).sum();
-        assert!(bias.is_none_or(|bias| bias.len() == outputs), "a bias is by output");
-        let mut bias = bias.unwrap_or_default();
-        let mut parts = Vec::new();
+        let mut unread = Vec::new();
         for matrix in matrices {
             if matrix.inputs != inputs {
                 return Err(PackError::Inputs { expected: inputs, got: matrix.inputs });
             }
-            let (own, others) = bias.split_at(matrix.outputs.min(bias.len()));
-            parts.push(Part::new(matrix, own)?);
+            matrix.row_bytes()?;
+            unread.push(Unread { format: matrix.format, outputs: matrix.outputs, at_a_time: PANEL });
+        }
+        Self::from_rows(inputs, &unread, bias, |part, rows| {
+            let Matrix { format, bytes, .. } = matrices[part];
+            let row_bytes = format.row_bytes(inputs)?;
+            Ok(&bytes[rows.start * row_bytes..rows.end * row_bytes])
+        })
+    }
+
+    /// The same of rows that are only had when they are asked for, some at a time and by all threads of the current pool, so that a weight
+    /// need not be in memory twice: `read` gives the rows of one of the `parts`, in its format.
+    ///
+    /// # Errors
+    /// The first that `read` has. When rows are no whole blocks of their format, or `read` gives other bytes than it was asked for.
+    ///
+    /// # Panics
+    /// When there is no part, or `bias` has not one value for each output.
+    pub fn from_rows<B: AsRef<[u8]>, E: From<PackError> + Send>(
+        inputs: usize,
+        parts: &[Unread],
+        bias: Option<&[f32]>,
+        read: impl Fn(usize, Range<usize>) -> Result<B, E> + Sync,
+    ) -> Result<Self, E> {
+        assert!(!parts.is_empty(), "a weight has outputs");
+        let outputs = parts.iter().map(|part| part.outputs).sum();
+        assert!(bias.is_none_or(|bias| bias.len() == outputs), "a bias is by output");
+        let mut bias = bias.unwrap_or_default();
+        let mut packed = Vec::new();
+        for (at, unread) in parts.iter().enumerate() {
+            let (own, others) = bias.split_at(unread.outputs.min(bias.len()));
+            packed.push(Part::new(inputs, unread, own, |rows| read(at, rows))?);
             bias = others;
         }
-        Ok(Self { inputs, outputs, parts })
+        Ok(Self { inputs, outputs, parts: packed })
     }
 
     /// Bytes that a weight takes once it is packed.
@@ -148,20 +175,39 @@ impl Packed {
 }
 
 impl Part {
-    fn new(matrix: &Matrix<'_>, bias: &[f32]) -> Result<Self, PackError> {
-        let &Matrix { format, outputs, inputs, bytes } = matrix;
-        let row_bytes = matrix.row_bytes()?;
+    fn new<B: AsRef<[u8]>, E: From<PackError> + Send>(
+        inputs: usize,
+        unread: &Unread,
+        bias: &[f32],
+        read: impl Fn(Range<usize>) -> Result<B, E> + Sync,
+    ) -> Result<Self, E> {
+        let &Unread { format, outputs, at_a_time } = unread;
+        let row_bytes = format.row_bytes(inputs)?;
         let (scale_lines, quant_lines) = lines(format, inputs);
         let panel_lines = scale_lines + quant_lines;
         let packed = outputs.div_ceil(PANEL).checked_mul(panel_lines).and_then(Line::zeros);
-        let mut packed = packed.ok_or(PackError::Memory { bytes: bytes.len() })?;
-        let panels = packed.par_chunks_exact_mut(panel_lines).zip(bytes.par_chunks(PANEL * row_bytes));
-        panels.for_each(|(panel, rows)| {
-            let (scales, quants) = panel.split_at_mut(scale_lines);
-            for (output, row) in rows.chunks_exact(row_bytes).enumerate() {
-                pack_row(format, row, output, scales, quants);
-            }
-        });
+        let mut packed = packed.ok_or(PackError::Memory { bytes: outputs.saturating_mul(row_bytes) })?;
+        let panels = at_a_time.div_ceil(PANEL).max(1);
+        packed.par_chunks_mut(panels * panel_lines).enumerate().try_for_each(
+            |(at, panels_of_lines)| -> Result<(), E> {
+                let first = at * panels * PANEL;
+                let rows = first..outputs.min(first + panels * PANEL);
+                let expected = rows.len() * row_bytes;
+                let bytes = read(rows)?;
+                let bytes = bytes.as_ref();
+                if bytes.len() != expected {
+                    return Err(PackError::Bytes { expected, got: bytes.len() }.into());
+                }
+                for (panel, rows) in panels_of_lines.chunks_exact_mut(panel_lines).zip(bytes.chunks(PANEL * row_bytes))
+                {
+                    let (scales, quants) = panel.split_at_mut(scale_lines);
+                    for (output, row) in rows.chunks_exact(row_bytes).enumerate() {
+                        pack_row(format, row, output, scales, quants);
+                    }
+                }
+                Ok(())
+            },
+        )?;
         let mut by_panel = vec![[0.0; PANEL]; outputs.div_ceil(PANEL)];
         by_panel.as_flattened_mut()[..bias.len()].copy_from_slice(bias);
         Ok(Self { format, outputs, scale_lines, panel_lines, lines: packed, bias: by_panel })

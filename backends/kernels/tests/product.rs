@@ -2,13 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
 use candle_core::{
     Device, Tensor,
     quantized::{GgmlDType, QTensor},
 };
 use half::{bf16, f16};
 use proptest::prelude::*;
-use tandem_kernels::{Format, Matrix, PackError, Packed};
+use tandem_kernels::{Format, Matrix, PANEL, PackError, Packed, Unread};
 
 const FORMATS: [Format; 9] = [
     Format::F32,
@@ -183,4 +188,87 @@ fn sizes_must_fit() {
     assert_eq!(refused(&[matrix(Format::Q4K, 2, 256)]), PackError::Bytes { expected: 288, got: 144 });
     let both = [matrix(Format::Q4K, 1, 256), matrix(Format::F32, 1, 36)];
     assert_eq!(refused(&both), PackError::Inputs { expected: 256, got: 36 });
+}
+
+/// Bytes that are counted for as long as they live.
+struct Counted<'a> {
+    bytes: Vec<u8>,
+    alive: &'a AtomicUsize,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(self.bytes.len(), Ordering::SeqCst);
+    }
+}
+
+impl AsRef<[u8]> for Counted<'_> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Refused {
+    Pack(PackError),
+    Read(usize),
+}
+
+impl From<PackError> for Refused {
+    fn from(error: PackError) -> Self {
+        Self::Pack(error)
+    }
+}
+
+/// Rows that are read when they are wanted make the same weight, and no more of them are in memory than each thread needs.
+#[test]
+fn rows_are_read_a_few_at_a_time() {
+    let (inputs, threads, at_a_time) = (256, 3, 2 * PANEL);
+    // The last panel of either is not whole.
+    let sources = [(Format::Q4K, 1000), (Format::Bf16, 300)].map(|(format, outputs)| {
+        let (bytes, _) = weight(format, outputs, inputs, 7);
+        (format, outputs, bytes)
+    });
+    let matrices = sources.each_ref().map(|&(format, outputs, ref bytes)| Matrix { format, outputs, inputs, bytes });
+    let bias = values(8, 1300);
+    let expected = Packed::new(&matrices, Some(&bias)).unwrap();
+    let (alive, peak) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let read = |part: usize, rows: Range<usize>| {
+        assert!(rows.start.is_multiple_of(at_a_time) && rows.len() <= at_a_time, "{rows:?}");
+        let row = matrices[part].bytes.len() / matrices[part].outputs;
+        let bytes = matrices[part].bytes[rows.start * row..rows.end * row].to_vec();
+        peak.fetch_max(alive.fetch_add(bytes.len(), Ordering::SeqCst) + bytes.len(), Ordering::SeqCst);
+        Ok::<_, Refused>(Counted { bytes, alive: &alive })
+    };
+    let unread = sources.each_ref().map(|&(format, outputs, _)| Unread { format, outputs, at_a_time });
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let packed = pool.install(|| Packed::from_rows(inputs, &unread, Some(&bias), read)).unwrap();
+
+    let x = exact_activations(3, inputs, 5);
+    let (mut y, mut expected_y) = (Vec::new(), Vec::new());
+    packed.forward(&x, &mut y);
+    expected.forward(&x, &mut expected_y);
+    assert_eq!(y, expected_y);
+    assert_eq!(packed.bytes(), expected.bytes());
+    let row = inputs * size_of::<bf16>();
+    assert!(peak.into_inner() <= threads * at_a_time * row);
+    assert_eq!(alive.into_inner(), 0);
+
+    let failing = |_: usize, rows: Range<usize>| {
+        if rows.start < 512 { Ok(vec![0; rows.len() * 144]) } else { Err(Refused::Read(rows.start)) }
+    };
+    let error = Packed::from_rows(inputs, &unread[..1], None, failing).unwrap_err();
+    assert!(matches!(error, Refused::Read(512..)), "{error:?}");
+    let short = |_: usize, _: Range<usize>| Ok::<_, Refused>(vec![0; 144]);
+    let error = Packed::from_rows(inputs, &unread[..1], None, short).unwrap_err();
+    assert!(matches!(error, Refused::Pack(PackError::Bytes { got: 144, .. })), "{error:?}");
+}
+
+/// What docs/CONFIGURATION.md says of the memory that each format takes.
+#[test]
+fn weights_take_so_many_bits() {
+    let expected = [32.0, 16.0, 16.0, 4.5, 5.5, 8.5, 4.625, 5.625, 6.625];
+    for (format, bits) in FORMATS.into_iter().zip(expected) {
+        assert_eq!(Packed::size(format, 64, 512) as f64 * 8.0 / f64::from(64 * 512), bits, "{format}");
+    }
 }

@@ -6,8 +6,8 @@ use llama_cpp_2::{
     model::LlamaModel,
 };
 use tandem_core::{
-    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, KvLayout, LoadError, Loaded,
-    Matryoshka, Pooling, TokenId, Vocab,
+    AdapterId, Backend, BackendLoader, BackendSpec, EmbeddingSpec, GenerationDefaults, KvLayout, LoadError,
+    LoadProgress, Loaded, Matryoshka, Pooling, TokenId, Vocab,
 };
 
 use crate::{
@@ -25,13 +25,34 @@ use crate::{
 #[derive(Debug)]
 pub struct LlamaCppLoader {
     settings: LlamaCppSettings,
+    progress: LoadProgress,
 }
 
 impl LlamaCppLoader {
     /// A loader for what `settings` describe. Nothing is read before the load.
     #[must_use]
     pub fn new(settings: LlamaCppSettings) -> Self {
-        Self { settings }
+        Self { settings, progress: LoadProgress::default() }
+    }
+
+    /// Tells `progress` how far a load has come, as llama.cpp has it: of weights that are mapped, which take no time, rather than read.
+    #[must_use]
+    pub fn with_progress(self, progress: LoadProgress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// Loads the weights.
+    fn model(&self, llama: &LlamaBackend, file: &ModelFile) -> Result<LlamaModel, LoadError> {
+        let total = file.bytes();
+        self.progress.begin(total);
+        let progress = self.progress.clone();
+        let tell = move |part: f32| {
+            progress.set((f64::from(part) * total as f64) as u64);
+            true
+        };
+        let model = file.load(&params::model(&self.settings, llama)?.with_progress_callback(tell))?;
+        self.progress.complete();
+        Ok(model)
     }
 
     /// Whether a slot can be cut anywhere, rather than only be continued at its end or emptied.
@@ -47,7 +68,7 @@ impl LlamaCppLoader {
         model: &'model LlamaModel,
         params: LlamaContextParams,
     ) -> Result<LlamaContext<'model>, LoadError> {
-        let Self { settings } = self;
+        let Self { settings, .. } = self;
         let tokens = params.n_ctx().map_or(0, std::num::NonZero::get);
         model.new_context(llama, params).map_err(|error| LoadError::Other {
             context: format!(
@@ -69,7 +90,7 @@ impl LlamaCppLoader {
         tokenizer: Arc<GgufTokenizer>,
         serve: &mut dyn FnMut(Loaded<'_>),
     ) -> Result<(), LoadError> {
-        let Self { settings } = self;
+        let Self { settings, .. } = self;
         let invalid = |reason| LoadError::Invalid { path: settings.model.display().to_string(), reason };
         let sizes = settings.embedder_sizes(model.n_ctx_train())?;
         let dimensions = u32::try_from(model.n_embd_out()).ok().filter(|dimensions| *dimensions > 0);
@@ -123,7 +144,7 @@ impl BackendLoader for LlamaCppLoader {
         let adapter_files = AdapterFile::check_all(&self.settings, &file)?;
         check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
-        let mut model = file.load(&params::model(&self.settings, llama)?)?;
+        let mut model = self.model(llama, &file)?;
         let vocab = Arc::new(vocab::build(&model, file.has_word_pieces, file.fill_in_the_middle));
         if let Purpose::Embed(pooling) = file.purpose {
             if !adapter_files.is_empty() {

@@ -1,11 +1,12 @@
 //! How much memory a model would take, from llama.cpp's own books: the model and its context are made without their memory.
 
-use std::num::NonZero;
+use std::{collections::BTreeMap, num::NonZero};
 
 use llama_cpp_2::{
     LlamaBackendDeviceType, list_llama_ggml_backend_devices, llama_backend::LlamaBackend, model::LlamaModel,
 };
 use tandem_core::{LoadError, MemoryNeeds, Pooling, free_ram};
+use tandem_gguf::ggml_type;
 
 use crate::{
     GpuLayers, LlamaCppSettings,
@@ -56,6 +57,8 @@ pub struct Planner {
     /// Bytes of weights that stay in RAM when all layers go to GPUs.
     kept_in_ram: u64,
     adapter_bytes: u64,
+    /// Bytes of the file's tensors by their type.
+    formats: BTreeMap<u32, u64>,
 }
 
 impl Planner {
@@ -78,7 +81,12 @@ impl Planner {
         let llama = runtime::init(settings.numa)?;
         let model = file.load(&params::model(&settings, llama)?.with_no_alloc(true))?;
         let adapter_bytes = adapters.iter().map(|adapter| adapter.bytes).sum();
-        Ok(Self { settings, llama, model, purpose: file.purpose, kept_in_ram: file.kept_in_ram, adapter_bytes })
+        let mut formats = BTreeMap::new();
+        for tensor in file.tensors() {
+            *formats.entry(tensor.kind).or_default() += tensor.bytes;
+        }
+        let (purpose, kept_in_ram) = (file.purpose, file.kept_in_ram);
+        Ok(Self { settings, llama, model, purpose, kept_in_ram, adapter_bytes, formats })
     }
 
     /// What the settings ask for.
@@ -101,6 +109,18 @@ impl Planner {
             place,
             free: free(place),
         })
+    }
+
+    /// Bytes of the weights by ggml's name for their type, the largest share first. Nothing where they are not all in one place.
+    #[must_use]
+    pub fn formats(&self) -> Vec<(String, u64)> {
+        if self.place() == MemoryPlace::Gpus {
+            return Vec::new();
+        }
+        let name = |kind: u32| ggml_type::name(kind).map_or_else(|| format!("type {kind}"), str::to_owned);
+        let mut formats: Vec<_> = self.formats.iter().map(|(&kind, &bytes)| (name(kind), bytes)).collect();
+        formats.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
+        formats
     }
 
     /// The longest context with which as many sequences as the settings ask for fit into `bytes`, up to what the model was trained on;

@@ -1,5 +1,7 @@
+use tandem_kernels::exp;
+
 use super::{Linear, Mlp, MlpBuffers};
-use crate::{config::RouteWeights, kernels::exp};
+use crate::config::RouteWeights;
 
 /// Many MLPs of which each token goes through a few, chosen by a router.
 ///
@@ -88,7 +90,8 @@ impl Experts {
 
 fn softmax(scores: &mut [f32]) {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    scores.iter_mut().for_each(|score| *score = exp(*score - max));
+    scores.iter_mut().for_each(|score| *score -= max);
+    exp(scores);
     let total: f32 = scores.iter().sum();
     scores.iter_mut().for_each(|score| *score /= total);
 }

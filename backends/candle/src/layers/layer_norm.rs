@@ -1,7 +1,7 @@
 use rayon::prelude::*;
+use tandem_kernels::{sum, sum_of_squares};
 
 use super::ROWS_PER_TASK;
-use crate::kernels::{dots, sum};
 
 /// Moves each row to a mean of zero and scales it to a variance of one, then scales and moves each column.
 #[derive(Debug)]
@@ -37,8 +37,7 @@ impl LayerNorm {
     fn apply_to_row(&self, row: &mut [f32]) {
         let mean = sum(row) / row.len() as f32;
         row.iter_mut().for_each(|x| *x -= mean);
-        let [[squares]] = dots([row], [row]);
-        let scale = 1.0 / (squares / row.len() as f32 + self.eps).sqrt();
+        let scale = 1.0 / (sum_of_squares(row) / row.len() as f32 + self.eps).sqrt();
         for ((x, weight), bias) in row.iter_mut().zip(&self.weight).zip(&self.bias) {
             *x = *x * scale * weight + bias;
         }

@@ -1,7 +1,10 @@
 use rayon::prelude::*;
 
-use super::{Linear, ROWS_PER_TASK, gelu::gelu_tanh};
-use crate::{config::Activation, kernels::exp};
+use super::{
+    Linear, ROWS_PER_TASK,
+    activation::{gelu_tanh, silu},
+};
+use crate::config::Activation;
 
 /// A gated MLP: one projection, activated, scales another, and a third leads back.
 #[derive(Debug)]
@@ -39,20 +42,14 @@ impl Mlp {
 }
 
 /// Replaces `y` by `activation(gate) * up`, where each row of `gate_up` holds `width` gates and then `width` values.
-fn gate(gate_up: &[f32], width: usize, y: &mut Vec<f32>, activation: impl Fn(f32) -> f32 + Sync) {
+fn gate(gate_up: &[f32], width: usize, y: &mut Vec<f32>, activation: fn(&[f32], &mut [f32])) {
     y.resize(gate_up.len() / 2, 0.0);
     let rows = gate_up.par_chunks_exact(2 * width).zip(y.par_chunks_exact_mut(width));
     rows.with_min_len(ROWS_PER_TASK).for_each(|(gate_up, y)| {
         let (gate, up) = gate_up.split_at(width);
-        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = activation(*gate) * up;
-        }
+        activation(gate, y);
+        y.iter_mut().zip(up).for_each(|(y, up)| *y *= up);
     });
-}
-
-#[inline(always)]
-fn silu(x: f32) -> f32 {
-    x / (1.0 + exp(-x))
 }
 
 #[cfg(test)]

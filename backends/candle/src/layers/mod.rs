@@ -1,8 +1,8 @@
 //! The parts that transformer models are made of, over row-major matrices with one row per token.
 
+mod activation;
 mod embedding;
 mod experts;
-mod gelu;
 mod layer_norm;
 mod linear;
 mod mlp;

@@ -1,9 +1,9 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use tandem_kernels::sum_of_squares;
 
 use super::ROWS_PER_TASK;
-use crate::kernels::dots;
 
 /// Scales each row to a root mean square of one, then each column by its weight.
 #[derive(Debug)]
@@ -46,8 +46,7 @@ impl RmsNorm {
     }
 
     fn scale(&self, x: &[f32]) -> f32 {
-        let [[squares]] = dots([x], [x]);
-        1.0 / (squares / x.len() as f32 + self.eps).sqrt()
+        1.0 / (sum_of_squares(x) / x.len() as f32 + self.eps).sqrt()
     }
 }
 

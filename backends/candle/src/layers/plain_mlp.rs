@@ -1,6 +1,9 @@
 use rayon::prelude::*;
 
-use super::{Linear, ROWS_PER_TASK, gelu};
+use super::{
+    Linear, ROWS_PER_TASK,
+    activation::{gelu, gelu_tanh},
+};
 use crate::config::EncoderActivation;
 
 /// An MLP without a gate: a projection, activated, and another that leads back.
@@ -22,14 +25,20 @@ impl PlainMlp {
     pub(crate) fn forward(&self, x: &[f32], inner: &mut Vec<f32>, y: &mut Vec<f32>) {
         self.inner.forward(x, inner);
         match self.activation {
-            EncoderActivation::Gelu => self.activate(inner, gelu::gelu),
-            EncoderActivation::GeluTanh => self.activate(inner, gelu::gelu_tanh),
+            EncoderActivation::Gelu => self.activate(inner, gelu),
+            EncoderActivation::GeluTanh => self.activate(inner, gelu_tanh),
         }
         self.outer.forward(inner, y);
     }
 
-    fn activate(&self, inner: &mut [f32], activation: impl Fn(f32) -> f32 + Sync) {
+    fn activate(&self, inner: &mut [f32], activation: fn(&[f32], &mut [f32])) {
         let rows = inner.par_chunks_exact_mut(self.width).with_min_len(ROWS_PER_TASK);
-        rows.for_each(|row| row.iter_mut().for_each(|x| *x = activation(*x)));
+        rows.for_each_init(
+            || vec![0.0; self.width],
+            |activated, row| {
+                activation(row, activated);
+                row.copy_from_slice(activated);
+            },
+        );
     }
 }

@@ -1,11 +1,11 @@
-use crate::kernels::exp;
+use tandem_kernels::exp;
 
 /// Keeps values between `cap` and its negative: `cap * tanh(value / cap)`.
 pub(crate) fn soft_cap(values: &mut [f32], cap: f32) {
     let double = 2.0 / cap;
-    for value in values {
-        *value = cap - 2.0 * cap / (exp(*value * double) + 1.0);
-    }
+    values.iter_mut().for_each(|value| *value *= double);
+    exp(values);
+    values.iter_mut().for_each(|value| *value = cap - 2.0 * cap / (*value + 1.0));
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use candle_core::quantized::GgmlDType;
 use tandem_core::LoadError;
-use tandem_gguf::{GgufFile, Tensor, ggml_type};
+use tandem_gguf::{GgufFile, ggml_type};
 
-use super::{Listed, Source, matrix::Matrix};
+use super::{
+    Listed, Source,
+    matrix::{Matrix, row_bytes},
+    tensor::{Rows, Tensor},
+};
 use crate::{
     directory::invalid,
     gguf::{Change, GgufModel, Name, Names},
@@ -40,7 +44,7 @@ pub(crate) fn ggml_id(dtype: GgmlDType) -> Option<u32> {
 /// The tensors of a GGUF model, under the names that Hugging Face has for them.
 #[derive(Debug)]
 pub(super) struct GgufWeights {
-    files: Vec<GgufFile>,
+    files: Vec<Arc<GgufFile>>,
     names: Names,
     /// Where each tensor that was not yet taken lies.
     tensors: BTreeMap<String, Place>,
@@ -67,7 +71,8 @@ impl GgufWeights {
     /// Finds out what each tensor is. One that is unknown, or of a type that nothing here computes with, is refused.
     pub(super) fn open(model: GgufModel) -> Result<Self, LoadError> {
         let names = model.names()?;
-        let mut weights = Self { files: model.files, names, tensors: BTreeMap::new() };
+        let mut weights =
+            Self { files: model.files.into_iter().map(Arc::new).collect(), names, tensors: BTreeMap::new() };
         for file in 0..weights.files.len() {
             for tensor in 0..weights.files[file].header().tensors().len() {
                 weights.add(file, tensor).map_err(|reason| invalid(weights.files[file].path(), reason))?;
@@ -78,7 +83,7 @@ impl GgufWeights {
 
     fn add(&mut self, file: usize, at: usize) -> Result<(), String> {
         let tensor = &self.files[file].header().tensors()[at];
-        let Tensor { name, dims, .. } = tensor;
+        let tandem_gguf::Tensor { name, dims, .. } = tensor;
         let dtype = dtype(tensor)?;
         let place = Place { file, tensor: at, dtype, part: Part::Whole, change: Change::Nothing };
         let places = match self.names.hugging_face(name) {
@@ -110,15 +115,12 @@ impl GgufWeights {
         format!("{name} ({} in the file)", self.names.gguf(name))
     }
 
-    fn read(&self, name: &str, place: Place, shape: &[usize]) -> Result<Matrix, LoadError> {
+    fn open_tensor(&self, name: &str, place: Place, shape: &[usize]) -> Result<Tensor, LoadError> {
         let file = &self.files[place.file];
         let tensor = &file.header().tensors()[place.tensor];
-        let (dims, first, bytes) = match place.part {
-            Part::Whole => (tensor.dims.as_slice(), 0, tensor.bytes),
-            Part::Expert(expert) => {
-                let bytes = tensor.bytes / tensor.dims[2];
-                (&tensor.dims[..2], expert * bytes, bytes)
-            }
+        let (dims, first) = match place.part {
+            Part::Whole => (tensor.dims.as_slice(), 0),
+            Part::Expert(expert) => (&tensor.dims[..2], expert * (tensor.bytes / tensor.dims[2])),
         };
         let refused = |reason: String| invalid(file.path(), format!("tensor {}: {reason}", self.both(name)));
         let got: Vec<usize> = dims.iter().rev().map(|&dim| dim as usize).collect();
@@ -129,15 +131,45 @@ impl GgufWeights {
             let kind = ggml_type::name(tensor.kind).unwrap_or("unknown");
             return Err(refused(format!("expected F32, F16 or BF16 got {kind}")));
         }
-        let mut data = vec![0; bytes as usize];
-        file.read(tensor, first, &mut data)?;
-        let columns = shape.get(1).copied().unwrap_or(1);
-        let matrix = Matrix { dtype: place.dtype, rows: shape[0], columns, bytes: data };
+        let (rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        let unit = match place.change {
+            Change::PairsToHalves { head_dim } => head_dim,
+            Change::Nothing | Change::WithoutTheOne => 1,
+        };
+        if !rows.is_multiple_of(unit) || (unit != 1 && !unit.is_multiple_of(2)) {
+            return Err(refused(format!("{rows} rows are no whole heads of {unit}")));
+        }
+        let dtype = if place.change == Change::WithoutTheOne { GgmlDType::F32 } else { place.dtype };
+        let row_bytes = row_bytes(place.dtype, columns);
+        let source = GgufRows { file: Arc::clone(file), place, first, columns, row_bytes };
+        Ok(Tensor { dtype, rows, columns, unit, source: Box::new(source) })
+    }
+}
+
+/// The rows of a tensor, or of one expert's part of it.
+#[derive(Debug)]
+struct GgufRows {
+    file: Arc<GgufFile>,
+    place: Place,
+    /// Where in the tensor they begin, in bytes.
+    first: u64,
+    columns: usize,
+    row_bytes: usize,
+}
+
+impl Rows for GgufRows {
+    fn read(&self, rows: Range<usize>) -> Result<Vec<u8>, LoadError> {
+        let &Self { ref file, place, first, columns, row_bytes } = self;
+        let mut bytes = vec![0; rows.len() * row_bytes];
+        let tensor = &file.header().tensors()[place.tensor];
+        file.read(tensor, first + (rows.start * row_bytes) as u64, &mut bytes)?;
         match place.change {
-            Change::Nothing => Ok(matrix),
-            Change::PairsToHalves { head_dim } => pairs_to_halves(&matrix, head_dim)
-                .ok_or_else(|| refused(format!("{} rows are no whole heads of {head_dim}", matrix.rows))),
-            Change::WithoutTheOne => without_the_one(&matrix).map_err(super::refused),
+            Change::Nothing => Ok(bytes),
+            Change::PairsToHalves { head_dim } => Ok(pairs_to_halves(&bytes, row_bytes, head_dim)),
+            Change::WithoutTheOne => {
+                let matrix = Matrix { dtype: place.dtype, rows: rows.len(), columns, bytes };
+                without_the_one(&matrix).map_err(super::refused)
+            }
         }
     }
 }
@@ -163,9 +195,9 @@ impl Source for GgufWeights {
         self.tensors.iter().map(listed).collect()
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
         match self.tensors.remove(name) {
-            Some(place) => self.read(name, place, shape),
+            Some(place) => self.open_tensor(name, place, shape),
             None => Err(invalid(self.files[0].path(), format!("tensor {}: missing", self.both(name)))),
         }
     }
@@ -181,7 +213,7 @@ impl Source for GgufWeights {
     }
 }
 
-fn dtype(tensor: &Tensor) -> Result<GgmlDType, String> {
+fn dtype(tensor: &tandem_gguf::Tensor) -> Result<GgmlDType, String> {
     let known = TYPES.iter().find(|(kind, _)| *kind == tensor.kind);
     known.map(|(_, dtype)| *dtype).ok_or_else(|| {
         let name = |kind| ggml_type::name(kind).unwrap_or("unknown");
@@ -196,25 +228,21 @@ fn dtype(tensor: &Tensor) -> Result<GgmlDType, String> {
 }
 
 /// Within each head, the first of all pairs and then the second of all pairs. A row moves as a whole, so it may be packed in blocks.
-fn pairs_to_halves(matrix: &Matrix, head_dim: usize) -> Option<Matrix> {
-    if !matrix.rows.is_multiple_of(head_dim) || !head_dim.is_multiple_of(2) {
-        return None;
-    }
-    let row = matrix.row_bytes();
-    let mut bytes = Vec::with_capacity(matrix.bytes.len());
-    for head in matrix.bytes.chunks_exact(head_dim * row) {
+fn pairs_to_halves(rows: &[u8], row_bytes: usize, head_dim: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(rows.len());
+    for head in rows.chunks_exact(head_dim * row_bytes) {
         for side in 0..2 {
-            head.chunks_exact(row).skip(side).step_by(2).for_each(|row| bytes.extend_from_slice(row));
+            head.chunks_exact(row_bytes).skip(side).step_by(2).for_each(|row| bytes.extend_from_slice(row));
         }
     }
-    Some(Matrix { bytes, ..*matrix })
+    bytes
 }
 
-fn without_the_one(matrix: &Matrix) -> candle_core::Result<Matrix> {
+/// In F32.
+fn without_the_one(matrix: &Matrix) -> candle_core::Result<Vec<u8>> {
     let mut values = Vec::new();
     matrix.widen(&mut values)?;
-    let bytes = values.iter().flat_map(|value| (value - 1.0).to_le_bytes()).collect();
-    Ok(Matrix { dtype: GgmlDType::F32, bytes, ..*matrix })
+    Ok(values.iter().flat_map(|value| (value - 1.0).to_le_bytes()).collect())
 }
 
 #[cfg(test)]
@@ -223,23 +251,19 @@ mod tests {
 
     #[test]
     fn pairs_become_halves() {
-        let of = |order: [u8; 8]| {
-            // Rows of two bytes each.
-            let bytes = order.iter().flat_map(|&row| [row, row + 100]).collect();
-            Matrix { dtype: GgmlDType::F16, rows: 8, columns: 1, bytes }
-        };
-        let turned = pairs_to_halves(&of([0, 2, 1, 3, 4, 6, 5, 7]), 4);
-        assert_eq!(turned, Some(of([0, 1, 2, 3, 4, 5, 6, 7])));
-        assert_eq!(pairs_to_halves(&of([0; 8]), 6), None);
-        assert_eq!(pairs_to_halves(&of([0; 8]), 1), None);
+        // Rows of two bytes each.
+        let of = |order: [u8; 8]| order.iter().flat_map(|&row| [row, row + 100]).collect::<Vec<_>>();
+        assert_eq!(pairs_to_halves(&of([0, 2, 1, 3, 4, 6, 5, 7]), 2, 4), of([0, 1, 2, 3, 4, 5, 6, 7]));
     }
 
     #[test]
     fn gemmas_one_is_taken_away() {
         let bytes = [1.5f32, -0.25].into_iter().flat_map(f32::to_le_bytes).collect();
         let matrix = Matrix { dtype: GgmlDType::F32, rows: 2, columns: 1, bytes };
-        let mut values = Vec::new();
-        without_the_one(&matrix).unwrap().widen(&mut values).unwrap();
-        assert_eq!(values, [0.5, -1.25]);
+        let values = without_the_one(&matrix).unwrap();
+        assert_eq!(
+            values.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect::<Vec<_>>(),
+            [0.5, -1.25]
+        );
     }
 }

@@ -3,14 +3,10 @@ use candle_core::{
     quantized::{GgmlDType, QTensor},
 };
 use half::{bf16, f16};
-use rayon::prelude::*;
 use tandem_kernels::Format;
 
 use super::matrix::{Matrix, is_plain, packable};
 use crate::settings::{Dtype, Quantization};
-
-/// Values quantised by one task: enough to be worth one, and few enough that their F32 does not add to the peak of memory.
-const VALUES_PER_TASK: usize = 1 << 20;
 
 /// What weights are turned into on their way into memory.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +23,8 @@ pub(super) enum Use {
     Router,
     /// Turns tokens into vectors, or vectors into logits, which suffer most from few bits.
     Vocabulary,
+    /// Is looked up and added, and so in F32.
+    Table,
 }
 
 impl Kept {
@@ -44,6 +42,7 @@ impl Kept {
     /// The format that [`matrix`](Self::matrix) and packing make of a type.
     pub(super) fn format(&self, purpose: Use, dtype: GgmlDType, columns: usize) -> Format {
         let dtype = match (is_plain(dtype), self.dtype) {
+            _ if purpose == Use::Table => GgmlDType::F32,
             (false, _) => dtype,
             (true, kept) => self.quantized(purpose, columns).unwrap_or(match kept {
                 Dtype::Auto => dtype,
@@ -58,7 +57,7 @@ impl Kept {
     /// The type to quantise to, if any: rows must be whole blocks.
     fn quantized(&self, purpose: Use, columns: usize) -> Option<GgmlDType> {
         let wanted = match (purpose, self.quantization) {
-            (_, Quantization::None) | (Use::Router, _) => return None,
+            (_, Quantization::None) | (Use::Router | Use::Table, _) => return None,
             (_, Quantization::Q8_0) => GgmlDType::Q8_0,
             (_, Quantization::Q6K) | (Use::Vocabulary, Quantization::Q4_0 | Quantization::Q4K | Quantization::Q5K) => {
                 GgmlDType::Q6K
@@ -72,15 +71,10 @@ impl Kept {
 }
 
 fn quantize(matrix: &Matrix, dtype: GgmlDType) -> Result<Matrix> {
-    let rows_per_task = (VALUES_PER_TASK / matrix.columns).max(1);
-    let parts = matrix.bytes.par_chunks(rows_per_task * matrix.row_bytes()).map(|bytes| {
-        let rows = Matrix { rows: bytes.len() / matrix.row_bytes(), bytes: bytes.to_vec(), ..*matrix };
-        let mut values = Vec::new();
-        rows.widen(&mut values)?;
-        let values = Tensor::from_vec(values, (rows.rows, rows.columns), &Device::Cpu)?;
-        Ok(QTensor::quantize(&values, dtype)?.data()?.into_owned())
-    });
-    Ok(Matrix { dtype, bytes: parts.collect::<Result<Vec<_>>>()?.concat(), ..*matrix })
+    let mut values = Vec::new();
+    matrix.widen(&mut values)?;
+    let values = Tensor::from_vec(values, (matrix.rows, matrix.columns), &Device::Cpu)?;
+    Ok(Matrix { dtype, bytes: QTensor::quantize(&values, dtype)?.data()?.into_owned(), ..*matrix })
 }
 
 fn convert(matrix: Matrix, dtype: Dtype) -> Result<Matrix> {

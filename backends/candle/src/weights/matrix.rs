@@ -23,7 +23,7 @@ pub(crate) struct Matrix {
 impl Matrix {
     /// Bytes of a row.
     pub(crate) fn row_bytes(&self) -> usize {
-        self.columns / self.dtype.block_size() * self.dtype.type_size()
+        row_bytes(self.dtype, self.columns)
     }
 
     /// Whether its values are numbers one by one.
@@ -56,21 +56,20 @@ impl Matrix {
     }
 
     /// The matrix in a format that products are computed with: its own where that is one, F16 for the rare others.
-    pub(crate) fn into_packable(self) -> Result<(Format, Self)> {
-        let format = packable(self.dtype);
-        if format != Format::F16 || self.dtype == GgmlDType::F16 {
-            return Ok((format, self));
+    pub(crate) fn into_packable(self) -> Result<Self> {
+        if packable(self.dtype) != Format::F16 || self.dtype == GgmlDType::F16 {
+            return Ok(self);
         }
         let mut values = Vec::new();
         self.widen(&mut values)?;
         let bytes = values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
-        Ok((Format::F16, Self { dtype: GgmlDType::F16, bytes, ..self }))
+        Ok(Self { dtype: GgmlDType::F16, bytes, ..self })
     }
+}
 
-    /// The same, as the kernels want it.
-    pub(crate) fn as_packable(&self, format: Format) -> tandem_kernels::Matrix<'_> {
-        tandem_kernels::Matrix { format, outputs: self.rows, inputs: self.columns, bytes: &self.bytes }
-    }
+/// Bytes of a row of so many values of a type.
+pub(super) fn row_bytes(dtype: GgmlDType, columns: usize) -> usize {
+    columns / dtype.block_size() * dtype.type_size()
 }
 
 /// Whether values of a type are numbers one by one.

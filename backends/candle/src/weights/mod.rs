@@ -1,16 +1,19 @@
 //! The tensors of a model, whatever file they lie in.
 
+mod float8;
 mod gguf;
+mod int4;
 mod kept;
 mod matrix;
 mod safetensors;
 mod stored;
+mod tensor;
 
-use std::{fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use candle_core::quantized::GgmlDType;
-use tandem_core::LoadError;
-use tandem_kernels::Packed;
+use tandem_core::{LoadError, LoadProgress};
+use tandem_kernels::{Format, PANEL, PackError, Packed, Unread};
 
 pub(crate) use self::{gguf::ggml_id, kept::Kept, stored::Stored};
 
@@ -18,14 +21,19 @@ use crate::{
     directory::ModelDirectory,
     gguf::GgufModel,
     layers::{Embedding, Linear},
-    weights::{gguf::GgufWeights, kept::Use, matrix::Matrix, safetensors::SafeTensors},
+    weights::{gguf::GgufWeights, kept::Use, safetensors::SafeTensors, tensor::Tensor},
 };
+
+/// Values of a weight that are read and packed together: few, since each thread has them in memory in up to three forms at a time, and
+/// enough that neither reading nor handing out work is felt.
+const VALUES_AT_A_TIME: usize = 1 << 16;
 
 /// The tensors of a model by their Hugging Face names, each to be taken once.
 #[derive(Debug)]
 pub(crate) struct Weights {
     source: Box<dyn Source>,
     kept: Kept,
+    progress: LoadProgress,
 }
 
 /// What is known of a tensor before it is read.
@@ -45,7 +53,7 @@ trait Source: Debug + Send {
     fn list(&self) -> Vec<Listed>;
 
     /// Takes a tensor of one dimension, as a matrix of one column, or of two.
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError>;
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError>;
 
     /// Refuses what was not taken.
     fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError>;
@@ -54,12 +62,18 @@ trait Source: Debug + Send {
 impl Weights {
     /// Those of a model directory.
     pub(crate) fn open(directory: &ModelDirectory, stored: Stored, kept: Kept) -> Result<Self, LoadError> {
-        Ok(Self { source: Box::new(SafeTensors::open(directory, stored)?), kept })
+        Ok(Self { source: Box::new(SafeTensors::open(directory, stored)?), kept, progress: LoadProgress::default() })
     }
 
     /// Those of a GGUF model.
     pub(crate) fn open_gguf(model: GgufModel, kept: Kept) -> Result<Self, LoadError> {
-        Ok(Self { source: Box::new(GgufWeights::open(model)?), kept })
+        Ok(Self { source: Box::new(GgufWeights::open(model)?), kept, progress: LoadProgress::default() })
+    }
+
+    /// Tells `progress` how many bytes there are, and from now on how many of them are in memory.
+    pub(crate) fn tell(&mut self, progress: &LoadProgress) {
+        progress.begin(self.bytes());
+        self.progress = progress.clone();
     }
 
     /// Whether there is a tensor of this name that was not yet taken.
@@ -67,29 +81,42 @@ impl Weights {
         self.source.has(name)
     }
 
+    /// Bytes that those of each format will take in memory.
+    pub(crate) fn formats(&self) -> BTreeMap<Format, u64> {
+        let mut formats = BTreeMap::new();
+        for Listed { name, shape, dtype } in self.source.list() {
+            let (format, bytes) = match shape[..] {
+                [outputs, inputs] => {
+                    let layer = name.strip_suffix(".weight").unwrap_or(&name);
+                    let format = self.kept.format(purpose(layer), dtype, inputs);
+                    (format, Packed::size(format, outputs, inputs))
+                }
+                _ => (Format::F32, shape.iter().product::<usize>() * size_of::<f32>()),
+            };
+            *formats.entry(format).or_default() += bytes as u64;
+        }
+        formats
+    }
+
     /// Bytes that all of them will take in memory.
     pub(crate) fn bytes(&self) -> u64 {
-        let size = |Listed { name, shape, dtype }: &Listed| match shape[..] {
-            [outputs, inputs] => {
-                let layer = name.strip_suffix(".weight").unwrap_or(name);
-                Packed::size(self.kept.format(purpose(layer), *dtype, inputs), outputs, inputs) as u64
-            }
-            _ => shape.iter().product::<usize>() as u64 * size_of::<f32>() as u64,
-        };
-        self.source.list().iter().map(size).sum()
+        self.formats().values().sum()
     }
 
     /// A tensor of one dimension, widened to F32.
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let mut values = Vec::new();
-        self.source.take(name, &[len])?.widen(&mut values).map_err(refused)?;
-        Ok(values)
+        self.widened(name, &[len])
     }
 
     /// Rows of `width` values that are looked up and not multiplied with, widened to F32.
     pub(crate) fn table(&mut self, name: &str, rows: usize, width: usize) -> Result<Vec<f32>, LoadError> {
+        self.widened(name, &[rows, width])
+    }
+
+    fn widened(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         let mut values = Vec::new();
-        self.source.take(name, &[rows, width])?.widen(&mut values).map_err(refused)?;
+        self.source.take(name, shape)?.whole()?.widen(&mut values).map_err(refused)?;
+        self.progress.add(size_of_val(&*values) as u64);
         Ok(values)
     }
 
@@ -103,44 +130,82 @@ impl Weights {
     ) -> Result<Linear, LoadError> {
         let (mut weights, mut bias) = (Vec::new(), Vec::new());
         for &(part, outputs) in parts {
-            let weight = self.source.take(&format!("{part}.weight"), &[outputs, inputs])?;
-            weights.push(self.kept.matrix(purpose(part), weight).map_err(refused)?);
+            weights.push((purpose(part), self.source.take(&format!("{part}.weight"), &[outputs, inputs])?));
             if has_bias {
                 bias.extend(self.vector(&format!("{part}.bias"), outputs)?);
             }
         }
-        let packed = pack(weights, has_bias.then_some(&bias))?;
+        let packed = self.pack(&weights, has_bias.then_some(&bias))?;
         Ok(Linear::new(Arc::new(packed)))
     }
 
     /// The vectors of `tokens` tokens, `width` wide.
     pub(crate) fn embedding(&mut self, name: &str, tokens: usize, width: usize) -> Result<Embedding, LoadError> {
         let weight = self.source.take(name, &[tokens, width])?;
-        let weight = self.kept.matrix(Use::Vocabulary, weight).map_err(refused)?;
-        Ok(Embedding::new(pack(vec![weight], None)?))
+        Ok(Embedding::new(self.pack(&[(Use::Vocabulary, weight)], None)?))
     }
 
     /// Refuses tensors that were not taken: a bias that the configuration does not mention would change every answer.
     pub(crate) fn finish(self, may_remain: impl Fn(&str) -> bool) -> Result<(), LoadError> {
         self.source.finish(&may_remain)
     }
+
+    /// What is computed with: tensors of equal width, whose outputs lie behind each other. Rows are read, made what they are to be kept as and
+    /// packed a few at a time, by all threads of the current pool, so that the weight is in memory once.
+    fn pack(&self, tensors: &[(Use, Tensor)], bias: Option<&Vec<f32>>) -> Result<Packed, LoadError> {
+        let inputs = tensors[0].1.columns;
+        let Self { kept, progress, .. } = self;
+        let format = |(purpose, tensor): &(Use, Tensor)| kept.format(*purpose, tensor.dtype, inputs);
+        let unread = tensors.iter().map(|weight| {
+            let step = common_multiple(PANEL, weight.1.unit);
+            let at_a_time = (VALUES_AT_A_TIME / inputs.max(1) / step).max(1) * step;
+            Unread { format: format(weight), outputs: weight.1.rows, at_a_time }
+        });
+        let unread: Vec<_> = unread.collect();
+        let packed = Packed::from_rows(inputs, &unread, bias.map(Vec::as_slice), |part, rows| {
+            let (purpose, tensor) = &tensors[part];
+            let bytes = Packed::size(unread[part].format, rows.len(), inputs);
+            let matrix = kept.matrix(*purpose, tensor.read(rows)?).map_err(refused)?;
+            let matrix = matrix.into_packable().map_err(refused)?;
+            progress.add(bytes as u64);
+            Ok::<_, Unpackable>(matrix.bytes)
+        });
+        packed.map_err(|Unpackable(error)| error)
+    }
+}
+
+/// Why a weight is not packed.
+struct Unpackable(LoadError);
+
+impl From<LoadError> for Unpackable {
+    fn from(error: LoadError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<PackError> for Unpackable {
+    fn from(error: PackError) -> Self {
+        Self(LoadError::Other { context: "cannot pack a weight".to_owned(), source: error.into() })
+    }
 }
 
 /// What a layer is for, by its name.
 fn purpose(layer: &str) -> Use {
     match layer.rsplit('.').next() {
-        Some("lm_head" | "embed_tokens") => Use::Vocabulary,
+        Some("lm_head" | "embed_tokens" | "word_embeddings") => Use::Vocabulary,
+        Some("position_embeddings" | "token_type_embeddings") => Use::Table,
         Some("gate") => Use::Router,
         _ => Use::Layer,
     }
 }
 
-/// What is computed with: matrices of equal width, whose outputs lie behind each other.
-fn pack(matrices: Vec<Matrix>, bias: Option<&Vec<f32>>) -> Result<Packed, LoadError> {
-    let matrices = matrices.into_iter().map(Matrix::into_packable).collect::<Result<Vec<_>, _>>().map_err(refused)?;
-    let matrices: Vec<_> = matrices.iter().map(|(format, matrix)| matrix.as_packable(*format)).collect();
-    Packed::new(&matrices, bias.map(Vec::as_slice))
-        .map_err(|error| LoadError::Other { context: "cannot pack a weight".to_owned(), source: error.into() })
+/// The smallest multiple that two numbers have in common.
+fn common_multiple(a: usize, b: usize) -> usize {
+    let (mut divisor, mut rest) = (a, b);
+    while rest > 0 {
+        (divisor, rest) = (rest, divisor % rest);
+    }
+    a / divisor * b
 }
 
 fn refused(error: candle_core::Error) -> LoadError {

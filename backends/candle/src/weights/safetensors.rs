@@ -1,18 +1,24 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read, Seek, SeekFrom},
+    io::Read,
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use candle_core::quantized::GgmlDType;
+use fs_err::os::unix::fs::FileExt as _;
 use safetensors::{Dtype, SafeTensorError, tensor::Metadata};
 use serde_json::Value;
 use tandem_core::LoadError;
 
 use super::{
     Listed, Source,
-    matrix::Matrix,
-    stored::{Int4, Stored, scale_blocks},
+    float8::Scales,
+    int4::Int4,
+    matrix::{Matrix, row_bytes},
+    stored::{Group, Packing, Stored},
+    tensor::{Rows, Tensor},
 };
 use crate::directory::{ModelDirectory, NO_PICKLES, invalid, unreadable};
 
@@ -23,11 +29,11 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// The tensors of a model directory.
 ///
-/// Files are read, not memory-mapped: every weight is widened or fused with its neighbours on its way into memory, so a mapping would
-/// save nothing, and a file that is cut short while we read it is an error instead of a `SIGBUS`.
+/// Files are read, not memory-mapped: every weight is packed on its way into memory, so a mapping would save nothing, and a file that is cut
+/// short while we read it is an error instead of a `SIGBUS`.
 #[derive(Debug)]
 pub(super) struct SafeTensors {
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
     /// Where each tensor that was not yet taken lies.
     tensors: BTreeMap<String, usize>,
     /// How the weights of layers are kept.
@@ -35,11 +41,13 @@ pub(super) struct SafeTensors {
 }
 
 /// A tensor as its file has it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Raw {
+    shard: Arc<Shard>,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    /// Where it begins and ends in the data of the file.
+    place: Range<usize>,
 }
 
 #[derive(Debug)]
@@ -57,7 +65,7 @@ impl SafeTensors {
         if directory.path(SINGLE).exists() {
             let shard = Shard::open(directory.shard(&directory.path(SINGLE), SINGLE)?)?;
             let tensors = shard.metadata.tensors().into_keys().map(|name| (name, 0)).collect();
-            return Ok(Self { shards: vec![shard], tensors, stored });
+            return Ok(Self { shards: vec![Arc::new(shard)], tensors, stored });
         }
         match directory.read_json(INDEX, MAX_INDEX_BYTES)? {
             Some(json) => Self::open_sharded(directory, &index, &json, stored),
@@ -88,30 +96,35 @@ impl SafeTensors {
                 }
                 weights.tensors.insert(tensor.clone(), weights.shards.len());
             }
-            weights.shards.push(shard);
+            weights.shards.push(Arc::new(shard));
         }
         Ok(weights)
     }
 
     /// Takes a tensor whatever it is.
-    fn take_raw(&mut self, name: &str) -> Result<(PathBuf, Raw), LoadError> {
+    fn take_raw(&mut self, name: &str) -> Result<Raw, LoadError> {
         let Some(at) = self.tensors.remove(name) else {
             let known: BTreeSet<_> = self.shards.iter().map(|shard| shard.path.display().to_string()).collect();
             let path = known.first().cloned().unwrap_or_default();
             return Err(invalid(path, format!("tensor {name}: missing")));
         };
-        let shard = &mut self.shards[at];
-        shard.read(name).map(|raw| (shard.path.clone(), raw))
+        Shard::raw(&self.shards[at], name)
     }
 
     /// The weight of a layer that is kept in four bits.
-    fn take_int4(&mut self, layer: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
-        let (path, quants) = self.take_raw(&format!("{layer}.qweight"))?;
-        let (_, zeros) = self.take_raw(&format!("{layer}.qzeros"))?;
-        let (_, scales) = self.take_raw(&format!("{layer}.scales"))?;
+    fn take_int4(
+        &mut self,
+        layer: &str,
+        shape: &[usize],
+        (packing, group): (Packing, Group),
+    ) -> Result<Tensor, LoadError> {
+        let quants = self.take_raw(&format!("{layer}.qweight"))?;
+        let zeros = self.take_raw(&format!("{layer}.qzeros"))?;
+        let scales = self.take_raw(&format!("{layer}.scales"))?;
         let groups = format!("{layer}.g_idx");
-        let groups = if self.has(&groups) { Some(self.take_raw(&groups)?.1) } else { None };
-        let refused = |reason: String| invalid(&path, format!("tensor {layer}.qweight: {reason}"));
+        let groups = if self.has(&groups) { Some(self.take_raw(&groups)?) } else { None };
+        let path = &quants.shard.path;
+        let refused = |reason: String| invalid(path, format!("tensor {layer}.qweight: {reason}"));
         let &[outputs, inputs] = shape else { return Err(refused(format!("expected {shape:?}, got a matrix"))) };
         let words = [&quants, &zeros].into_iter().chain(&groups);
         if let Some(other) = words.map(|raw| raw.dtype).find(|dtype| !matches!(dtype, Dtype::I32 | Dtype::U32)) {
@@ -120,21 +133,21 @@ impl SafeTensors {
         if scales.dtype != Dtype::F16 {
             return Err(refused(format!("expected scales in F16 got {:?}", scales.dtype)));
         }
-        let groups = groups.as_ref().map(|raw| raw.bytes.as_slice());
-        let layer = Int4 { outputs, inputs, quants: &quants.bytes, zeros: &zeros.bytes, scales: &scales.bytes, groups };
-        let bytes = layer.dequantize(self.stored).map_err(refused)?;
-        Ok(Matrix { dtype: GgmlDType::F16, rows: outputs, columns: inputs, bytes })
+        let (groups, zeros, scales) = (groups.as_ref().map(Raw::bytes).transpose()?, zeros.bytes()?, scales.bytes()?);
+        let layer = Int4 { packing, group, outputs, inputs, quants: quants.bytes()?, zeros, scales, groups };
+        layer.check().map_err(refused)?;
+        Ok(Tensor { dtype: GgmlDType::F16, rows: outputs, columns: inputs, unit: 1, source: Box::new(layer) })
     }
 
-    /// Multiplies eight-bit floats with their scales.
-    fn scaled(&mut self, name: &str, path: &Path, raw: &Raw) -> Result<Matrix, LoadError> {
-        let refused = |reason: String| invalid(path, format!("tensor {name}: {reason}"));
+    /// Eight-bit floats, to be multiplied with their scales.
+    fn scaled(&mut self, name: &str, raw: Raw) -> Result<Tensor, LoadError> {
+        let refused = |reason: String| invalid(&raw.shard.path, format!("tensor {name}: {reason}"));
         let names = [format!("{name}_scale_inv"), format!("{name}_scale")];
         let scale = names.iter().find(|name| self.has(name));
-        let (&[outputs, inputs], Some(scale)) = (raw.shape.as_slice(), scale) else {
+        let (&[outputs, inputs], Some(scale), Stored::Fp8(shared)) = (raw.shape.as_slice(), scale, self.stored) else {
             return Err(refused("eight-bit floats without scales".to_owned()));
         };
-        let (_, scales) = self.take_raw(scale)?;
+        let scales = self.take_raw(scale)?;
         let (rows, columns) = match scales.shape[..] {
             [] | [1] => (1, 1),
             [rows] => (rows, 1),
@@ -143,13 +156,59 @@ impl SafeTensors {
         };
         let dtype = dtype(scales.dtype).ok_or_else(|| refused(format!("scales in {:?}", scales.dtype)))?;
         let mut values = Vec::new();
-        let scales = Matrix { dtype, rows, columns, bytes: scales.bytes };
+        let scales = Matrix { dtype, rows, columns, bytes: scales.bytes()? };
         scales.widen(&mut values).map_err(super::refused)?;
-        let even = (outputs.div_ceil(rows.max(1)).max(1), inputs.div_ceil(columns.max(1)).max(1));
-        let said = if let Stored::Fp8 { block } = self.stored { block } else { None };
-        let block = said.filter(|_| (rows, columns) != (1, 1)).unwrap_or(even);
-        let bytes = scale_blocks(&raw.bytes, (outputs, inputs), &values, (rows, columns), block).map_err(refused)?;
-        Ok(Matrix { dtype: GgmlDType::BF16, rows: outputs, columns: inputs, bytes })
+        let scales = Scales::new(values, (rows, columns), (outputs, inputs), shared).map_err(refused)?;
+        let source = Box::new(Float8Rows { raw, scales, inputs });
+        Ok(Tensor { dtype: GgmlDType::BF16, rows: outputs, columns: inputs, unit: 1, source })
+    }
+
+    /// Whether a tensor that nobody took changes nothing: those who quantise to four bits write a bias of zeros to each layer that has none.
+    fn is_bias_of_zeros(&self, name: &str, shard: usize) -> Result<bool, LoadError> {
+        if !matches!(self.stored, Stored::Int4 { .. }) || !name.ends_with("_proj.bias") {
+            return Ok(false);
+        }
+        let raw = Shard::raw(&self.shards[shard], name)?;
+        // The sign of a zero is in its last byte, and does not matter.
+        let zeros = |value: &[u8]| {
+            value.split_last().is_none_or(|(last, rest)| last & 0x7f == 0 && rest.iter().all(|&b| b == 0))
+        };
+        let size = dtype(raw.dtype).map_or(1, |dtype| row_bytes(dtype, 1));
+        Ok(dtype(raw.dtype).is_some() && raw.bytes()?.chunks(size).all(zeros))
+    }
+}
+
+/// Rows of a matrix as its file has them.
+#[derive(Debug)]
+struct PlainRows {
+    raw: Raw,
+    row_bytes: usize,
+}
+
+impl Rows for PlainRows {
+    fn read(&self, rows: Range<usize>) -> Result<Vec<u8>, LoadError> {
+        self.raw.part(rows.start * self.row_bytes..rows.end * self.row_bytes)
+    }
+}
+
+/// Rows of eight-bit floats, which become BF16.
+#[derive(Debug)]
+struct Float8Rows {
+    raw: Raw,
+    scales: Scales,
+    inputs: usize,
+}
+
+impl Rows for Float8Rows {
+    fn read(&self, rows: Range<usize>) -> Result<Vec<u8>, LoadError> {
+        let floats = self.raw.part(rows.start * self.inputs..rows.end * self.inputs)?;
+        Ok(self.scales.scale(&floats, rows, self.inputs))
+    }
+}
+
+impl Rows for Int4 {
+    fn read(&self, rows: Range<usize>) -> Result<Vec<u8>, LoadError> {
+        Ok(self.dequantize(rows))
     }
 }
 
@@ -162,10 +221,10 @@ impl Source for SafeTensors {
         let listed = |(name, &shard): (&String, &usize)| {
             let info = self.shards[shard].metadata.info(name)?;
             let (name, shape, dtype) = match (name.strip_suffix(".qweight"), self.stored, info.shape.as_slice()) {
-                (Some(layer), Stored::Gptq { .. }, &[words, outputs]) => {
+                (Some(layer), Stored::Int4 { packing: Packing::ByInput { .. }, .. }, &[words, outputs]) => {
                     (format!("{layer}.weight"), vec![outputs, words * 8], GgmlDType::F16)
                 }
-                (Some(layer), Stored::Awq { .. }, &[inputs, words]) => {
+                (Some(layer), Stored::Int4 { packing: Packing::ByOutput, .. }, &[inputs, words]) => {
                     (format!("{layer}.weight"), vec![words * 8, inputs], GgmlDType::F16)
                 }
                 _ if info.dtype == Dtype::F8_E4M3 => (name.clone(), info.shape.clone(), GgmlDType::BF16),
@@ -176,37 +235,56 @@ impl Source for SafeTensors {
         self.tensors.iter().filter_map(listed).collect()
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Matrix, LoadError> {
-        if let (Stored::Gptq { .. } | Stored::Awq { .. }, Some(layer)) = (self.stored, name.strip_suffix(".weight"))
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, LoadError> {
+        if let (Stored::Int4 { packing, group }, Some(layer)) = (self.stored, name.strip_suffix(".weight"))
             && !self.has(name)
             && self.has(&format!("{layer}.qweight"))
         {
-            return self.take_int4(layer, shape);
+            return self.take_int4(layer, shape, (packing, group));
         }
-        let (path, raw) = self.take_raw(name)?;
+        let raw = self.take_raw(name)?;
+        let path = &raw.shard.path;
         if raw.shape != shape {
             return Err(invalid(path, format!("tensor {name}: expected {shape:?} got {:?}", raw.shape)));
         }
-        if let (Stored::Fp8 { .. }, Dtype::F8_E4M3) = (self.stored, raw.dtype) {
-            return self.scaled(name, &path, &raw);
+        if let (Stored::Fp8(_), Dtype::F8_E4M3) = (self.stored, raw.dtype) {
+            return self.scaled(name, raw);
         }
-        match dtype(raw.dtype) {
-            Some(dtype) => {
-                Ok(Matrix { dtype, rows: shape[0], columns: shape.get(1).copied().unwrap_or(1), bytes: raw.bytes })
-            }
-            None => Err(invalid(path, format!("tensor {name}: expected F32, BF16 or F16 got {:?}", raw.dtype))),
-        }
+        let Some(dtype) = dtype(raw.dtype) else {
+            return Err(invalid(path, format!("tensor {name}: expected F32, BF16 or F16 got {:?}", raw.dtype)));
+        };
+        let (rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        let source = Box::new(PlainRows { raw, row_bytes: row_bytes(dtype, columns) });
+        Ok(Tensor { dtype, rows, columns, unit: 1, source })
     }
 
     fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {
         // What quantising activations would need is of no use here.
         let of_activations = |name: &str| self.stored != Stored::Plain && name.ends_with(".input_scale");
-        match self.tensors.iter().find(|(name, _)| !may_remain(name) && !of_activations(name)) {
-            Some((name, &shard)) => {
-                Err(invalid(&self.shards[shard].path, format!("tensor {name}: config.json has no place for it")))
+        for (name, &shard) in self.tensors.iter().filter(|(name, _)| !may_remain(name) && !of_activations(name)) {
+            if !self.is_bias_of_zeros(name, shard)? {
+                return Err(invalid(
+                    &self.shards[shard].path,
+                    format!("tensor {name}: config.json has no place for it"),
+                ));
             }
-            None => Ok(()),
         }
+        Ok(())
+    }
+}
+
+impl Raw {
+    fn bytes(&self) -> Result<Vec<u8>, LoadError> {
+        self.part(0..self.place.len())
+    }
+
+    /// Some of its bytes, counted from its beginning.
+    fn part(&self, part: Range<usize>) -> Result<Vec<u8>, LoadError> {
+        let Shard { path, file, data_start, .. } = &*self.shard;
+        let mut bytes = vec![0; part.len()];
+        let place = data_start + (self.place.start + part.start) as u64;
+        file.read_exact_at(&mut bytes, place).map_err(|error| unreadable(path, &error))?;
+        Ok(bytes)
     }
 }
 
@@ -242,15 +320,10 @@ impl Shard {
         Ok(Self { path, file, metadata, data_start })
     }
 
-    fn read(&mut self, name: &str) -> Result<Raw, LoadError> {
-        let Self { path, file, metadata, data_start } = self;
-        let info = metadata.info(name).ok_or_else(|| invalid(&*path, format!("tensor {name}: missing")))?;
-        let io = |error| unreadable(&*path, &error);
+    fn raw(shard: &Arc<Self>, name: &str) -> Result<Raw, LoadError> {
+        let info = shard.metadata.info(name).ok_or_else(|| invalid(&shard.path, format!("tensor {name}: missing")))?;
         let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        file.seek(SeekFrom::Start(*data_start + start as u64)).map_err(io)?;
-        file.read_exact(&mut bytes).map_err(io)?;
-        Ok(Raw { dtype: info.dtype, shape: info.shape.clone(), bytes })
+        Ok(Raw { shard: Arc::clone(shard), dtype: info.dtype, shape: info.shape.clone(), place: start..end })
     }
 }
 
