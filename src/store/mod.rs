@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Done when the disk has failed under a commit. What the database believes to be written may not be there then, and a sync that is
-    /// tried again may succeed without writing it (as PostgreSQL found out in 2018): the process is to end, and the next one reads what is
+    /// tried again may succeed without writing it (`PostgreSQL` found that out in 2018): the process is to end, and the next one reads what is
     /// there.
     pub async fn lost(&self) {
         // The sender lives as long as the store.
