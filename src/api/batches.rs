@@ -1,11 +1,11 @@
-use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Json, Path, Query, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::listing::{ListQuery, list, page_error, store_error};
-use super::{JsonBody, resource};
+use super::{JsonBody, resource, sse};
 use crate::batch::{BatchStatus, Batches, Settings};
 use crate::openai::Endpoint;
 use crate::openai::batches::{
@@ -22,6 +22,10 @@ const METADATA_KEY_CHARS_MAX: usize = 64;
 const METADATA_VALUE_CHARS_MAX: usize = 512;
 const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
 
+/// What a request to create a batch may have; other fields are named in the response.
+pub(super) const CREATE_FIELDS: [&str; 5] =
+    ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"];
+
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
@@ -35,13 +39,19 @@ async fn create(
     request: HttpRequest,
     JsonBody(body): JsonBody,
     batches: Data<Batches>,
-) -> Result<Json<BatchObject>, ApiError> {
-    let mut new = read_create(&body, batches.settings())?;
+) -> Result<HttpResponse, ApiError> {
+    let object = read_object(&body)?;
+    let mut new = read_create(&object, batches.settings())?;
     if let Some(key) = request.headers().get("idempotency-key").and_then(|key| key.to_str().ok()) {
         new.identity = Some(Identity { key: key.to_owned(), hash: hex(&Sha256::digest(&body)) });
     }
+    let ignored: Vec<String> = object.keys().filter(|key| !CREATE_FIELDS.contains(&key.as_str())).cloned().collect();
     match batches.create(new).await.map_err(store_error)? {
-        Created::New(batch) | Created::Known(batch) => show_batch(&batch).map(Json),
+        Created::New(batch) | Created::Known(batch) => {
+            let mut response = HttpResponse::Ok();
+            sse::name_ignored(&mut response, &ignored);
+            Ok(response.json(show_batch(&batch)?))
+        }
         Created::Mismatch => {
             Err(conflict("idempotency_mismatch", "This Idempotency-Key was used before with another request."))
         }
@@ -132,15 +142,19 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-fn read_create(body: &[u8], settings: &Settings) -> Result<NewBatch, ApiError> {
+fn read_object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let body: Value =
         serde_json::from_slice(body).map_err(|error| ApiError::invalid_json(error.line(), error.column()))?;
     let Value::Object(body) = body else { return Err(ApiError::not_an_object()) };
-    let input_file_id = required_text(&body, "input_file_id")?.to_owned();
-    let endpoint = required_text(&body, "endpoint")?;
+    Ok(body)
+}
+
+pub(super) fn read_create(body: &Map<String, Value>, settings: &Settings) -> Result<NewBatch, ApiError> {
+    let input_file_id = required_text(body, "input_file_id")?.to_owned();
+    let endpoint = required_text(body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)
         .ok_or_else(|| ApiError::not_one_of("endpoint", endpoint, &Endpoint::ALL.map(Endpoint::path)))?;
-    let window = required_text(&body, "completion_window")?;
+    let window = required_text(body, "completion_window")?;
     let window = settings.completion_windows.iter().find(|known| known.name == window).ok_or_else(|| {
         let names: Vec<_> = settings.completion_windows.iter().map(|known| format!("'{}'", known.name)).collect();
         let message = format!("Invalid 'completion_window'. Supported values are: {}.", names.join(", "));
@@ -151,8 +165,8 @@ fn read_create(body: &[u8], settings: &Settings) -> Result<NewBatch, ApiError> {
         endpoint: endpoint.path().to_owned(),
         window: window.name.clone(),
         window_s: window.seconds,
-        metadata: read_metadata(&body)?,
-        output_expires_s: read_expires_after(&body)?,
+        metadata: read_metadata(body)?,
+        output_expires_s: read_expires_after(body)?,
         identity: None,
     })
 }

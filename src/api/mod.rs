@@ -11,12 +11,13 @@ pub mod files;
 mod health;
 mod listing;
 mod models;
+mod openapi;
 mod request_id;
 mod sse;
 mod tokens;
 
 use actix_web::http::Method;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, PathConfig, QueryConfig, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, Resource, ResponseError as _};
 
 use crate::openai::error::ApiError;
@@ -28,8 +29,14 @@ pub use request_id::{RequestId, with_request_id};
 /// Everything that is served. The app around it wraps [`with_request_id`] and shares `Completions`,
 /// `Models`, `Store`, `Batches` and `UploadLimits` as data.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.configure(files::routes)
+    let query = QueryConfig::default().error_handler(|_, _| ApiError::unreadable_query().into());
+    let path = PathConfig::default()
+        .error_handler(|_, request| ApiError::unknown_url(request.method().as_str(), request.path()).into());
+    cfg.app_data(query)
+        .app_data(path)
+        .configure(files::routes)
         .configure(batches::routes)
+        .configure(openapi::routes)
         .service(resource("/v1/chat/completions", &[Method::POST]).route(web::post().to(chat::create)))
         .service(resource("/v1/completions", &[Method::POST]).route(web::post().to(completions::create)))
         .service(resource("/v1/embeddings", &[Method::POST]).route(web::post().to(embeddings::create)))
@@ -51,6 +58,8 @@ pub fn debug_routes(cfg: &mut ServiceConfig) {
 
 /// A resource that answers other methods than its own with 405 and the list of its own.
 pub(crate) fn resource(path: &str, methods: &'static [Method]) -> Resource {
+    #[cfg(test)]
+    openapi::tests::served(path, methods);
     let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
     let refuse = move |request: HttpRequest| {
         let error = ApiError::method_not_allowed(request.method().as_str(), request.path());

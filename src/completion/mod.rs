@@ -39,6 +39,8 @@ pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
+#[cfg(test)]
+pub(crate) use read::asked;
 use read::{ChatRequest, CompletionRequest};
 use templates::Templates;
 

@@ -1,11 +1,13 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Usage;
 
 /// The answer of `POST /v1/chat/completions`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChatCompletion<'a> {
     pub id: &'a str,
+    #[schemars(extend("const" = "chat.completion"))]
     pub object: &'static str,
     pub created: i64,
     pub model: &'a str,
@@ -14,28 +16,30 @@ pub struct ChatCompletion<'a> {
     pub system_fingerprint: &'a str,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChatChoice {
     pub index: usize,
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
+    #[schemars(extend("enum" = ["stop", "length"]))]
     pub finish_reason: &'static str,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct AssistantMessage {
+    #[schemars(extend("const" = "assistant"))]
     pub role: &'static str,
     pub content: String,
     pub refusal: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct ChatLogprobs {
     pub content: Vec<TokenLogprob>,
     pub refusal: Option<Vec<TokenLogprob>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct TokenLogprob {
     pub token: String,
     pub logprob: f32,
@@ -43,7 +47,7 @@ pub struct TokenLogprob {
     pub top_logprobs: Vec<TopLogprob>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct TopLogprob {
     pub token: String,
     pub logprob: f32,
@@ -51,9 +55,10 @@ pub struct TopLogprob {
 }
 
 /// One event of a streamed answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChatChunk<'a> {
     pub id: &'a str,
+    #[schemars(extend("const" = "chat.completion.chunk"))]
     pub object: &'static str,
     pub created: i64,
     pub model: &'a str,
@@ -64,15 +69,16 @@ pub struct ChatChunk<'a> {
     pub usage: Option<Option<Usage>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChunkChoice {
     pub index: usize,
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
+    #[schemars(extend("enum" = ["stop", "length", null]))]
     pub finish_reason: Option<&'static str>,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,

@@ -5,9 +5,11 @@
 mod adapters;
 mod chat;
 mod completions;
+mod contract;
 mod embeddings;
 mod errors;
 mod helpers;
 mod models;
+mod openapi;
 mod stream;
 mod structured;
