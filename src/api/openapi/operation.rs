@@ -86,16 +86,16 @@ impl Operation {
     fn responses(&self, schemas: &mut Schemas) -> Map<String, Value> {
         let mut responses = Map::new();
         for answer in self.answers {
-            let (status, media, schema) = match *answer {
-                Answer::Json(schema) => (200, "application/json", schema(schemas)),
-                Answer::Events(schema) => (200, "text/event-stream", event(&schema(schemas))),
-                Answer::Bytes(status, media) => (status, media, json!({"type": "string"})),
+            let (status, media, content) = match *answer {
+                Answer::Json(schema) => (200, "application/json", json!({ "schema": schema(schemas) })),
+                Answer::Events(schema) => (200, "text/event-stream", json!({ "schema": event(&schema(schemas)) })),
+                Answer::Bytes(status, media) => (status, media, json!({})),
             };
             let response = responses.entry(status.to_string()).or_insert_with(|| {
                 let description = if status == 206 { "The part that was asked for." } else { "Done." };
                 json!({ "description": description, "headers": headers(&["X-Request-Id"]), "content": {} })
             });
-            response["content"][media] = json!({ "schema": schema });
+            response["content"][media] = content;
         }
         if matches!(self.body, Some(Body::Json(_)))
             && let Some(done) = responses.get_mut("200")

@@ -42,7 +42,7 @@ pub(super) struct ChatRequest {
     #[schemars(extend("maxProperties" = 32), example = json!({"enable_thinking": false}))]
     chat_template_kwargs: Option<BTreeMap<String, Plain>>,
     /// How much the model thinks first, for templates that know of it.
-    #[schemars(example = Effort::LOW)]
+    #[schemars(example = &"low")]
     reasoning_effort: Option<Effort>,
     /// Calls of functions are not offered: nothing but what asks for none.
     #[schemars(example = &"none")]
@@ -351,10 +351,6 @@ enum Schema {
 #[derive(JsonSchema)]
 #[schemars(inline, transparent, extend("enum" = ["none", "minimal", "low", "medium", "high", "xhigh", "max"]))]
 struct Effort(String);
-
-impl Effort {
-    const LOW: &str = "low";
-}
 
 #[derive(JsonSchema)]
 #[schemars(inline, transparent, extend("enum" = ["none", "auto"]))]
