@@ -49,7 +49,7 @@ pub(super) enum Answer {
 }
 
 impl Operation {
-    /// The operation as OpenAPI has it.
+    /// The operation as it stands in the document.
     pub(super) fn describe(&self, schemas: &mut Schemas) -> Value {
         let mut object = json!({ "operationId": self.id, "tags": [self.tag], "summary": self.summary });
         if !self.about.is_empty() {
@@ -61,8 +61,8 @@ impl Operation {
         }
         match self.body {
             None => {}
-            Some(Body::Json(schema)) => object["requestBody"] = body("application/json", schema(schemas)),
-            Some(Body::Form(schema)) => object["requestBody"] = body("multipart/form-data", schema(schemas)),
+            Some(Body::Json(schema)) => object["requestBody"] = body("application/json", &schema(schemas)),
+            Some(Body::Form(schema)) => object["requestBody"] = body("multipart/form-data", &schema(schemas)),
         }
         object["responses"] = self.responses(schemas).into();
         object
@@ -74,11 +74,11 @@ impl Operation {
             parameters.push(json!({ "name": name, "in": "path", "required": true, "schema": {"type": "string"} }));
         }
         if let Some((schema, names)) = self.query {
-            let fields = as_parameters("query", schema(schemas));
+            let fields = as_parameters("query", &schema(schemas)).into_iter();
             parameters.extend(fields.filter(|field| field["name"].as_str().is_some_and(|name| names.contains(&name))));
         }
         if let Some(schema) = self.headers {
-            parameters.extend(as_parameters("header", schema(schemas)));
+            parameters.extend(as_parameters("header", &schema(schemas)));
         }
         parameters
     }
@@ -119,7 +119,7 @@ fn event(schema: &Value) -> Value {
     json!({ "type": "object", "description": description, "properties": {"data": data}, "required": ["data"] })
 }
 
-fn body(media: &str, schema: Value) -> Value {
+fn body(media: &str, schema: &Value) -> Value {
     json!({ "required": true, "content": { media: { "schema": schema } } })
 }
 
@@ -128,21 +128,22 @@ pub(super) fn headers(names: &[&str]) -> Value {
 }
 
 /// The fields of a struct as parameters; an optional one is absent, never null.
-fn as_parameters(place: &'static str, schema: Value) -> impl Iterator<Item = Value> {
+fn as_parameters(place: &'static str, schema: &Value) -> Vec<Value> {
     let required: Vec<Value> = schema["required"].as_array().cloned().unwrap_or_default();
-    let fields = match schema {
-        Value::Object(mut schema) => schema.remove("properties"),
-        _ => None,
-    };
-    let fields = fields.and_then(|fields| fields.as_object().cloned()).unwrap_or_default();
-    fields.into_iter().map(move |(name, mut schema)| {
+    let fields = schema["properties"].as_object().cloned().unwrap_or_default();
+    let parameter = |(name, mut schema): (String, Value)| {
         let description = schema.as_object_mut().and_then(|schema| schema.shift_remove("description"));
         if let Some(Value::Array(kinds)) = schema.get("type") {
             schema["type"] = kinds.first().cloned().unwrap_or_default();
         }
         let required = required.contains(&Value::from(name.as_str()));
-        json!({ "name": name, "in": place, "required": required, "description": description, "schema": schema })
-    })
+        let mut parameter = json!({ "name": name, "in": place, "required": required, "schema": schema });
+        if let Some(description) = description {
+            parameter["description"] = description;
+        }
+        parameter
+    };
+    fields.into_iter().map(parameter).collect()
 }
 
 /// The schemas that operations name, which become components of the document.
@@ -186,13 +187,17 @@ impl Schemas {
         self.got.subschema_for::<Map<String, Value>>().to_value()
     }
 
-    /// Everything that was named. A name stands for one thing, whether it is sent or got.
+    /// Names that stand for one thing when it is sent and for another when it is got.
+    #[cfg(test)]
+    pub(super) fn ambiguous(&self) -> Vec<&String> {
+        let (sent, got) = (self.sent.definitions(), self.got.definitions());
+        sent.keys().filter(|name| got.get(*name).is_some_and(|schema| *schema != sent[*name])).collect()
+    }
+
+    /// Everything that was named.
     pub(super) fn into_components(mut self) -> Map<String, Value> {
         let mut components = self.sent.take_definitions(true);
-        for (name, schema) in self.got.take_definitions(true) {
-            debug_assert!(components.get(&name).is_none_or(|known| *known == schema), "{name} stands for two schemas");
-            components.insert(name, schema);
-        }
+        components.extend(self.got.take_definitions(true));
         components
     }
 }

@@ -54,7 +54,7 @@ fn every_reference_leads_somewhere() {
             Value::String(text) if text.starts_with("#/") => {
                 assert!(document.pointer(&text[1..]).is_some(), "{text} leads nowhere");
             }
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 }
@@ -65,7 +65,7 @@ fn a_name_stands_for_one_schema() {
     for operation in OPERATIONS {
         operation.describe(&mut schemas);
     }
-    assert!(cfg!(debug_assertions), "what is called here asserts it");
+    assert_eq!(schemas.ambiguous(), Vec::<&String>::new());
     assert!(schemas.into_components().contains_key("ChatRequest"));
 }
 
