@@ -1,10 +1,9 @@
 mod results;
 mod steer;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Json, Path, Query, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -33,6 +32,10 @@ const METADATA_PAIRS_MAX: usize = 16;
 const METADATA_KEY_CHARS_MAX: usize = 64;
 const METADATA_VALUE_CHARS_MAX: usize = 512;
 const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
+
+/// What a request to create a batch may have; other fields are named in the response.
+pub(super) const CREATE_FIELDS: [&str; 5] =
+    ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"];
 
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -185,7 +188,7 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-fn read_create(body: &Map<String, Value>, tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
+pub(super) fn read_create(body: &Map<String, Value>, tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
     let input_file_id = required_text(body, "input_file_id")?.to_owned();
     let endpoint = required_text(body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)

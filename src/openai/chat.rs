@@ -1,11 +1,13 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{ChoiceExtras, PromptExtras, Usage};
 
 /// The answer of `POST /v1/chat/completions`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChatCompletion<'a> {
     pub id: &'a str,
+    #[schemars(extend("const" = "chat.completion"))]
     pub object: &'static str,
     pub created: i64,
     pub model: &'a str,
@@ -18,11 +20,12 @@ pub struct ChatCompletion<'a> {
     pub prompt: PromptExtras,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChatChoice {
     pub index: usize,
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
+    #[schemars(extend("enum" = ["stop", "length"]))]
     pub finish_reason: &'static str,
     #[serde(flatten)]
     pub extras: ChoiceExtras,
@@ -46,28 +49,29 @@ pub struct AssistantMessage {
     pub function_call: Option<FunctionCall>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ToolCall {
     pub id: String,
     #[serde(rename = "type")]
+    #[schemars(extend("const" = "function"))]
     pub kind: &'static str,
     pub function: FunctionCall,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct FunctionCall {
     pub name: String,
     /// JSON, as the model wrote it.
     pub arguments: String,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct ChatLogprobs {
     pub content: Vec<TokenLogprob>,
     pub refusal: Option<Vec<TokenLogprob>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct TokenLogprob {
     pub token: String,
     pub logprob: f32,
@@ -75,7 +79,7 @@ pub struct TokenLogprob {
     pub top_logprobs: Vec<TopLogprob>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct TopLogprob {
     pub token: String,
     pub logprob: f32,
@@ -83,9 +87,10 @@ pub struct TopLogprob {
 }
 
 /// One event of a streamed answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChatChunk<'a> {
     pub id: &'a str,
+    #[schemars(extend("const" = "chat.completion.chunk"))]
     pub object: &'static str,
     pub created: i64,
     pub model: &'a str,
@@ -101,17 +106,18 @@ pub struct ChatChunk<'a> {
     pub usage: Option<Option<Usage>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ChunkChoice {
     pub index: usize,
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
+    #[schemars(extend("enum" = ["stop", "length", null]))]
     pub finish_reason: Option<&'static str>,
     #[serde(flatten)]
     pub extras: ChoiceExtras,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
