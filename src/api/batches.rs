@@ -7,6 +7,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+pub(super) use results::ResultsParams;
+
 use super::listing::{ListQuery, list, page_error, store_error};
 use super::repetition::is_repetition;
 use super::{JsonBody, Rule, resource, sse};
@@ -25,17 +27,13 @@ const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::Bat
 const LIMIT_DEFAULT: u64 = 20;
 const LIMIT_MAX: u64 = 100;
 /// What a request to create a batch may have; other fields are named in the response.
-const CREATE_FIELDS: [&str; 6] =
+pub(super) const CREATE_FIELDS: [&str; 6] =
     ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "idempotency_key"];
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 const METADATA_PAIRS_MAX: usize = 16;
 const METADATA_KEY_CHARS_MAX: usize = 64;
 const METADATA_VALUE_CHARS_MAX: usize = 512;
 const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
-
-/// What a request to create a batch may have; other fields are named in the response.
-pub(super) const CREATE_FIELDS: [&str; 5] =
-    ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"];
 
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -188,7 +186,11 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-pub(super) fn read_create(body: &Map<String, Value>, tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
+pub(super) fn read_create(
+    body: &Map<String, Value>,
+    tenant: Tenant,
+    settings: &Settings,
+) -> Result<NewBatch, ApiError> {
     let input_file_id = required_text(body, "input_file_id")?.to_owned();
     let endpoint = required_text(body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)

@@ -20,6 +20,7 @@ use crate::openai::error::ApiError;
 use crate::openai::files::{FileDeleted, FileObject, ListObject};
 use crate::store::{File, Store, StoreError, Tenant};
 
+pub(super) use estimate::EstimateParams;
 pub use upload::UploadLimits;
 
 const LIMIT_MAX: u64 = 10_000;

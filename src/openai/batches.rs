@@ -40,7 +40,7 @@ pub struct BatchObject {
 }
 
 /// How a batch gets on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct BatchProgress {
     /// Of the prompts and answers of finished lines.
     pub completed_tokens: i64,
@@ -57,10 +57,12 @@ pub struct BatchProgress {
 }
 
 /// One page of finished lines.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ResultList {
+    #[schemars(extend("const" = "list"))]
     pub object: &'static str,
     /// Records as they stand in the output and error file.
+    #[schemars(with = "Vec<OutputRecord<'_>>")]
     pub data: Vec<Box<RawValue>>,
     pub first_id: Option<String>,
     /// What the next page comes `after`.
@@ -68,6 +70,7 @@ pub struct ResultList {
     /// Whether more are finished already.
     pub has_more: bool,
     /// The batch's status at that time: unless it has ended, there will be more.
+    #[schemars(extend("enum" = ["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]))]
     pub batch_status: &'static str,
 }
 

@@ -15,6 +15,7 @@ pub struct ChatCompletion<'a> {
     pub usage: Usage,
     pub system_fingerprint: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["default", "flex"]))]
     pub service_tier: Option<&'static str>,
     #[serde(flatten)]
     pub prompt: PromptExtras,
@@ -25,14 +26,15 @@ pub struct ChatChoice {
     pub index: usize,
     pub message: AssistantMessage,
     pub logprobs: Option<ChatLogprobs>,
-    #[schemars(extend("enum" = ["stop", "length"]))]
+    #[schemars(extend("enum" = ["stop", "length", "tool_calls", "function_call", "repetition"]))]
     pub finish_reason: &'static str,
     #[serde(flatten)]
     pub extras: ChoiceExtras,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct AssistantMessage {
+    #[schemars(extend("const" = "assistant"))]
     pub role: &'static str,
     /// None beside calls, unless there is text too.
     pub content: Option<String>,
@@ -96,6 +98,7 @@ pub struct ChatChunk<'a> {
     pub model: &'a str,
     pub system_fingerprint: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["default", "flex"]))]
     pub service_tier: Option<&'static str>,
     /// Of the first chunk.
     #[serde(flatten)]
@@ -111,7 +114,7 @@ pub struct ChunkChoice {
     pub index: usize,
     pub delta: Delta,
     pub logprobs: Option<ChatLogprobs>,
-    #[schemars(extend("enum" = ["stop", "length", null]))]
+    #[schemars(extend("enum" = ["stop", "length", "tool_calls", "function_call", "repetition", null]))]
     pub finish_reason: Option<&'static str>,
     #[serde(flatten)]
     pub extras: ChoiceExtras,
@@ -134,7 +137,7 @@ pub struct Delta {
 }
 
 /// The beginning of a call has its id, type and name; what comes later has more of its arguments.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ToolCallDelta {
     pub index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,7 +147,7 @@ pub struct ToolCallDelta {
     pub function: FunctionCallDelta,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, JsonSchema, Serialize)]
 pub struct FunctionCallDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

@@ -15,6 +15,7 @@ pub struct Completion<'a> {
     pub model: &'a str,
     pub system_fingerprint: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("enum" = ["default", "flex"]))]
     pub service_tier: Option<&'static str>,
     pub choices: Vec<CompletionChoice>,
     /// In a stream absent unless asked for; then null on all events but the last.
@@ -27,7 +28,7 @@ pub struct CompletionChoice {
     pub text: String,
     pub index: usize,
     pub logprobs: Option<CompletionLogprobs>,
-    #[schemars(extend("enum" = ["stop", "length", null]))]
+    #[schemars(extend("enum" = ["stop", "length", "repetition", null]))]
     pub finish_reason: Option<&'static str>,
     #[serde(flatten)]
     pub extras: ChoiceExtras,

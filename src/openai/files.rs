@@ -42,8 +42,9 @@ pub struct ListObject<T> {
 }
 
 /// Ours: what a file would come to as a batch.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EstimateObject {
+    #[schemars(extend("const" = "file.estimate"))]
     pub object: &'static str,
     pub file_id: String,
     pub endpoint: &'static str,
@@ -62,7 +63,7 @@ pub struct EstimateObject {
 }
 
 /// The share of one model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EstimateOfModel {
     pub model: String,
     pub requests: u64,

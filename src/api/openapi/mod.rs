@@ -3,9 +3,11 @@
 //! A route is an entry of [`operations`], a field of a request a line of [`requests`]; responses are described by the wire types
 //! themselves. Tests compare each of them with what the server does.
 
+mod messages;
 mod operation;
 mod operations;
 mod requests;
+mod submissions;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -19,12 +21,12 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::resource;
+use super::{Rule, resource};
 use crate::openai::batches::OutputRecord;
 use crate::openai::error::ErrorEnvelope;
-use operation::{Schemas, headers};
+use operation::{RATE_LIMITS, Schemas, headers};
 use operations::{OPERATIONS, TAGS};
-use requests::BatchInputLine;
+use submissions::BatchInputLine;
 
 const VIEWER: &str = include_str!("viewer.html");
 /// Statuses of errors, with what they mean here.
@@ -53,8 +55,9 @@ const ABOUT: &str = "Batch LLM inference by OpenAI's API. A field that nothing h
                      (`unknown_url`), and a method that a URL does not have a 405 (`method_not_allowed`).";
 
 pub(super) fn routes(cfg: &mut ServiceConfig) {
-    cfg.service(resource("/openapi.json", &[Method::GET]).route(web::get().to(document)))
-        .service(resource("/docs", &[Method::GET]).route(web::get().to(viewer)));
+    // The page is the same everywhere, and a browser has no key to send for it; the document tells the version, as `/version` does.
+    cfg.service(resource("/openapi.json", &[Method::GET], Rule::AnyKey).route(web::get().to(document)))
+        .service(resource("/docs", &[Method::GET], Rule::Open).route(web::get().to(viewer)));
 }
 
 /// `GET /openapi.json`
@@ -113,6 +116,14 @@ fn describe() -> Value {
         "components": {
             "securitySchemes": { "apiKey": { "type": "http", "scheme": "bearer" } },
             "headers": {
+                "WWW-Authenticate": header("How to say who asks: `Bearer`."),
+                "X-Should-Retry": header("`true` or `false`, where it is known whether trying again helps."),
+                "X-RateLimit-Limit-Requests": header("What the API key may ask in a minute, if that is limited."),
+                "X-RateLimit-Remaining-Requests": header("What is left of it."),
+                "X-RateLimit-Reset-Requests": header("When all of it is there again, as `6m0s`."),
+                "X-RateLimit-Limit-Tokens": header("Tokens that the API key may use in a minute, if they are limited."),
+                "X-RateLimit-Remaining-Tokens": header("What is left of them."),
+                "X-RateLimit-Reset-Tokens": header("When all of them are there again, as `6m0s`."),
                 "X-Request-Id": header("Names the request, here and in the server's log."),
                 "X-Tandem-Ignored-Params": header("Fields of the request that nothing here knows."),
                 "Retry-After": header("Seconds after which trying again makes sense."),
@@ -129,12 +140,14 @@ fn header(description: &str) -> Value {
 
 fn errors(schema: &Value) -> Map<String, Value> {
     let described = ERRORS.map(|(status, description)| {
-        let names: &[&str] = match status {
-            429 | 503 | 507 => &["X-Request-Id", "Retry-After"],
-            _ => &["X-Request-Id"],
+        let names: Vec<&str> = match status {
+            401 => vec!["X-Request-Id", "WWW-Authenticate", "X-Should-Retry"],
+            429 => ["X-Request-Id", "Retry-After", "X-Should-Retry"].into_iter().chain(RATE_LIMITS).collect(),
+            503 | 507 => vec!["X-Request-Id", "Retry-After"],
+            _ => vec!["X-Request-Id"],
         };
         let content = json!({ "application/json": { "schema": schema } });
-        let response = json!({ "description": description, "headers": headers(names), "content": content });
+        let response = json!({ "description": description, "headers": headers(&names), "content": content });
         (status.to_string(), response)
     });
     described.into_iter().collect()

@@ -4,6 +4,16 @@ use schemars::JsonSchema;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
+/// What a key that has limits is told with every answer.
+pub(super) const RATE_LIMITS: [&str; 6] = [
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Reset-Requests",
+    "X-RateLimit-Limit-Tokens",
+    "X-RateLimit-Remaining-Tokens",
+    "X-RateLimit-Reset-Tokens",
+];
+
 /// A schema that is added to the document where it is named.
 pub(super) type SchemaOf = fn(&mut Schemas) -> Value;
 
@@ -44,6 +54,8 @@ pub(super) enum Answer {
     Json(SchemaOf),
     /// With status 200, when `stream` is true: server-sent events with data of this schema.
     Events(SchemaOf),
+    /// With status 200, when `follow` is true: server-sent events, each of the first schema until the last, which is of the second.
+    Followed(SchemaOf, SchemaOf),
     /// Bytes of this media type.
     Bytes(u16, &'static str),
 }
@@ -64,8 +76,16 @@ impl Operation {
             Some(Body::Json(schema)) => object["requestBody"] = body("application/json", &schema(schemas)),
             Some(Body::Form(schema)) => object["requestBody"] = body("multipart/form-data", &schema(schemas)),
         }
+        if !self.is_keyed() {
+            object["security"] = json!([]);
+        }
         object["responses"] = self.responses(schemas).into();
         object
+    }
+
+    /// Whether it may take a key.
+    fn is_keyed(&self) -> bool {
+        self.fails.iter().any(|statuses| statuses.contains(&401))
     }
 
     fn parameters(&self, schemas: &mut Schemas) -> Vec<Value> {
@@ -85,22 +105,28 @@ impl Operation {
 
     fn responses(&self, schemas: &mut Schemas) -> Map<String, Value> {
         let mut responses = Map::new();
+        let mut names = vec!["X-Request-Id"];
+        if matches!(self.body, Some(Body::Json(_))) {
+            names.push("X-Tandem-Ignored-Params");
+        }
+        if self.is_keyed() {
+            names.extend(RATE_LIMITS);
+        }
         for answer in self.answers {
             let (status, media, content) = match *answer {
                 Answer::Json(schema) => (200, "application/json", json!({ "schema": schema(schemas) })),
                 Answer::Events(schema) => (200, "text/event-stream", json!({ "schema": event(&schema(schemas)) })),
+                Answer::Followed(line, last) => {
+                    let schema = followed(&line(schemas), &last(schemas));
+                    (200, "text/event-stream", json!({ "schema": schema }))
+                }
                 Answer::Bytes(status, media) => (status, media, json!({})),
             };
             let response = responses.entry(status.to_string()).or_insert_with(|| {
                 let description = if status == 206 { "The part that was asked for." } else { "Done." };
-                json!({ "description": description, "headers": headers(&["X-Request-Id"]), "content": {} })
+                json!({ "description": description, "headers": headers(&names), "content": {} })
             });
             response["content"][media] = content;
-        }
-        if matches!(self.body, Some(Body::Json(_)))
-            && let Some(done) = responses.get_mut("200")
-        {
-            done["headers"] = headers(&["X-Request-Id", "X-Tandem-Ignored-Params"]);
         }
         let failures: BTreeSet<u16> = self.fails.iter().copied().flatten().copied().collect();
         for status in failures {
@@ -117,6 +143,18 @@ fn event(schema: &Value) -> Value {
     let data = json!({ "type": "string", "anyOf": [{"const": "[DONE]"}, json] });
     let description = "Each event. The data of the last is `[DONE]`, or an `Error`.";
     json!({ "type": "object", "description": description, "properties": {"data": data}, "required": ["data"] })
+}
+
+/// One event of a stream of a batch's lines.
+fn followed(line: &Value, last: &Value) -> Value {
+    let content = json!({ "anyOf": [line, last, {"$ref": "#/components/schemas/Error"}] });
+    let data = json!({ "type": "string", "contentMediaType": "application/json", "contentSchema": content });
+    json!({
+        "type": "object",
+        "description": "Each line, with its place as the id; at the end the batch, as an event `batch`, or an `Error`.",
+        "properties": { "id": {"type": "string"}, "event": {"const": "batch"}, "data": data },
+        "required": ["data"],
+    })
 }
 
 fn body(media: &str, schema: &Value) -> Value {

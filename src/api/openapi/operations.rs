@@ -1,18 +1,18 @@
 //! What is served, one entry for each method of each URL. A test compares this with what the server's routes are.
 
+use super::super::batches::ResultsParams;
+use super::super::files::EstimateParams;
 use super::super::health::{Status, Version};
 use super::super::listing::ListQuery;
 use super::operation::{Answer, Body, Operation, Schemas};
-use super::requests::{
-    BatchRequest, ChatRequest, CompletionRequest, ContentHeaders, CreateBatchHeaders, DetokenizeRequest,
-    EmbeddingRequest, TokenizeRequest, UploadForm,
-};
+use super::requests::{ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest};
+use super::submissions::{BatchRequest, ContentHeaders, ResultsHeaders, StartHeaders, UploadForm};
 use crate::completion::{Detokenized, Tokenized};
-use crate::openai::batches::BatchObject;
+use crate::openai::batches::{BatchObject, OutputRecord, ResultList};
 use crate::openai::chat::{ChatChunk, ChatCompletion};
 use crate::openai::completions::Completion;
 use crate::openai::embeddings::EmbeddingList;
-use crate::openai::files::{FileDeleted, FileObject, ListObject};
+use crate::openai::files::{EstimateObject, FileDeleted, FileObject, ListObject};
 use crate::openai::models::{Model, ModelList};
 
 const INFERENCE: &str = "Inference";
@@ -107,7 +107,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: BATCHES,
         summary: "Start a batch",
         about: "Answers at once; the file is checked afterwards, and what is wrong with it fails the batch.",
-        headers: Some(Schemas::fields::<CreateBatchHeaders>),
+        headers: Some(Schemas::fields::<StartHeaders>),
         body: Some(Body::Json(Schemas::request::<BatchRequest>)),
         answers: &[Answer::Json(Schemas::response::<BatchObject>)],
         fails: &[ANY, KEYED, JSON, WRITTEN, &[409]],
@@ -140,6 +140,55 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: BATCHES,
         summary: "Cancel a batch",
         about: "What is done by then is kept. A batch that has ended another way is a conflict.",
+        answers: &[Answer::Json(Schemas::response::<BatchObject>)],
+        fails: &[ANY, KEYED, MISSING, WRITTEN, &[409]],
+        ..PLAIN
+    },
+    Operation {
+        path: "/v1/batches/{id}/results",
+        id: "listBatchResults",
+        tag: BATCHES,
+        summary: "Read finished lines",
+        about: "Those that there are, also while the batch runs: 100 on a page unless `limit` says otherwise, and 1,000 at most. With \
+                `follow` a stream of all of them, which ends with the batch.",
+        query: Some((Schemas::fields::<ResultsParams>, &["after", "limit", "status", "follow"])),
+        headers: Some(Schemas::fields::<ResultsHeaders>),
+        answers: &[
+            Answer::Json(Schemas::response::<ResultList>),
+            Answer::Followed(Schemas::response::<OutputRecord<'_>>, Schemas::response::<BatchObject>),
+        ],
+        fails: &[ANY, KEYED, MISSING, STORED],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/v1/batches/{id}/pause",
+        id: "pauseBatch",
+        tag: BATCHES,
+        summary: "Start no more lines",
+        about: "Lines that have started are finished. One that is paused already stays so.",
+        answers: &[Answer::Json(Schemas::response::<BatchObject>)],
+        fails: &[ANY, KEYED, MISSING, WRITTEN, &[409]],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/v1/batches/{id}/resume",
+        id: "resumeBatch",
+        tag: BATCHES,
+        summary: "Start lines again",
+        answers: &[Answer::Json(Schemas::response::<BatchObject>)],
+        fails: &[ANY, KEYED, MISSING, WRITTEN, &[409]],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/v1/batches/{id}/retry",
+        id: "retryBatch",
+        tag: BATCHES,
+        summary: "Run what failed again",
+        about: "Starts a new batch on the lines that failed, expired or were cancelled.",
+        headers: Some(Schemas::fields::<StartHeaders>),
         answers: &[Answer::Json(Schemas::response::<BatchObject>)],
         fails: &[ANY, KEYED, MISSING, WRITTEN, &[409]],
         ..PLAIN
@@ -194,6 +243,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         headers: Some(Schemas::fields::<ContentHeaders>),
         answers: &[Answer::Bytes(200, "application/octet-stream"), Answer::Bytes(206, "application/octet-stream")],
         fails: &[ANY, KEYED, MISSING, STORED, &[416]],
+        ..PLAIN
+    },
+    Operation {
+        path: "/v1/files/{id}/estimate",
+        id: "estimateFile",
+        tag: FILES,
+        summary: "Tell what a file would come to as a batch",
+        about: "Its requests, tokens and time, and what is wrong with it.",
+        query: Some((Schemas::fields::<EstimateParams>, &["endpoint"])),
+        answers: &[Answer::Json(Schemas::response::<EstimateObject>)],
+        fails: &[ANY, KEYED, MISSING, STORED],
         ..PLAIN
     },
     Operation {
@@ -274,6 +334,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "openapi",
         summary: "This document",
         answers: &[Answer::Json(Schemas::any_object)],
+        fails: &[ANY, KEYED],
         ..PLAIN
     },
     Operation {

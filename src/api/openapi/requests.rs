@@ -10,11 +10,17 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
+use super::messages::{Function, FunctionChoice, Message, Tool, ToolChoice, conversation, functions, tools};
+
 /// A conversation to answer. `null` is as if a field were absent; fields that are not listed are named in the response header
 /// `x-tandem-ignored-params`, or refused where they would change the answer.
 #[derive(JsonSchema)]
 #[schemars(extend("dependentSchemas" = {
     "top_logprobs": {"required": ["logprobs"], "properties": {"logprobs": {"const": true}}},
+    "logprob_token_ids": {"required": ["logprobs"], "properties": {"logprobs": {"const": true}}},
+    "tool_choice": {"anyOf": [{"required": ["tools"]}, {"properties": {"tool_choice": {"enum": ["none", null]}}}]},
+    "function_call": {"anyOf": [{"required": ["functions"]}, {"properties": {"function_call": {"enum": ["none", null]}}}]},
+    "guided_whitespace_pattern": {"anyOf": [{"required": ["guided_json"]}, {"required": ["guided_json_object"]}]},
     "stream_options": {"required": ["stream"], "properties": {"stream": {"const": true}}}
 }))]
 pub(super) struct ChatRequest {
@@ -27,6 +33,9 @@ pub(super) struct ChatRequest {
     /// Tokens of the answer, at most; what the context has room for if absent.
     #[schemars(range(min = 1), example = 16)]
     max_completion_tokens: Option<u32>,
+    /// The older name of `max_completion_tokens`, which goes before it.
+    #[schemars(range(min = 1), example = 16)]
+    max_tokens: Option<u32>,
     #[schemars(flatten)]
     generation: Generation,
     /// Tell the log-probability of each token of the answer.
@@ -35,21 +44,47 @@ pub(super) struct ChatRequest {
     /// So many of the likeliest tokens beside each chosen one; needs `logprobs`.
     #[schemars(range(max = 20), example = 2)]
     top_logprobs: Option<u8>,
-    /// Open the assistant's turn. Otherwise the prompt ends with the last message.
+    /// Open the assistant's turn; `true` if absent, unless the last message is left open.
     #[schemars(example = true)]
     add_generation_prompt: Option<bool>,
+    /// Leave the last message open, for the answer to go on with it. Not together with `add_generation_prompt`.
+    #[schemars(example = true)]
+    continue_final_message: Option<bool>,
+    /// Put the last message in front of the answer, if it is the assistant's.
+    #[schemars(example = true)]
+    echo: Option<bool>,
+    /// Tell what the model says to itself, as `reasoning_content` and `reasoning`; `true` if absent.
+    #[schemars(example = false)]
+    include_reasoning: Option<bool>,
     /// Further variables of the model's chat template: plain values under names that are not the server's own.
     #[schemars(extend("maxProperties" = 32), example = json!({"enable_thinking": false}))]
     chat_template_kwargs: Option<BTreeMap<String, Plain>>,
     /// How much the model thinks first, for templates that know of it.
     #[schemars(example = &"low")]
     reasoning_effort: Option<Effort>,
-    /// Calls of functions are not offered: nothing but what asks for none.
-    #[schemars(example = &"none")]
-    tool_choice: Option<NoTools>,
-    /// The deprecated name of `tool_choice`.
-    #[schemars(example = &"none")]
-    function_call: Option<NoTools>,
+    /// Functions that the model may call, 128 at most, each of another name.
+    #[schemars(extend("minItems" = 1), example = tools())]
+    tools: Option<Vec<Tool>>,
+    /// Whether it calls one, and which; `auto` if absent.
+    #[schemars(
+        example = &"none",
+        example = &"auto",
+        example = &"required",
+        example = json!({"type": "function", "function": {"name": "weather"}}),
+        example = json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "weather"}}]}})
+    )]
+    tool_choice: Option<ToolChoice>,
+    /// Whether there may be several calls in one answer; `true` if absent.
+    #[schemars(example = false)]
+    parallel_tool_calls: Option<bool>,
+    /// The deprecated form of `tools`. Not together with it.
+    #[schemars(extend("minItems" = 1), example = functions())]
+    functions: Option<Vec<Function>>,
+    /// The deprecated form of `tool_choice`.
+    #[schemars(example = &"none", example = &"auto", example = json!({"name": "weather"}))]
+    function_call: Option<FunctionChoice>,
+    #[schemars(flatten)]
+    handling: Handling,
     #[schemars(flatten)]
     hints: Hints,
 }
@@ -57,6 +92,9 @@ pub(super) struct ChatRequest {
 /// A text to continue.
 #[derive(JsonSchema)]
 #[schemars(extend("dependentSchemas" = {
+    "logprob_token_ids": {"required": ["logprobs"]},
+    "max_tokens": {"anyOf": [{"properties": {"max_tokens": {"minimum": 1}}}, {"required": ["echo"]}]},
+    "guided_whitespace_pattern": {"anyOf": [{"required": ["guided_json"]}, {"required": ["guided_json_object"]}]},
     "stream_options": {"required": ["stream"], "properties": {"stream": {"const": true}}}
 }))]
 pub(super) struct CompletionRequest {
@@ -70,9 +108,17 @@ pub(super) struct CompletionRequest {
     /// Tell the log-probability of each token, with so many of the likeliest.
     #[schemars(range(max = 5), example = 2)]
     logprobs: Option<u8>,
-    /// Put the prompt in front of the text. Not together with `logprobs`.
+    /// Tokens of the answer, at most; 16 if absent. 0 with `echo`, to be told of the prompt alone.
+    #[schemars(with = "Option<i64>", example = 16)]
+    max_tokens: Option<u32>,
+    /// Put the prompt in front of the text; with `logprobs` its tokens too.
     #[schemars(example = true)]
     echo: Option<bool>,
+    /// What comes after the answer, for models that fill in the middle.
+    #[schemars(example = &"The end.")]
+    suffix: Option<String>,
+    #[schemars(flatten)]
+    handling: Handling,
     #[schemars(flatten)]
     hints: Hints,
 }
@@ -104,6 +150,8 @@ pub(super) struct EmbeddingRequest {
     #[schemars(example = false)]
     normalize: Option<bool>,
     #[schemars(flatten)]
+    handling: Handling,
+    #[schemars(flatten)]
     hints: Hints,
 }
 
@@ -113,9 +161,6 @@ struct Generation {
     /// Answers to one prompt; at most `limits.max_n`, which is 8 unless set.
     #[schemars(range(min = 1), example = 2)]
     n: Option<u32>,
-    /// Tokens of the answer, at most.
-    #[schemars(range(min = 1), example = 16)]
-    max_tokens: Option<u32>,
     /// No end before so many tokens.
     #[schemars(example = 2)]
     min_tokens: Option<u32>,
@@ -158,6 +203,39 @@ struct Generation {
     /// Tokens that end the answer.
     #[schemars(length(max = 128), example = json!([0]))]
     stop_token_ids: Option<Vec<u32>>,
+    /// What ended the answer is part of its text: a stop string, or a token that has a text.
+    #[schemars(example = true)]
+    include_stop_str_in_output: Option<bool>,
+    /// End when the answer runs in circles; its `finish_reason` is then `repetition`.
+    #[schemars(example = json!({"max_pattern_size": 8, "min_pattern_size": 2, "min_count": 3}))]
+    repetition_detection: Option<Repetition>,
+    /// Longer prompts lose tokens; -1 leaves as many as fit beside the answer.
+    #[schemars(extend("anyOf" = [{"const": -1}, {"minimum": 1, "maximum": 4_294_967_295u32}, {"type": "null"}]), example = 16, example = -1)]
+    truncate_prompt_tokens: Option<i64>,
+    /// At which end they lose them; `left` if absent.
+    #[schemars(extend("enum" = ["left", "right", null]), example = &"right")]
+    truncation_side: Option<String>,
+    /// Put the beginning of sequence in front, if the model's prompts have one; `true` if absent, in a chat `false`.
+    #[schemars(example = true)]
+    add_special_tokens: Option<bool>,
+    /// `false` tells control tokens as text.
+    #[schemars(example = false)]
+    skip_special_tokens: Option<bool>,
+    /// Changes nothing: no text is ever put between tokens.
+    #[schemars(example = true)]
+    spaces_between_special_tokens: Option<bool>,
+    /// Tell the token ids of the prompt and of the answer.
+    #[schemars(example = true)]
+    return_token_ids: Option<bool>,
+    /// Tell the prompt as the model saw it.
+    #[schemars(example = true)]
+    return_prompt_text: Option<bool>,
+    /// Log-probabilities name tokens `token_id:7`.
+    #[schemars(example = true)]
+    return_tokens_as_token_ids: Option<bool>,
+    /// Tokens whose log-probabilities are told in the place of the likeliest; needs `logprobs`.
+    #[schemars(length(max = 128), example = json!([104, 105]))]
+    logprob_token_ids: Option<Vec<u32>>,
     /// Go on past the model's own end.
     #[schemars(example = true)]
     ignore_eos: Option<bool>,
@@ -174,7 +252,7 @@ struct Generation {
     #[schemars(example = true)]
     stream: Option<bool>,
     /// Needs `stream`.
-    #[schemars(example = json!({"include_usage": true, "include_obfuscation": false}))]
+    #[schemars(example = json!({"include_usage": true, "continuous_usage_stats": true, "include_obfuscation": false}))]
     stream_options: Option<StreamOptions>,
     /// What the answer has to look like. Only one of this, `structured_outputs` and the `guided_…` may ask for something.
     #[schemars(
@@ -185,7 +263,7 @@ struct Generation {
     )]
     response_format: Option<ResponseFormat>,
     /// The same by vLLM's names: exactly one of its constraints.
-    #[schemars(example = json!({"json": {"type": "object"}}), example = json!({"regex": "[0-9]+"}), example = json!({"choice": ["yes", "no"]}), example = json!({"grammar": "root ::= \"a\"", "disable_any_whitespace": false, "disable_additional_properties": false}), example = json!({"json_object": true}))]
+    #[schemars(example = json!({"json": {"type": "object"}}), example = json!({"regex": "[0-9]+"}), example = json!({"choice": ["yes", "no"]}), example = json!({"grammar": "root ::= \"a\"", "disable_any_whitespace": false, "disable_additional_properties": false}), example = json!({"json_object": true, "disable_any_whitespace": true}), example = json!({"json": {"type": "object"}, "whitespace_pattern": "[ ]?", "disable_additional_properties": true}))]
     structured_outputs: Option<StructuredOutputs>,
     /// A JSON schema, or its text.
     #[schemars(example = json!({"type": "object"}), example = &"{\"type\": \"object\"}")]
@@ -199,6 +277,40 @@ struct Generation {
     /// A grammar in Lark's form, or in EBNF.
     #[schemars(example = &"root ::= \"yes\" | \"no\"")]
     guided_grammar: Option<String>,
+    /// Any object of JSON.
+    #[schemars(example = true)]
+    guided_json_object: Option<bool>,
+    /// A regular expression of what stands between the parts of JSON.
+    #[schemars(example = &"[ ]?")]
+    guided_whitespace_pattern: Option<String>,
+}
+
+/// How a request is handled, which changes nothing about its answer.
+#[derive(JsonSchema)]
+struct Handling {
+    /// Among the online requests, or the lines of batches, lower goes first. 0 if absent.
+    #[schemars(example = -1)]
+    priority: Option<i64>,
+    /// `flex` waits for all others, unless `priority` says otherwise. The others are as usual.
+    #[schemars(extend("enum" = ["auto", "default", "flex", "scale", "priority", null]), example = &"flex")]
+    service_tier: Option<String>,
+    /// The client's own name for the request, of visible ASCII characters: the end of the answer's `id`, and the header `X-Request-Id`.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[!-~]+$"), example = &"mine-7")]
+    request_id: Option<String>,
+}
+
+/// When an answer runs in circles: when it ends with `min_count` copies of a run of tokens.
+#[derive(JsonSchema)]
+#[schemars(extend("additionalProperties" = false))]
+struct Repetition {
+    /// The longest run that is looked for, in tokens; 0 looks for none.
+    #[schemars(range(max = 512))]
+    max_pattern_size: Option<u32>,
+    /// The shortest, 1 if absent.
+    #[schemars(range(max = 512))]
+    min_pattern_size: Option<u32>,
+    /// 2 at least.
+    min_count: Option<u32>,
 }
 
 /// Accepted, and nothing is changed by it.
@@ -220,92 +332,17 @@ struct Hints {
     #[schemars(example = json!({}))]
     prompt_cache_options: Option<Value>,
     /// Changes nothing.
-    #[schemars(example = &"auto")]
-    service_tier: Option<Value>,
-    /// Changes nothing.
-    #[schemars(example = true)]
-    parallel_tool_calls: Option<Value>,
-    /// Changes nothing.
     #[schemars(example = &"low")]
     verbosity: Option<Value>,
     /// Changes nothing.
     #[schemars(example = json!({"type": "content", "content": "x"}))]
     prediction: Option<Value>,
-    /// Changes nothing.
-    #[schemars(example = &"mine-7")]
-    request_id: Option<Value>,
-    /// Changes nothing.
-    #[schemars(example = true)]
-    include_reasoning: Option<Value>,
     /// Text is all that is made here.
     #[schemars(extend("items" = {"const": "text"}), example = json!(["text"]))]
     modalities: Option<Vec<String>>,
     /// Notes of the client's own, which are not kept: 16 pairs at most, with keys of 64 and values of 512 characters at most.
     #[schemars(extend("maxProperties" = 16), example = json!({"purpose": "test"}))]
     metadata: Option<BTreeMap<String, String>>,
-}
-
-/// One message of a conversation.
-#[derive(JsonSchema)]
-#[schemars(tag = "role", rename_all = "snake_case")]
-enum Message {
-    System(Said),
-    /// As `system`.
-    Developer(Said),
-    User(Said),
-    Assistant {
-        /// Absent or null beside `tool_calls`.
-        content: Option<Content>,
-        name: Option<String>,
-        #[schemars(length(min = 1, max = 128))]
-        tool_calls: Option<Vec<ToolCall>>,
-    },
-    Tool {
-        content: Content,
-        name: Option<String>,
-        /// The id of a call of an earlier message.
-        tool_call_id: String,
-    },
-}
-
-#[derive(JsonSchema)]
-#[schemars(inline)]
-struct Said {
-    content: Content,
-    name: Option<String>,
-}
-
-#[derive(JsonSchema)]
-#[schemars(untagged, inline)]
-enum Content {
-    Text(String),
-    /// Texts, which are joined by line breaks.
-    Parts(#[schemars(length(min = 1, max = 4096))] Vec<TextPart>),
-}
-
-#[derive(JsonSchema)]
-struct TextPart {
-    #[schemars(rename = "type", extend("const" = "text"))]
-    kind: String,
-    text: String,
-}
-
-/// A call that the assistant made earlier in the conversation.
-#[derive(JsonSchema)]
-#[schemars(rename = "ToolCallMade")]
-struct ToolCall {
-    id: String,
-    #[schemars(rename = "type", extend("const" = "function"))]
-    kind: String,
-    function: FunctionCall,
-}
-
-#[derive(JsonSchema)]
-#[schemars(rename = "FunctionCallMade")]
-struct FunctionCall {
-    name: String,
-    /// JSON, as the model wrote it.
-    arguments: String,
 }
 
 /// A text, texts, token ids, or lists of token ids; none of them empty.
@@ -353,13 +390,11 @@ enum Schema {
 struct Effort(String);
 
 #[derive(JsonSchema)]
-#[schemars(inline, transparent, extend("enum" = ["none", "auto"]))]
-struct NoTools(String);
-
-#[derive(JsonSchema)]
 struct StreamOptions {
     /// One more event at the end, with the tokens counted.
     include_usage: Option<bool>,
+    /// The tokens counted so far with each event.
+    continuous_usage_stats: Option<bool>,
     /// Accepted; nothing is padded.
     include_obfuscation: Option<bool>,
 }
@@ -396,15 +431,20 @@ struct StructuredOutputs {
     choice: Option<Vec<String>>,
     grammar: Option<String>,
     json_object: Option<bool>,
-    #[schemars(extend("enum" = [false, null]))]
+    /// JSON without white space. Not together with `whitespace_pattern`.
     disable_any_whitespace: Option<bool>,
-    #[schemars(extend("enum" = [false, null]))]
+    /// Objects have no properties but those that their schema names.
     disable_additional_properties: Option<bool>,
+    /// A regular expression of what stands between the parts of JSON.
+    whitespace_pattern: Option<String>,
 }
 
 /// A text, or a conversation, to turn into tokens.
 #[derive(JsonSchema)]
-#[schemars(extend("anyOf" = [{"required": ["prompt"]}, {"required": ["messages"]}]))]
+#[schemars(extend("anyOf" = [{"required": ["prompt"]}, {"required": ["messages"]}], "dependentSchemas" = {
+    "tool_choice": {"anyOf": [{"required": ["tools"]}, {"required": ["prompt"]}, {"properties": {"tool_choice": {"enum": ["none", null]}}}]},
+    "function_call": {"anyOf": [{"required": ["functions"]}, {"required": ["prompt"]}, {"properties": {"function_call": {"enum": ["none", null]}}}]}
+}))]
 pub(super) struct TokenizeRequest {
     /// One of `/v1/models`.
     #[schemars(length(min = 1), example = &"demo")]
@@ -412,15 +452,41 @@ pub(super) struct TokenizeRequest {
     /// Instead of `messages`.
     #[schemars(example = &"Hello")]
     prompt: Option<String>,
-    /// A text: put around it what the model's prompts have; `true` if absent.
+    /// Put around a text what the model's prompts have, or the beginning of sequence in front of a conversation; `true` if absent, in a
+    /// conversation `false`.
     #[schemars(example = false)]
     add_special_tokens: Option<bool>,
     /// Instead of `prompt`.
     #[schemars(length(min = 1, max = 2048), example = conversation())]
     messages: Option<Vec<Message>>,
-    /// A conversation: open the assistant's turn; `true` if absent.
+    /// A conversation: open the assistant's turn; `true` if absent, unless the last message is left open.
     #[schemars(example = false)]
     add_generation_prompt: Option<bool>,
+    /// A conversation: leave the last message open. Not together with `add_generation_prompt`.
+    #[schemars(example = true)]
+    continue_final_message: Option<bool>,
+    /// A conversation: as in a request for an answer.
+    #[schemars(extend("minItems" = 1), example = tools())]
+    tools: Option<Vec<Tool>>,
+    /// The same.
+    #[schemars(
+        example = &"none",
+        example = json!({"type": "function", "function": {"name": "weather"}}),
+        example = json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "weather"}}]}})
+    )]
+    tool_choice: Option<ToolChoice>,
+    /// The same.
+    #[schemars(example = false)]
+    parallel_tool_calls: Option<bool>,
+    /// The same.
+    #[schemars(extend("minItems" = 1), example = functions())]
+    functions: Option<Vec<Function>>,
+    /// The same.
+    #[schemars(example = &"none", example = json!({"name": "weather"}))]
+    function_call: Option<FunctionChoice>,
+    /// Tell the tokens' texts.
+    #[schemars(example = true)]
+    return_token_strs: Option<bool>,
 }
 
 /// Tokens to turn into a text.
@@ -432,92 +498,4 @@ pub(super) struct DetokenizeRequest {
     /// Tokens of the model.
     #[schemars(example = json!([104, 105]))]
     tokens: Vec<u32>,
-}
-
-/// A batch to run.
-#[derive(JsonSchema)]
-pub(super) struct BatchRequest {
-    /// A file of purpose `batch`, with a `BatchInputLine` in each line. What is wrong with it is told by the batch.
-    #[schemars(example = &"file-abc123")]
-    input_file_id: String,
-    /// Where all its requests go.
-    #[schemars(extend("enum" = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]), example = &"/v1/chat/completions")]
-    endpoint: String,
-    /// What is not done by then is given up.
-    #[schemars(extend("enum" = ["24h"]), example = &"24h")]
-    completion_window: String,
-    /// Comes back as it was sent: 16 pairs at most, with keys of 64 and values of 512 characters at most.
-    #[schemars(extend("maxProperties" = 16), example = json!({"purpose": "test"}))]
-    metadata: Option<BTreeMap<String, String>>,
-    #[schemars(example = json!({"anchor": "created_at", "seconds": 86400}))]
-    output_expires_after: Option<ExpiresAfter>,
-}
-
-/// When the output and error files go; never, if absent.
-#[derive(JsonSchema)]
-struct ExpiresAfter {
-    #[schemars(extend("const" = "created_at"))]
-    anchor: String,
-    #[schemars(range(min = 3600, max = 2_592_000))]
-    seconds: u32,
-}
-
-/// One request of a batch: a line of its input file.
-#[derive(JsonSchema)]
-pub(super) struct BatchInputLine {
-    /// Names the request in the output, where the order is another. Once in a file.
-    #[schemars(length(min = 1, max = 512), example = &"request-1")]
-    custom_id: String,
-    #[schemars(extend("const" = "POST"))]
-    method: String,
-    /// The endpoint of the batch.
-    url: String,
-    /// What the endpoint takes, without `stream`.
-    body: Map<String, Value>,
-}
-
-/// A file, as a form.
-#[derive(JsonSchema)]
-pub(super) struct UploadForm {
-    /// For a batch: `.jsonl`, 200 MiB at most unless set otherwise.
-    #[schemars(extend("format" = "binary", "contentMediaType" = "application/octet-stream"))]
-    file: String,
-    /// Before the file, if its limit is to hold while it comes.
-    #[schemars(extend("enum" = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]))]
-    purpose: String,
-    #[schemars(rename = "expires_after[anchor]", extend("enum" = ["created_at"]), with = "String", default)]
-    anchor: String,
-    /// After this the file goes. A batch's input goes after 30 days if nothing is said.
-    #[schemars(rename = "expires_after[seconds]", range(min = 3600, max = 2_592_000), default)]
-    seconds: u32,
-}
-
-/// Headers of `POST /v1/batches`.
-#[derive(JsonSchema)]
-pub(super) struct CreateBatchHeaders {
-    /// A request that comes again with the same key and body is answered with the batch that the first one made.
-    #[schemars(rename = "Idempotency-Key")]
-    idempotency_key: Option<String>,
-}
-
-/// Headers of `GET /v1/files/{id}/content`.
-#[derive(JsonSchema)]
-pub(super) struct ContentHeaders {
-    /// One range of bytes, as `bytes=0-99`. Others are as if absent.
-    #[schemars(rename = "Range")]
-    range: Option<String>,
-}
-
-/// Every kind of message, with everything that it may have.
-fn conversation() -> Value {
-    json!([
-        {"role": "system", "content": "Be brief.", "name": "rules"},
-        {"role": "developer", "content": "Answer in English."},
-        {"role": "user", "content": [{"type": "text", "text": "What is the weather"}, {"type": "text", "text": "in Paris?"}]},
-        {"role": "assistant", "content": null, "tool_calls": [
-            {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{\"city\":\"Paris\"}"}}
-        ]},
-        {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
-        {"role": "user", "content": "Thanks!"}
-    ])
 }
