@@ -68,6 +68,7 @@ def known(address: str) -> dict:
     paths |= {
         "/v1/files/{id}": upload(address),
         "/v1/files/{id}/content": batch["output_file_id"],
+        "/v1/files/{id}/estimate": file,
         "/v1/models/{id}": "demo",
     }
     return {"model": "demo", "embedder": "embedder", "file": file, "paths": paths}

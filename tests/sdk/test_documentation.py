@@ -66,12 +66,16 @@ class World:
             lines = (self.directory / "requests.jsonl").read_text().splitlines()
             code = code.replace(FILE, upload(self.client, lines).id)
         if BATCH in code:
-            code = code.replace(BATCH, self.batch(ended=not example.operation.endswith("/cancel")))
+            code = code.replace(BATCH, self.batch(example.operation.rsplit("/", 1)[1]))
         return code
 
-    def batch(self, ended: bool) -> str:
+    def batch(self, what_for: str) -> str:
+        ended = what_for not in ("cancel", "pause", "resume")
         lines = 1 if ended else 500  # more than can be done before the example is run
-        batch = submit(self.client, [chat_line(f"{n}", "demo", max_tokens=8 if ended else 2000, ignore_eos=True) for n in range(lines)])
+        # Out of range, so that there is something to retry.
+        wrong = {"temperature": 3} if what_for == "retry" else {}
+        fields = {"max_tokens": 8 if ended else 2000, "ignore_eos": True} | wrong
+        batch = submit(self.client, [chat_line(f"{n}", "demo", **fields) for n in range(lines)])
         return (wait(self.client, batch) if ended else batch).id
 
 
