@@ -15,10 +15,11 @@ export PATH := $(PATH):$(TANDEM_CACHE)/tools/bin:$(or $(CARGO_HOME),$(HOME)/.car
 
 step := @scripts/step
 clippy = $(step) "clippy, $(1)" cargo clippy --locked $(2) -- -D warnings
+schema = $(step) "requests made up from /openapi.json" $(TANDEM_CACHE)/schema/bin/python tests/schema/run.py $(1)
 # Colours and progress bars are for people.
 nextest_profile := $(if $(CI),ci,default)
 
-.PHONY: help demo test test-slow lint fmt t setup fmt-check clippy features doc unit doctest sdk deny
+.PHONY: help demo test test-slow lint fmt t setup fmt-check clippy features doc unit doctest sdk schema deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +27,11 @@ help: ## this list
 demo: ## from a fresh machine to two answers
 	@scripts/demo
 
-test: setup fmt-check clippy features doc unit doctest sdk ## the whole suite
+test: setup fmt-check clippy features doc unit doctest sdk schema ## the whole suite
 
-test-slow: setup ## the tests in modules called `slow`, which take minutes
+test-slow: setup ## the tests in modules called `slow`, and many requests made up, which take minutes
 	$(step) "slow tests" cargo nextest run --locked --workspace --profile slow
+	$(call schema,thorough)
 
 t: ## the inner loop: no backend but sim, a few seconds once built
 	cargo t
@@ -68,6 +70,9 @@ doctest:
 sdk: ## the official Python and Node SDKs against the binary that the tests built
 	$(step) "OpenAI SDK for Python" $(TANDEM_CACHE)/venv/bin/python -m pytest tests/sdk
 	$(step) "OpenAI SDK for Node" scripts/node --test --test-reporter=tap tests/sdk/batch.test.js
+
+schema: ## a few requests for each operation, the same each time; many more in test-slow
+	$(call schema,quick)
 
 deny: ## licences, advisories and sources of dependencies; needs cargo-deny and the network
 	cargo deny --locked check

@@ -1,12 +1,13 @@
 mod results;
 mod steer;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Json, Path, Query, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+
+pub(super) use results::ResultsParams;
 
 use super::listing::{ListQuery, list, page_error, store_error};
 use super::repetition::is_repetition;
@@ -26,7 +27,7 @@ const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::Bat
 const LIMIT_DEFAULT: u64 = 20;
 const LIMIT_MAX: u64 = 100;
 /// What a request to create a batch may have; other fields are named in the response.
-const CREATE_FIELDS: [&str; 6] =
+pub(super) const CREATE_FIELDS: [&str; 6] =
     ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "idempotency_key"];
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 const METADATA_PAIRS_MAX: usize = 16;
@@ -185,7 +186,11 @@ fn usage(batch: &Batch) -> BatchUsage {
     }
 }
 
-fn read_create(body: &Map<String, Value>, tenant: Tenant, settings: &Settings) -> Result<NewBatch, ApiError> {
+pub(super) fn read_create(
+    body: &Map<String, Value>,
+    tenant: Tenant,
+    settings: &Settings,
+) -> Result<NewBatch, ApiError> {
     let input_file_id = required_text(body, "input_file_id")?.to_owned();
     let endpoint = required_text(body, "endpoint")?;
     let endpoint = Endpoint::from_path(endpoint)

@@ -1,15 +1,14 @@
 mod estimate;
 mod upload;
 
-use actix_web::HttpRequest;
-use actix_web::HttpResponse;
 use actix_web::body::SizedStream;
 use actix_web::http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_RANGE, Charset, ContentDisposition, DispositionParam, DispositionType,
-    ExtendedValue, RANGE,
+    ExtendedValue, HeaderValue, RANGE,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{self, Data, Json, Path, Query, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
@@ -21,6 +20,7 @@ use crate::openai::error::ApiError;
 use crate::openai::files::{FileDeleted, FileObject, ListObject};
 use crate::store::{File, Store, StoreError, Tenant};
 
+pub(super) use estimate::EstimateParams;
 pub use upload::UploadLimits;
 
 const LIMIT_MAX: u64 = 10_000;
@@ -76,8 +76,11 @@ async fn content(
         Range::Whole => (StatusCode::OK, 0, size),
         Range::Part { start, end } => (StatusCode::PARTIAL_CONTENT, start, end),
         Range::Outside => {
-            let mut response = HttpResponse::build(StatusCode::RANGE_NOT_SATISFIABLE);
-            return Ok(response.insert_header((CONTENT_RANGE, format!("bytes */{size}"))).finish());
+            let mut response = ApiError::range_not_satisfiable(size).error_response();
+            if let Ok(whole) = HeaderValue::from_str(&format!("bytes */{size}")) {
+                response.headers_mut().insert(CONTENT_RANGE, whole);
+            }
+            return Ok(response);
         }
     };
     let mut blob = store.blobs().open_blob(&file.storage_key).await.map_err(store_error)?;

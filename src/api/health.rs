@@ -1,17 +1,21 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::models::Models;
 use crate::openai::error::ApiError;
 
-#[derive(Debug, Serialize)]
-struct Status {
+/// Whether the server works.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(super) struct Status {
+    #[schemars(extend("const" = "ok"))]
     status: &'static str,
 }
 
-#[derive(Debug, Serialize)]
-struct Version {
+/// Which Tandem answers.
+#[derive(Debug, JsonSchema, Serialize)]
+pub(super) struct Version {
     version: &'static str,
 }
 

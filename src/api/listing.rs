@@ -1,5 +1,6 @@
 //! What the listings of files and of batches share: their query and their page.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::openai::error::ApiError;
@@ -7,11 +8,17 @@ use crate::openai::files::ListObject;
 use crate::store::{Page, StoreError};
 
 /// The query of a listing, as it was typed.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(super) struct ListQuery {
+    /// How many on a page.
+    #[schemars(with = "Option<u32>", range(min = 1))]
     pub(super) limit: Option<String>,
+    /// By age: `desc`, the newest first, if absent.
+    #[schemars(extend("enum" = ["asc", "desc"]))]
     pub(super) order: Option<String>,
+    /// The last id of the page before.
     pub(super) after: Option<String>,
+    /// Files of this purpose alone.
     pub(super) purpose: Option<String>,
 }
 

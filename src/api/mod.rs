@@ -13,6 +13,7 @@ mod guard;
 mod health;
 mod listing;
 mod models;
+mod openapi;
 mod repetition;
 mod request_id;
 mod sse;
@@ -22,7 +23,7 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, PathConfig, QueryConfig, ServiceConfig};
 use actix_web::{Error, HttpRequest, HttpResponse, Resource, ResponseError as _};
 
 use crate::access::Scope;
@@ -37,8 +38,14 @@ pub use request_id::{RequestId, with_request_id};
 /// Everything that is served. The app around it wraps [`with_request_id`] and [`with_guard`], and shares `Access`, `Completions`,
 /// `Models`, `Store`, `Batches` and `UploadLimits` as data.
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.configure(files::routes)
+    let query = QueryConfig::default().error_handler(|_, _| ApiError::unreadable_query().into());
+    let path = PathConfig::default()
+        .error_handler(|_, request| ApiError::unknown_url(request.method().as_str(), request.path()).into());
+    cfg.app_data(query)
+        .app_data(path)
+        .configure(files::routes)
         .configure(batches::routes)
+        .configure(openapi::routes)
         .service(resource("/v1/chat/completions", &[Method::POST], INFERENCE).route(web::post().to(chat::create)))
         .service(resource("/v1/completions", &[Method::POST], INFERENCE).route(web::post().to(completions::create)))
         .service(resource("/v1/embeddings", &[Method::POST], INFERENCE).route(web::post().to(embeddings::create)))
@@ -70,6 +77,8 @@ pub(crate) fn resource(
 ) -> Resource<
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>,
 > {
+    #[cfg(test)]
+    openapi::tests::served(path, methods);
     let allow = methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
     let refuse = move |request: HttpRequest| {
         let error = ApiError::method_not_allowed(request.method().as_str(), request.path());

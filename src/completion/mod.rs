@@ -47,6 +47,8 @@ pub use template::ChatTemplate;
 pub use tokens::{Detokenized, Tokenized};
 
 use answer::AnswerForm;
+#[cfg(test)]
+pub(crate) use read::asked;
 pub(crate) use read::body::object as json_object;
 use read::{ChatRequest, CompletionRequest, Telling};
 use templates::Templates;

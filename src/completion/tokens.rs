@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use tandem_core::TokenId;
 use tandem_engine::ModelKind;
@@ -11,7 +12,8 @@ use super::read::{self, Fields};
 use super::{Completions, Form, off_the_reactor, prepare};
 use crate::openai::error::ApiError;
 
-#[derive(Clone, Debug, Serialize)]
+/// A text as the model reads it.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Tokenized {
     pub count: usize,
     pub max_model_len: u32,
@@ -20,7 +22,8 @@ pub struct Tokenized {
     pub token_strs: Option<Vec<String>>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+/// The text that tokens stand for.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Detokenized {
     pub prompt: String,
 }

@@ -1,18 +1,23 @@
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::error::ErrorEnvelope;
 
 /// A batch, with every field that OpenAI sends: `null` where nothing is to be said.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct BatchObject {
     pub id: String,
+    #[schemars(extend("const" = "batch"))]
     pub object: &'static str,
     pub endpoint: String,
     pub model: Option<String>,
     pub errors: Option<BatchErrors>,
     pub input_file_id: String,
     pub completion_window: String,
+    #[schemars(extend("enum" = ["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]))]
     pub status: &'static str,
     pub output_file_id: Option<String>,
     pub error_file_id: Option<String>,
@@ -27,6 +32,7 @@ pub struct BatchObject {
     pub cancelled_at: Option<i64>,
     pub request_counts: RequestCounts,
     pub usage: BatchUsage,
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub metadata: Option<serde_json::Value>,
     /// Ours: only while the batch runs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +40,7 @@ pub struct BatchObject {
 }
 
 /// How a batch gets on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct BatchProgress {
     /// Of the prompts and answers of finished lines.
     pub completed_tokens: i64,
@@ -51,10 +57,12 @@ pub struct BatchProgress {
 }
 
 /// One page of finished lines.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ResultList {
+    #[schemars(extend("const" = "list"))]
     pub object: &'static str,
     /// Records as they stand in the output and error file.
+    #[schemars(with = "Vec<OutputRecord<'_>>")]
     pub data: Vec<Box<RawValue>>,
     pub first_id: Option<String>,
     /// What the next page comes `after`.
@@ -62,17 +70,19 @@ pub struct ResultList {
     /// Whether more are finished already.
     pub has_more: bool,
     /// The batch's status at that time: unless it has ended, there will be more.
+    #[schemars(extend("enum" = ["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]))]
     pub batch_status: &'static str,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct BatchErrors {
+    #[schemars(extend("const" = "list"))]
     pub object: &'static str,
     pub data: Vec<BatchError>,
 }
 
 /// Why a batch failed validation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub struct BatchError {
     pub code: String,
     pub message: String,
@@ -81,7 +91,7 @@ pub struct BatchError {
     pub line: Option<i64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct RequestCounts {
     pub total: i64,
     pub completed: i64,
@@ -89,7 +99,7 @@ pub struct RequestCounts {
 }
 
 /// The tokens of all lines of a batch.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 pub struct BatchUsage {
     pub input_tokens: i64,
     pub input_tokens_details: InputTokensDetails,
@@ -98,18 +108,18 @@ pub struct BatchUsage {
     pub total_tokens: i64,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 pub struct InputTokensDetails {
     pub cached_tokens: i64,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 pub struct OutputTokensDetails {
     pub reasoning_tokens: i64,
 }
 
 /// One record of an output or error file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct OutputRecord<'a> {
     pub id: String,
     pub custom_id: &'a str,
@@ -117,7 +127,7 @@ pub struct OutputRecord<'a> {
     pub error: Option<LineError<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 pub struct LineResponse<'a> {
     pub status_code: u16,
     pub request_id: String,
@@ -125,15 +135,16 @@ pub struct LineResponse<'a> {
 }
 
 /// What the endpoint answered: its own JSON, or the error it would have sent online.
-#[derive(Debug, Serialize)]
+#[derive(Debug, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum LineBody<'a> {
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     Answer(&'a RawValue),
     Error(ErrorEnvelope<'a>),
 }
 
 /// Why a line has no response.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, JsonSchema, Serialize)]
 pub struct LineError<'a> {
     pub code: &'a str,
     pub message: &'a str,

@@ -1,8 +1,10 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The answer of `POST /v1/embeddings`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EmbeddingList<'a> {
+    #[schemars(extend("const" = "list"))]
     pub object: &'static str,
     pub data: Vec<EmbeddingObject>,
     pub model: &'a str,
@@ -10,15 +12,16 @@ pub struct EmbeddingList<'a> {
 }
 
 /// The vector of one input.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EmbeddingObject {
+    #[schemars(extend("const" = "embedding"))]
     pub object: &'static str,
     pub index: usize,
     pub embedding: Vector,
 }
 
 /// A vector in the form that was asked for.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum Vector {
     Numbers(Vec<f32>),
@@ -26,7 +29,7 @@ pub enum Vector {
 }
 
 /// Tokens of all inputs. There is no output that could have any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct EmbeddingUsage {
     pub prompt_tokens: u64,
     pub total_tokens: u64,

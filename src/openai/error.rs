@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// An error as OpenAI's clients expect it, with the HTTP status it travels under.
@@ -16,7 +17,7 @@ pub struct ApiError {
 }
 
 /// The value of `error` in an error response.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ErrorBody {
     pub message: String,
     #[serde(rename = "type")]
@@ -26,7 +27,8 @@ pub struct ErrorBody {
 }
 
 /// `{"error": {…}}`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(rename = "Error")]
 pub struct ErrorEnvelope<'a> {
     pub error: &'a ErrorBody,
 }
@@ -402,6 +404,17 @@ impl ApiError {
     #[must_use]
     pub fn unsupported_content_encoding() -> Self {
         Self::request(415, "unsupported_content_encoding", None, "Compressed request bodies are not supported.")
+    }
+
+    #[must_use]
+    pub fn unreadable_query() -> Self {
+        Self::request(400, "invalid_query", None, "The query of the URL could not be read, or names a parameter twice.")
+    }
+
+    #[must_use]
+    pub fn range_not_satisfiable(bytes: u64) -> Self {
+        let message = format!("The range lies outside of the file, which has {bytes} bytes.");
+        Self::request(416, "range_not_satisfiable", None, message)
     }
 
     #[must_use]

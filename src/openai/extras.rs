@@ -1,7 +1,8 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// What `vllm serve` tells of a choice beyond OpenAI's fields: absent where there is nothing to tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct ChoiceExtras {
     /// Which of the request's stops ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -12,7 +13,7 @@ pub struct ChoiceExtras {
 }
 
 /// The same of a prompt.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 pub struct PromptExtras {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<u32>>,
@@ -22,7 +23,7 @@ pub struct PromptExtras {
 }
 
 /// A stop of a request, or what else ended an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum StopReason {
     Token(u32),

@@ -1,11 +1,13 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::batches::BatchErrors;
 
 /// An uploaded or published file.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct FileObject {
     pub id: String,
+    #[schemars(extend("const" = "file"))]
     pub object: &'static str,
     pub bytes: i64,
     pub created_at: i64,
@@ -13,21 +15,25 @@ pub struct FileObject {
     pub filename: String,
     pub purpose: String,
     /// Deprecated by OpenAI, yet its SDK waits for `processed`.
+    #[schemars(extend("const" = "processed"))]
     pub status: &'static str,
     pub status_details: Option<String>,
 }
 
 /// The answer to a deletion.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct FileDeleted {
     pub id: String,
+    #[schemars(extend("const" = "file"))]
     pub object: &'static str,
     pub deleted: bool,
 }
 
 /// One page of a listing, of files or of batches.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[schemars(rename = "{T}List")]
 pub struct ListObject<T> {
+    #[schemars(extend("const" = "list"))]
     pub object: &'static str,
     pub data: Vec<T>,
     pub first_id: Option<String>,
@@ -36,8 +42,9 @@ pub struct ListObject<T> {
 }
 
 /// Ours: what a file would come to as a batch.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EstimateObject {
+    #[schemars(extend("const" = "file.estimate"))]
     pub object: &'static str,
     pub file_id: String,
     pub endpoint: &'static str,
@@ -56,7 +63,7 @@ pub struct EstimateObject {
 }
 
 /// The share of one model.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct EstimateOfModel {
     pub model: String,
     pub requests: u64,

@@ -1,14 +1,19 @@
+use schemars::JsonSchema;
 use serde::Serialize;
 
-#[derive(Clone, Debug, Serialize)]
+/// The models that requests may name.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct ModelList {
+    #[schemars(extend("const" = "list"))]
     pub object: &'static str,
     pub data: Vec<Model>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+/// A model that is served.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
 pub struct Model {
     pub id: String,
+    #[schemars(extend("const" = "model"))]
     pub object: &'static str,
     pub created: i64,
     pub owned_by: &'static str,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tandem::{
     app::App,
@@ -11,6 +11,8 @@ use tandem_core::BackendLoader;
 use tandem_engine::{EngineLimits, Stats};
 use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLoader, SimSettings};
 use tempfile::TempDir;
+
+use crate::contract;
 
 pub(crate) const MODEL: &str = "org/sim";
 
@@ -68,16 +70,25 @@ async fn serve(
     let (url, models) = (format!("http://{}", app.address()), app.models().clone());
     tokio::spawn(app.run_until_stopped(std::future::pending()));
     models.ready().await.unwrap();
+    contract::learn(&url).await;
     TestApp { url, client: tandem::http::client().build().unwrap(), models, _storage: storage }
 }
 
 impl TestApp {
+    /// An answer that is as documented.
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
-        self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
+        let response = self.request(Method::POST, path).json(body).send().await.unwrap();
+        contract::checked(&Method::POST, path, response).await
     }
 
+    /// An answer that is as documented.
     pub(crate) async fn get(&self, path: &str) -> Response {
-        self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
+        let response = self.request(Method::GET, path).send().await.unwrap();
+        contract::checked(&Method::GET, path, response).await
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
     }
 
     /// Posts what has to succeed.
@@ -124,8 +135,9 @@ pub(crate) fn merged(mut base: Value, extra: Value) -> Value {
     base
 }
 
-/// The data of a stream's events.
+/// The data of a stream's events, which are as documented.
 pub(crate) fn events(stream: &str) -> Vec<String> {
     let events = stream.split("\n\n").filter(|event| !event.is_empty());
-    events.map(|event| event.strip_prefix("data: ").expect("an event has data").to_owned()).collect()
+    let events = events.map(|event| event.strip_prefix("data: ").expect("an event has data").to_owned());
+    events.inspect(|data| contract::check_event(data)).collect()
 }

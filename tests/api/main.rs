@@ -5,11 +5,13 @@
 mod adapters;
 mod chat;
 mod completions;
+mod contract;
 mod embeddings;
 mod errors;
 mod fields;
 mod helpers;
 mod models;
+mod openapi;
 mod stream;
 mod structured;
 mod tools;

@@ -118,7 +118,7 @@ async fn wrong_keys_are_refused_in_so_many_words() {
 }
 
 #[tokio::test]
-async fn every_route_but_health_wants_a_key_and_its_scope() {
+async fn every_route_but_health_and_the_page_wants_a_key_and_its_scope() {
     let storage = tempfile::tempdir().unwrap();
     let (infer, rest) = (new_key(storage.path(), &["--scopes", "inference"]), "files:write,batches:read,admin");
     let rest = new_key(storage.path(), &["--scopes", rest]);
@@ -133,6 +133,7 @@ async fn every_route_but_health_wants_a_key_and_its_scope() {
         (Method::GET, "/v1/models", ""),
         (Method::GET, "/v1/models/sim", ""),
         (Method::GET, "/version", ""),
+        (Method::GET, "/openapi.json", ""),
         (Method::GET, "/debug/engine", "admin"),
         (Method::POST, "/v1/files", "files:write"),
         (Method::GET, "/v1/files", "files:read"),
@@ -164,7 +165,7 @@ async fn every_route_but_health_wants_a_key_and_its_scope() {
             }
         }
     }
-    for open in ["/health", "/health/live", "/health/ready"] {
+    for open in ["/health", "/health/live", "/health/ready", "/docs"] {
         assert_eq!(status(server.call(Method::GET, open, "")).await, 200);
     }
 }

@@ -7,6 +7,7 @@ use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use futures_core::Stream;
 use futures_util::stream;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -24,11 +25,18 @@ const LIMIT_MAX: usize = 1000;
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The query, as it was typed.
-#[derive(Debug, Deserialize)]
-pub(super) struct ResultsParams {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct ResultsParams {
+    /// The last id of the page before.
     after: Option<String>,
+    /// How many on a page. Not with `follow`.
+    #[schemars(with = "Option<u32>", range(min = 1, max = 1000))]
     limit: Option<String>,
+    /// Lines that ended so alone.
+    #[schemars(extend("enum" = ["completed", "failed"]))]
     status: Option<String>,
+    /// Send a stream instead, with lines as they finish.
+    #[schemars(extend("enum" = ["true", "false"]))]
     follow: Option<String>,
 }
 

@@ -1,4 +1,5 @@
 use actix_web::web::{Data, Json, Path, Query};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::not_found;
@@ -9,8 +10,10 @@ use crate::openai::error::ApiError;
 use crate::openai::files::{EstimateObject, EstimateOfModel};
 use crate::store::Tenant;
 
-#[derive(Debug, Deserialize)]
-pub(super) struct EstimateParams {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(in crate::api) struct EstimateParams {
+    /// That of the batch; that of the file's first line, if absent.
+    #[schemars(extend("enum" = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]))]
     endpoint: Option<String>,
 }
 

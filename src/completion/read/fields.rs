@@ -49,6 +49,8 @@ impl<'a> Fields<'a> {
     }
 
     pub(in crate::completion) fn value(&mut self, name: &'static str) -> Option<&'a Value> {
+        #[cfg(test)]
+        super::asked::note(&self.path(name));
         self.read.insert(name);
         self.map.get(name).filter(|value| !value.is_null())
     }

@@ -2,6 +2,8 @@
 //!
 //! What it asks of the model (context length, token ids) is checked in [`prepare`](super::prepare), where the model is known.
 
+#[cfg(test)]
+pub(crate) mod asked;
 pub(super) mod body;
 mod chat;
 mod embeddings;
