@@ -13,7 +13,16 @@ static DOCUMENT: OnceLock<Value> = OnceLock::new();
 /// Reads the document of a server, once for all tests: it is the same for all.
 pub(crate) async fn learn(url: &str) {
     if DOCUMENT.get().is_none() {
-        let document = reqwest::get(format!("{url}/openapi.json")).await.unwrap().json().await.unwrap();
+        let document = tandem::http::client()
+            .build()
+            .unwrap()
+            .get(format!("{url}/openapi.json"))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         let _ = DOCUMENT.set(document);
     }
 }
