@@ -20,7 +20,6 @@ use super::messages::{Function, FunctionChoice, Message, Tool, ToolChoice, conve
     "logprob_token_ids": {"required": ["logprobs"], "properties": {"logprobs": {"const": true}}},
     "tool_choice": {"anyOf": [{"required": ["tools"]}, {"properties": {"tool_choice": {"enum": ["none", null]}}}]},
     "function_call": {"anyOf": [{"required": ["functions"]}, {"properties": {"function_call": {"enum": ["none", null]}}}]},
-    "guided_whitespace_pattern": {"anyOf": [{"required": ["guided_json"]}, {"required": ["guided_json_object"]}]},
     "stream_options": {"required": ["stream"], "properties": {"stream": {"const": true}}}
 }))]
 pub(super) struct ChatRequest {
@@ -94,7 +93,6 @@ pub(super) struct ChatRequest {
 #[schemars(extend("dependentSchemas" = {
     "logprob_token_ids": {"required": ["logprobs"]},
     "max_tokens": {"anyOf": [{"properties": {"max_tokens": {"minimum": 1}}}, {"required": ["echo"]}]},
-    "guided_whitespace_pattern": {"anyOf": [{"required": ["guided_json"]}, {"required": ["guided_json_object"]}]},
     "stream_options": {"required": ["stream"], "properties": {"stream": {"const": true}}}
 }))]
 pub(super) struct CompletionRequest {
@@ -280,7 +278,7 @@ struct Generation {
     /// Any object of JSON.
     #[schemars(example = true)]
     guided_json_object: Option<bool>,
-    /// A regular expression of what stands between the parts of JSON.
+    /// A regular expression of what stands between the parts of JSON; with `guided_json` or `guided_json_object`.
     #[schemars(example = &"[ ]?")]
     guided_whitespace_pattern: Option<String>,
 }
@@ -435,7 +433,7 @@ struct StructuredOutputs {
     disable_any_whitespace: Option<bool>,
     /// Objects have no properties but those that their schema names.
     disable_additional_properties: Option<bool>,
-    /// A regular expression of what stands between the parts of JSON.
+    /// A regular expression of what stands between the parts of JSON; with `guided_json` or `guided_json_object`.
     whitespace_pattern: Option<String>,
 }
 

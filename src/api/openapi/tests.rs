@@ -248,13 +248,17 @@ fn bodies(document: &Value, schema: &Value) -> Vec<Body> {
     bodies
 }
 
+/// What the document says in words alone: makers of requests from schemas do not bear more rules of that kind.
+const TOGETHER: [(&str, &str); 1] = [("guided_whitespace_pattern", "guided_json")];
+
 /// A field, and what it takes for it to have a meaning.
 fn with_field(document: &Value, schema: &Value, base: &Body, name: &str, value: Value) -> Body {
     let mut body = base.clone();
     let rule = &schema["dependentSchemas"][name];
     let rule = rule["anyOf"].get(0).unwrap_or(rule);
-    for needed in rule["required"].as_array().into_iter().flatten() {
-        let needed = needed.as_str().unwrap();
+    let ruled = rule["required"].as_array().into_iter().flatten().map(|needed| needed.as_str().unwrap());
+    let worded = TOGETHER.iter().filter(|(one, _)| *one == name).map(|(_, needed)| *needed);
+    for needed in ruled.chain(worded) {
         body.insert(needed.to_owned(), examples(document, schema, needed)[0].clone());
     }
     body.insert(name.to_owned(), value);
