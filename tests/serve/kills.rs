@@ -227,7 +227,6 @@ async fn kill_at(place: &str, skips: [usize; 2]) -> usize {
     for skip in skips {
         until_killed(&mut client, place, skip).await;
     }
-    assert!(client.history.kills > 0, "{place} is never reached");
     let server = Program::start(storage.path(), 0).await;
     client.conclude(&server).await;
     assert_eq!(client.history.violations(), Vec::<String>::new(), "{place} {skips:?}");
@@ -239,7 +238,9 @@ async fn kill_at(place: &str, skips: [usize; 2]) -> usize {
 async fn kill_at_every(first: usize, step: usize, skips: [usize; 2]) -> BTreeMap<&'static str, usize> {
     let mut kills = BTreeMap::new();
     for place in FAILPOINTS.iter().skip(first).step_by(step) {
-        kills.insert(*place, kill_at(place, skips).await);
+        let here = kill_at(place, skips).await;
+        assert!(here > 0 || skips[0] > 0, "{place} is never reached");
+        kills.insert(*place, here);
     }
     kills
 }
@@ -323,7 +324,7 @@ async fn nothing_is_lost_wherever_it_is_killed_4() {
 mod slow {
     use super::*;
 
-    /// A thousand kills, each place at ever later times.
+    /// A thousand kills, each place at ever later times, as far as it is come by so often.
     #[tokio::test]
     async fn nothing_is_lost_in_a_thousand_kills() {
         let mut kills = 0;
