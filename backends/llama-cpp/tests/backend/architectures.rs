@@ -94,9 +94,6 @@ fn sliding_window() -> Gguf {
 /// A state in place of KV.
 pub(crate) fn recurrent() -> Gguf {
     const WIDTH: u64 = 64;
-    const INNER: u64 = 128;
-    const STATE: u64 = 16;
-    const RANK: u64 = 4;
     let mut file = Gguf::new("mamba");
     for (key, number) in [
         ("block_count", 3),
@@ -115,19 +112,27 @@ pub(crate) fn recurrent() -> Gguf {
     file.matrix("token_embd.weight", &[WIDTH, VOCABULARY]);
     file.constant("output_norm.weight", &[WIDTH], 1.0);
     for layer in 0..3 {
-        let name = |part: &str| format!("blk.{layer}.{part}");
-        file.constant(&name("attn_norm.weight"), &[WIDTH], 1.0);
-        file.matrix(&name("ssm_in.weight"), &[WIDTH, 2 * INNER]);
-        file.matrix(&name("ssm_conv1d.weight"), &[4, INNER]);
-        file.matrix(&name("ssm_conv1d.bias"), &[INNER]);
-        file.matrix(&name("ssm_x.weight"), &[INNER, RANK + 2 * STATE]);
-        file.matrix(&name("ssm_dt.weight"), &[RANK, INNER]);
-        file.matrix(&name("ssm_dt.bias"), &[INNER]);
-        file.constant(&name("ssm_a"), &[STATE, INNER], -1.0);
-        file.constant(&name("ssm_d"), &[INNER], 1.0);
-        file.matrix(&name("ssm_out.weight"), &[INNER, WIDTH]);
+        file.constant(&format!("blk.{layer}.attn_norm.weight"), &[WIDTH], 1.0);
+        mamba(&mut file, layer, WIDTH);
     }
     file
+}
+
+/// What Mamba mixes tokens with in one layer: twice as wide inside, a state of 16 numbers for each channel, steps of rank 4.
+pub(crate) fn mamba(file: &mut Gguf, layer: usize, width: u64) {
+    const STATE: u64 = 16;
+    const RANK: u64 = 4;
+    let inner = 2 * width;
+    let name = |part: &str| format!("blk.{layer}.{part}");
+    file.matrix(&name("ssm_in.weight"), &[width, 2 * inner]);
+    file.matrix(&name("ssm_conv1d.weight"), &[4, inner]);
+    file.matrix(&name("ssm_conv1d.bias"), &[inner]);
+    file.matrix(&name("ssm_x.weight"), &[inner, RANK + 2 * STATE]);
+    file.matrix(&name("ssm_dt.weight"), &[RANK, inner]);
+    file.matrix(&name("ssm_dt.bias"), &[inner]);
+    file.constant(&name("ssm_a"), &[STATE, inner], -1.0);
+    file.constant(&name("ssm_d"), &[inner], 1.0);
+    file.matrix(&name("ssm_out.weight"), &[inner, width]);
 }
 
 pub(crate) fn check(file: &Gguf, change: impl Fn(LlamaCppSettings) -> LlamaCppSettings, partial_reuse: bool) {

@@ -15,9 +15,6 @@ const KV_HEADS: [i32; 4] = [0, 2, 0, 2];
 /// A state in half of the layers, and keys and values in the others.
 pub(crate) fn with_states() -> Gguf {
     const WIDTH: u64 = 64;
-    const INNER: u64 = 128;
-    const STATE: u64 = 16;
-    const RANK: u64 = 4;
     let mut file = Gguf::new("jamba");
     for (key, number) in [
         ("block_count", 4),
@@ -37,24 +34,15 @@ pub(crate) fn with_states() -> Gguf {
     file.matrix("token_embd.weight", &[WIDTH, VOCABULARY]);
     file.constant("output_norm.weight", &[WIDTH], 1.0);
     for (layer, kv_heads) in KV_HEADS.iter().enumerate() {
-        let name = |part: &str| format!("blk.{layer}.{part}");
         around_a_mixer(&mut file, layer, WIDTH);
         if *kv_heads > 0 {
             attention(&mut file, layer, WIDTH);
             continue;
         }
-        file.matrix(&name("ssm_in.weight"), &[WIDTH, 2 * INNER]);
-        file.matrix(&name("ssm_conv1d.weight"), &[4, INNER]);
-        file.matrix(&name("ssm_conv1d.bias"), &[INNER]);
-        file.matrix(&name("ssm_x.weight"), &[INNER, RANK + 2 * STATE]);
-        file.constant(&name("ssm_dt_norm.weight"), &[RANK], 1.0);
-        file.constant(&name("ssm_b_norm.weight"), &[STATE], 1.0);
-        file.constant(&name("ssm_c_norm.weight"), &[STATE], 1.0);
-        file.matrix(&name("ssm_dt.weight"), &[RANK, INNER]);
-        file.matrix(&name("ssm_dt.bias"), &[INNER]);
-        file.constant(&name("ssm_a"), &[STATE, INNER], -1.0);
-        file.constant(&name("ssm_d"), &[INNER], 1.0);
-        file.matrix(&name("ssm_out.weight"), &[INNER, WIDTH]);
+        architectures::mamba(&mut file, layer, WIDTH);
+        for (part, width) in [("dt", 4), ("b", 16), ("c", 16)] {
+            file.constant(&format!("blk.{layer}.ssm_{part}_norm.weight"), &[width], 1.0);
+        }
     }
     file
 }
