@@ -136,25 +136,30 @@ impl Operation {
     }
 }
 
-/// One event of a stream. Its data is JSON in all but the last.
+/// One event of a stream.
 fn event(schema: &Value) -> Value {
-    let content = json!({ "anyOf": [schema, {"$ref": "#/components/schemas/Error"}] });
-    let json = json!({ "contentMediaType": "application/json", "contentSchema": content });
-    let data = json!({ "type": "string", "anyOf": [{"const": "[DONE]"}, json] });
     let description = "Each event. The data of the last is `[DONE]`, or an `Error`.";
-    json!({ "type": "object", "description": description, "properties": {"data": data}, "required": ["data"] })
+    json!({ "type": "object", "description": description, "properties": {"data": data(&[schema])}, "required": ["data"] })
 }
 
 /// One event of a stream of a batch's lines.
 fn followed(line: &Value, last: &Value) -> Value {
-    let content = json!({ "anyOf": [line, last, {"$ref": "#/components/schemas/Error"}] });
-    let data = json!({ "type": "string", "contentMediaType": "application/json", "contentSchema": content });
+    // An event without a name is a `message`: https://html.spec.whatwg.org/multipage/server-sent-events.html
+    let names = json!({ "enum": ["message", "batch"], "default": "message" });
     json!({
         "type": "object",
-        "description": "Each line, with its place as the id; at the end the batch, as an event `batch`, or an `Error`.",
-        "properties": { "id": {"type": "string"}, "event": {"const": "batch"}, "data": data },
+        "description": "Each line, with its place as the id; then the batch, as an event `batch`, and `[DONE]`; or an `Error`.",
+        "properties": { "id": {"type": "string"}, "event": names, "data": data(&[line, last]) },
         "required": ["data"],
     })
+}
+
+/// The data of an event: JSON in all but the last of a stream.
+fn data(schemas: &[&Value]) -> Value {
+    let error = json!({ "$ref": "#/components/schemas/Error" });
+    let content: Vec<&Value> = schemas.iter().copied().chain([&error]).collect();
+    let json = json!({ "contentMediaType": "application/json", "contentSchema": {"anyOf": content} });
+    json!({ "type": "string", "anyOf": [{"const": "[DONE]"}, json] })
 }
 
 fn body(media: &str, schema: &Value) -> Value {
