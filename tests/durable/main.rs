@@ -8,4 +8,5 @@ mod crash;
 mod files;
 mod helpers;
 mod steer;
+mod transcript;
 mod webhooks;

@@ -1,4 +1,5 @@
-//! What is in memory while a model is loaded: the weights as they are to be kept, and little of the file besides.
+//! What is in memory while a model is loaded: the weights as they are to be kept, and little of the file besides. The weights lie in pages
+//! of the system's, which the allocator does not know of, so what it gives out is what there is besides.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +29,6 @@ fn assert_loads_within(settings: &CandleSettings) {
     let serve = &mut |_: tandem_core::Loaded<'_>| {
         served = true;
         let (peak, after) = (ALLOCATED.peak_usage() - before, ALLOCATED.current_usage() - before);
-        assert!(after as u64 >= weights, "{after} bytes in the end, and {weights} of weights");
         let allowed = after + weights as usize / 10 + WORKED_ON;
         assert!(peak <= allowed, "{settings:?}: a peak of {peak} bytes, {after} in the end, {weights} of weights");
     };

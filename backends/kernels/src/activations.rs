@@ -31,8 +31,18 @@ pub(crate) struct Activations {
     pub(crate) tile: usize,
     /// `[tile][block][row]`; empty when no weight is quantised.
     blocks: Vec<Block>,
-    /// `[tile][input][row]`; empty when no weight is dense.
+    /// `[tile][input][row]`; empty when no weight is of floats.
     floats: Vec<f32>,
+    /// `[tile][pair of inputs][row]`, rounded to BF16 with the first in the lower half; empty when no weight is in BF16.
+    pairs: Vec<u32>,
+}
+
+/// The forms in which the weights of a product want its activations.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Forms {
+    pub(crate) blocks: bool,
+    pub(crate) floats: bool,
+    pub(crate) pairs: bool,
 }
 
 thread_local! {
@@ -41,29 +51,35 @@ thread_local! {
 }
 
 impl Activations {
-    /// Lends the rows of `x` as integers, or as floats, or both.
-    pub(crate) fn with<T>(x: &[f32], inputs: usize, integer: bool, dense: bool, work: impl FnOnce(&Self) -> T) -> T {
+    /// Lends the rows of `x` in all of the `forms`.
+    pub(crate) fn with<T>(x: &[f32], inputs: usize, forms: Forms, work: impl FnOnce(&Self) -> T) -> T {
         let mut buffers = BUFFERS.take();
-        buffers.set(x, inputs, integer, dense);
+        buffers.set(x, inputs, forms);
         let result = work(&buffers);
         BUFFERS.set(buffers);
         result
     }
 
-    fn set(&mut self, x: &[f32], inputs: usize, integer: bool, dense: bool) {
+    fn set(&mut self, x: &[f32], inputs: usize, forms: Forms) {
         self.rows = x.len() / inputs;
         self.inputs = inputs;
         self.tile = dispatch(TileRows);
         let tile_len = self.tile * inputs;
-        if integer {
+        if forms.blocks {
             self.blocks.resize(self.rows * (inputs / BLOCK), Block::default());
             let tiles = self.blocks.par_chunks_mut(tile_len / BLOCK).zip(x.par_chunks(tile_len));
             tiles.for_each(|(blocks, x)| dispatch(Quantize { x, inputs, blocks }));
         }
-        if dense {
+        if forms.floats {
             self.floats.resize(x.len(), 0.0);
             let tiles = self.floats.par_chunks_mut(tile_len).zip(x.par_chunks(tile_len));
             tiles.for_each(|(floats, x)| interleave(x, inputs, floats));
+        }
+        if forms.pairs {
+            let pairs = inputs.div_ceil(2);
+            self.pairs.resize(self.rows * pairs, 0);
+            let tiles = self.pairs.par_chunks_mut(self.tile * pairs).zip(x.par_chunks(tile_len));
+            tiles.for_each(|(pairs, x)| dispatch(Pair { x, inputs, pairs }));
         }
     }
 
@@ -85,6 +101,12 @@ impl Activations {
     /// All floats of a tile.
     pub(crate) fn floats(&self, tile: usize) -> &[f32] {
         &self.floats[tile * self.tile * self.inputs..][..self.tile_rows(tile) * self.inputs]
+    }
+
+    /// All pairs of a tile.
+    pub(crate) fn pairs(&self, tile: usize) -> &[u32] {
+        let pairs = self.inputs.div_ceil(2);
+        &self.pairs[tile * self.tile * pairs..][..self.tile_rows(tile) * pairs]
     }
 }
 
@@ -157,10 +179,66 @@ fn interleave(x: &[f32], inputs: usize, floats: &mut [f32]) {
     }
 }
 
+/// Rounds the rows of one tile to BF16 and turns them into columns of pairs.
+struct Pair<'a> {
+    x: &'a [f32],
+    inputs: usize,
+    pairs: &'a mut [u32],
+}
+
+impl Work for Pair<'_> {
+    type Output = ();
+
+    // No instruction is named, but the compiler has those of the processor for these loops.
+    #[inline(always)]
+    fn run<I: Isa>(self, _: I) {
+        let rows = self.x.len() / self.inputs;
+        for (row, x) in self.x.chunks_exact(self.inputs).enumerate() {
+            let (whole, rest) = x.as_chunks::<2>();
+            let mut places = self.pairs[row..].iter_mut().step_by(rows);
+            // The places come second, so that none is taken for a pair that is not there.
+            for ([first, second], place) in whole.iter().zip(places.by_ref()) {
+                *place = rounded(*first) >> 16 | rounded(*second);
+            }
+            if let (Some(place), [last]) = (places.next(), rest) {
+                *place = rounded(*last) >> 16;
+            }
+        }
+    }
+}
+
+/// The bits of the nearest BF16 as an F32, ties to even. What is NaN stays so: its lower half has no say, so the quiet bit is set.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    (if x.is_nan() { bits | 0x0040_0000 } else { nearest }) & !0xffff
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::isa::on_each;
+
+    #[test]
+    fn rounding_to_16_bits_is_that_of_the_type() {
+        let around = |bits: u32| (0..=0x1_0000).step_by(0x4000).map(move |low: u32| f32::from_bits(bits + low));
+        let strange =
+            [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::INFINITY, f32::MAX, f32::MIN, -0.0, 1e-40];
+        for x in [0x3f80_0000, 0x3f81_0000, 0xbf81_0000, 0x4049_0000].into_iter().flat_map(around).chain(strange) {
+            let expected = half::bf16::from_f32(x);
+            assert_eq!(rounded(x), u32::from(expected.to_bits()) << 16, "{x}");
+        }
+    }
+
+    #[test]
+    fn pairs_of_an_odd_row_end_with_a_zero() {
+        let forms = Forms { pairs: true, ..Forms::default() };
+        let pair = |first: f32, second: f32| first.to_bits() >> 16 | second.to_bits();
+        Activations::with(&[1.0, 2.0, 3.0, -1.0, -2.0, -3.0], 3, forms, |x| {
+            assert_eq!(x.pairs(0), [pair(1.0, 2.0), pair(-1.0, -2.0), pair(3.0, 0.0), pair(-3.0, 0.0)]);
+        });
+    }
 
     #[derive(Clone, Copy)]
     struct One([f32; BLOCK]);

@@ -246,14 +246,14 @@ impl Run<'_> {
         for first in (0..panels).step_by(2) {
             if first + 1 < panels {
                 let mut sums = [[isa.splat(0.0); 2]; ROWS];
-                add_products::<I, D, ROWS, 2>(isa, [panel(first), panel(first + 1)], queries, &mut sums);
+                add_products::<I, D, ROWS, 2>(isa, [panel(first), panel(first + 1)], [&[]; 2], queries, &mut sums);
                 for (row, [one, two]) in sums.into_iter().enumerate() {
                     scores[row * panels + first] = isa.store(one);
                     scores[row * panels + first + 1] = isa.store(two);
                 }
             } else {
                 let mut sums = [[isa.splat(0.0)]; ROWS];
-                add_products::<I, D, ROWS, 1>(isa, [panel(first)], queries, &mut sums);
+                add_products::<I, D, ROWS, 1>(isa, [panel(first)], [&[]], queries, &mut sums);
                 for (row, [one]) in sums.into_iter().enumerate() {
                     scores[row * panels + first] = isa.store(one);
                 }
@@ -355,7 +355,7 @@ impl Run<'_> {
                 &self.cache.values(page, self.task.kv_head, first + panel)[token / D::PER_LINE..]
             });
             let weights = &self.scratch.weights[(key - keys.start) * ROWS..(until - keys.start) * ROWS];
-            add_products::<I, D, ROWS, PANELS>(isa, values, weights, &mut sums);
+            add_products::<I, D, ROWS, PANELS>(isa, values, [&[]; PANELS], weights, &mut sums);
             key = until;
         }
         for (row, sums) in sums.into_iter().enumerate() {

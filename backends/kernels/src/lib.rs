@@ -7,13 +7,13 @@
 //! - [`Matrix`] is a weight as it lies in a file: dense, or quantised in one of GGUF's block formats.
 //! - [`Packed`] is one or several of them in panels, ready to be multiplied with; nothing is rounded on the way there.
 //! - Quantised weights meet activations that are quantised too, to 8 bits with a scale for each 32 of them, so that integer
-//!   instructions do the work. Dense weights meet activations in F32.
+//!   instructions do the work. Dense weights meet activations in F32; those in BF16 activations that are rounded to BF16.
 //!
 //! [`Attention`] is made of the same products: in [`Pages`], keys lie in panels of 16 tokens, values in panels of 16 dimensions.
 //!
 //! [`exp`] and the sums are for what lies between products, such as norms and activations.
 //!
-//! The loops are written once, over the trait `Isa`, and compiled for AVX-512 (with VNNI), for AVX2, and without any particular
+//! The loops are written once, over the trait `Isa`, and compiled for AVX-512 (with VNNI, with and without BF16), for AVX2, and without any particular
 //! instructions for everything else; which of them runs is decided when the program starts.
 
 mod activations;
@@ -25,6 +25,7 @@ mod format;
 mod integer;
 mod isa;
 mod line;
+mod lines;
 mod matrix;
 mod pack;
 mod packed;

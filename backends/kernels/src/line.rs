@@ -1,7 +1,4 @@
-use std::{
-    alloc::{Layout, alloc_zeroed},
-    fmt,
-};
+use std::fmt;
 
 /// A cache line: what one load of the widest vector instructions reads.
 #[derive(Clone, Copy)]
@@ -10,21 +7,6 @@ pub(crate) struct Line(pub(crate) [u8; Self::BYTES]);
 
 impl Line {
     pub(crate) const BYTES: usize = 64;
-
-    /// Lines of zeros. `None` when the system cannot promise as many.
-    pub(crate) fn zeros(len: usize) -> Option<Vec<Self>> {
-        if len == 0 {
-            return Some(Vec::new());
-        }
-        let layout = Layout::array::<Self>(len).ok()?;
-        // SAFETY: the layout has a size, since there is a line.
-        let start = unsafe { alloc_zeroed(layout) }.cast::<Self>();
-        if start.is_null() {
-            return None;
-        }
-        // SAFETY: allocated as the vector would have it; `len` lines of zeros, which are valid lines.
-        Some(unsafe { Vec::from_raw_parts(start, len, len) })
-    }
 
     /// One of its quarters, as small integers by output.
     #[inline(always)]

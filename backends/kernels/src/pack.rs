@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::{
     BLOCK, PANEL,
-    dense::{Brain, Dense, Half, Single},
+    dense::{Dense, Half, Single},
     format::{Eight, Five, Four, Halved, Plain, Quants, SUPER, Scales, Six, VECTORS, WithMinimums},
     line::Line,
     matrix::Format,
@@ -18,7 +18,7 @@ pub(crate) fn lines(format: Format, inputs: usize) -> (usize, usize) {
     let blocks = inputs / BLOCK;
     match format {
         Format::F32 => (0, inputs.div_ceil(Single::PER_LINE)),
-        Format::Bf16 => (0, inputs.div_ceil(Brain::PER_LINE)),
+        Format::Bf16 => (0, inputs.div_ceil(2)),
         Format::F16 => (0, inputs.div_ceil(Half::PER_LINE)),
         Format::Q4_0 => (Plain::<8>::lines(blocks), blocks * Four::LINES),
         Format::Q5_0 => (Plain::<16>::lines(blocks), blocks * Five::LINES),
@@ -35,9 +35,9 @@ pub(crate) fn pack_row(format: Format, row: &[u8], output: usize, scales: &mut [
     for (at, block) in row.chunks_exact(bytes).enumerate() {
         match format {
             Format::F32 => quants[at].0[4 * output..][..4].copy_from_slice(block),
-            Format::F16 | Format::Bf16 => {
-                quants[at / 2].0[2 * PANEL * (at % 2) + 2 * output..][..2].copy_from_slice(block);
-            }
+            Format::F16 => quants[at / 2].0[2 * PANEL * (at % 2) + 2 * output..][..2].copy_from_slice(block),
+            // Both inputs of a pair behind each other.
+            Format::Bf16 => quants[at / 2].0[4 * output + 2 * (at % 2)..][..2].copy_from_slice(block),
             Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => {
                 put_f16(&mut scales[at / 2], PANEL * (at % 2) + output, &block[..2]);
                 put_quants(format, &small_quants(format, &block[2..]), output, at, quants);
@@ -61,13 +61,14 @@ pub(crate) fn unpack_row(format: Format, scales: &[Line], quants: &[Line], outpu
                 *value = f32::from_le_bytes(line.0.as_chunks().0[output]);
             }
         }
-        Format::F16 | Format::Bf16 => {
+        Format::F16 => {
             for (at, value) in values.iter_mut().enumerate() {
-                let bytes = quants[at / 2].0.as_chunks().0[PANEL * (at % 2) + output];
-                *value = match format {
-                    Format::F16 => f16::from_le_bytes(bytes).to_f32(),
-                    _ => bf16::from_le_bytes(bytes).to_f32(),
-                };
+                *value = f16_at(&quants[at / 2], PANEL * (at % 2) + output);
+            }
+        }
+        Format::Bf16 => {
+            for (at, value) in values.iter_mut().enumerate() {
+                *value = bf16::from_le_bytes(quants[at / 2].0.as_chunks().0[2 * output + at % 2]).to_f32();
             }
         }
         Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => {

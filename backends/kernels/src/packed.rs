@@ -4,12 +4,13 @@ use rayon::prelude::*;
 
 use crate::{
     BLOCK, PANEL,
-    activations::{Activations, Block},
-    dense::{Brain, Dense, Half, Single, add_products},
+    activations::{Activations, Block, Forms},
+    dense::{Dense, Half, Single, Sums, add_pairs, add_products},
     format::{Eight, Five, Four, Halved, Plain, Quants, Scales, Six, WithMinimums},
     integer::{self, Panel},
     isa::{Isa, Work, dispatch},
     line::Line,
+    lines::Lines,
     matrix::{Format, Matrix, PackError, Unread},
     pack::{lines, pack_row, unpack_row},
     rows::Rows,
@@ -37,7 +38,7 @@ struct Part {
     /// Lines of a panel: scales, then quants.
     scale_lines: usize,
     panel_lines: usize,
-    lines: Vec<Line>,
+    lines: Lines,
     /// By panel.
     bias: Vec<[f32; PANEL]>,
 }
@@ -129,9 +130,8 @@ impl Packed {
         if y.is_empty() {
             return;
         }
-        let (integer, dense) =
-            (self.parts.iter().any(Part::is_integer), self.parts.iter().any(|part| !part.is_integer()));
-        Activations::with(x, self.inputs, integer, dense, |x| {
+        let forms = self.parts.iter().fold(Forms::default(), |forms, part| part.add_form(forms));
+        Activations::with(x, self.inputs, forms, |x| {
             let y = Rows::new(y, self.outputs);
             let panels = self.parts.iter().map(Part::panels).sum::<usize>();
             let threads = rayon::current_num_threads();
@@ -185,7 +185,7 @@ impl Part {
         let row_bytes = format.row_bytes(inputs)?;
         let (scale_lines, quant_lines) = lines(format, inputs);
         let panel_lines = scale_lines + quant_lines;
-        let packed = outputs.div_ceil(PANEL).checked_mul(panel_lines).and_then(Line::zeros);
+        let packed = outputs.div_ceil(PANEL).checked_mul(panel_lines).and_then(Lines::zeros);
         let mut packed = packed.ok_or(PackError::Memory { bytes: outputs.saturating_mul(row_bytes) })?;
         let panels = at_a_time.div_ceil(PANEL).max(1);
         packed.par_chunks_mut(panels * panel_lines).enumerate().try_for_each(
@@ -213,8 +213,15 @@ impl Part {
         Ok(Self { format, outputs, scale_lines, panel_lines, lines: packed, bias: by_panel })
     }
 
-    fn is_integer(&self) -> bool {
-        !matches!(self.format, Format::F32 | Format::F16 | Format::Bf16)
+    /// What it wants of activations, and what others do.
+    fn add_form(&self, forms: Forms) -> Forms {
+        match self.format {
+            Format::F32 | Format::F16 => Forms { floats: true, ..forms },
+            Format::Bf16 => Forms { pairs: true, ..forms },
+            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::Q4K | Format::Q5K | Format::Q6K => {
+                Forms { blocks: true, ..forms }
+            }
+        }
     }
 
     fn panels(&self) -> usize {
@@ -225,6 +232,60 @@ impl Part {
     fn panel(&self, panel: usize) -> Panel<'_> {
         let (scales, quants) = self.lines[panel * self.panel_lines..][..self.panel_lines].split_at(self.scale_lines);
         Panel { scales, quants }
+    }
+}
+
+/// How floats meet activations, a tile at a time.
+trait Floats {
+    /// Of one activation.
+    const BYTES: usize;
+    /// Up to so many rows the panels that come next are not asked for: those at hand are read too fast for it to pay.
+    const FEW_ROWS: usize;
+
+    fn add<I: Isa, const ROWS: usize, const PANELS: usize>(
+        isa: I,
+        panels: [&[Line]; PANELS],
+        next: [&[Line]; PANELS],
+        x: &Activations,
+        tile: usize,
+        sums: &mut Sums<I::Floats, ROWS, PANELS>,
+    );
+}
+
+impl<D: Dense> Floats for D {
+    const BYTES: usize = size_of::<f32>();
+    const FEW_ROWS: usize = 0;
+
+    #[inline(always)]
+    fn add<I: Isa, const ROWS: usize, const PANELS: usize>(
+        isa: I,
+        panels: [&[Line]; PANELS],
+        next: [&[Line]; PANELS],
+        x: &Activations,
+        tile: usize,
+        sums: &mut Sums<I::Floats, ROWS, PANELS>,
+    ) {
+        add_products::<I, D, ROWS, PANELS>(isa, panels, next, x.floats(tile), sums);
+    }
+}
+
+/// BF16, with activations that are rounded to it: what processors have instructions for.
+struct Pairs;
+
+impl Floats for Pairs {
+    const BYTES: usize = size_of::<u32>() / 2;
+    const FEW_ROWS: usize = 2;
+
+    #[inline(always)]
+    fn add<I: Isa, const ROWS: usize, const PANELS: usize>(
+        isa: I,
+        panels: [&[Line]; PANELS],
+        next: [&[Line]; PANELS],
+        x: &Activations,
+        tile: usize,
+        sums: &mut Sums<I::Floats, ROWS, PANELS>,
+    ) {
+        add_pairs::<I, ROWS, PANELS>(isa, panels, next, x.pairs(tile), sums);
     }
 }
 
@@ -246,7 +307,7 @@ impl Work for Products<'_> {
         match self.part.format {
             Format::F32 => self.dense::<I, Single>(isa),
             Format::F16 => self.dense::<I, Half>(isa),
-            Format::Bf16 => self.dense::<I, Brain>(isa),
+            Format::Bf16 => self.dense::<I, Pairs>(isa),
             Format::Q4_0 => self.integer::<I, Four, Plain<8>>(isa),
             Format::Q5_0 => self.integer::<I, Five, Plain<16>>(isa),
             Format::Q8_0 => self.integer::<I, Eight, Plain<128>>(isa),
@@ -289,20 +350,22 @@ impl Products<'_> {
     }
 
     #[inline(always)]
-    fn dense<I: Isa, D: Dense>(&self, isa: I) {
-        for tiles in self.chunks(size_of::<f32>()) {
+    fn dense<I: Isa, D: Floats>(&self, isa: I) {
+        for tiles in self.chunks(D::BYTES) {
             for first in self.panels.clone().step_by(4) {
                 let panels = (self.panels.end - first).min(4);
                 for tile in tiles.clone() {
+                    // The first tile brings the panels near, for the others too.
+                    let fetch = tile == tiles.start;
                     match self.x.tile_rows(tile) {
-                        1 => self.dense_tile::<I, D, 1>(isa, first, panels, tile),
-                        2 => self.dense_tile::<I, D, 2>(isa, first, panels, tile),
-                        3 => self.dense_tile::<I, D, 3>(isa, first, panels, tile),
-                        4 => self.dense_tile::<I, D, 4>(isa, first, panels, tile),
-                        5 => self.dense_tile::<I, D, 5>(isa, first, panels, tile),
-                        6 => self.dense_tile::<I, D, 6>(isa, first, panels, tile),
-                        7 => self.dense_tile::<I, D, 7>(isa, first, panels, tile),
-                        _ => self.dense_tile::<I, D, 8>(isa, first, panels, tile),
+                        1 => self.dense_tile::<I, D, 1>(isa, first, panels, tile, fetch),
+                        2 => self.dense_tile::<I, D, 2>(isa, first, panels, tile, fetch),
+                        3 => self.dense_tile::<I, D, 3>(isa, first, panels, tile, fetch),
+                        4 => self.dense_tile::<I, D, 4>(isa, first, panels, tile, fetch),
+                        5 => self.dense_tile::<I, D, 5>(isa, first, panels, tile, fetch),
+                        6 => self.dense_tile::<I, D, 6>(isa, first, panels, tile, fetch),
+                        7 => self.dense_tile::<I, D, 7>(isa, first, panels, tile, fetch),
+                        _ => self.dense_tile::<I, D, 8>(isa, first, panels, tile, fetch),
                     }
                 }
             }
@@ -312,32 +375,45 @@ impl Products<'_> {
     /// Few rows take four panels at a time, so that there are enough sums to hide the latency of adding; more take two, which fill the
     /// registers.
     #[inline(always)]
-    fn dense_tile<I: Isa, D: Dense, const ROWS: usize>(&self, isa: I, first: usize, panels: usize, tile: usize) {
+    fn dense_tile<I: Isa, D: Floats, const ROWS: usize>(
+        &self,
+        isa: I,
+        first: usize,
+        panels: usize,
+        tile: usize,
+        fetch: bool,
+    ) {
         if ROWS <= 2 && panels == 4 {
-            return self.dense_panels::<I, D, ROWS, 4>(isa, [first, first + 1, first + 2, first + 3], tile);
+            return self.dense_panels::<I, D, ROWS, 4>(isa, first, tile, fetch);
         }
         for first in (first..first + panels).step_by(2) {
             match first + 1 < self.panels.end {
-                true => self.dense_panels::<I, D, ROWS, 2>(isa, [first, first + 1], tile),
-                false => self.dense_panels::<I, D, ROWS, 1>(isa, [first], tile),
+                true => self.dense_panels::<I, D, ROWS, 2>(isa, first, tile, fetch),
+                false => self.dense_panels::<I, D, ROWS, 1>(isa, first, tile, fetch),
             }
         }
     }
 
     #[inline(always)]
-    fn dense_panels<I: Isa, D: Dense, const ROWS: usize, const PANELS: usize>(
+    fn dense_panels<I: Isa, D: Floats, const ROWS: usize, const PANELS: usize>(
         &self,
         isa: I,
-        panels: [usize; PANELS],
+        first: usize,
         tile: usize,
+        fetch: bool,
     ) {
+        let panels: [usize; PANELS] = std::array::from_fn(|at| first + at);
         let weights = panels.map(|panel| self.part.panel(panel).quants);
+        let next = panels.map(|panel| match fetch && ROWS > D::FEW_ROWS && panel + PANELS < self.panels.end {
+            true => self.part.panel(panel + PANELS).quants,
+            false => &[],
+        });
         let mut bias = [isa.splat(0.0); PANELS];
         for (bias, panel) in bias.iter_mut().zip(panels) {
             *bias = isa.load(&self.part.bias[panel]);
         }
         let mut sums = [bias; ROWS];
-        add_products::<I, D, ROWS, PANELS>(isa, weights, self.x.floats(tile), &mut sums);
+        D::add::<I, ROWS, PANELS>(isa, weights, next, self.x, tile, &mut sums);
         for (row, sums) in sums.into_iter().enumerate() {
             for (panel, sum) in panels.into_iter().zip(sums) {
                 self.put(tile * self.x.tile + row, panel, &isa.store(sum));
@@ -409,7 +485,7 @@ mod tests {
             let part = &packed.parts[0];
             for rows in [1, 3, 8, 13] {
                 let x: Vec<f32> = (0..rows * inputs).map(|at| (at * 7919 % 1009) as f32 / 504.0 - 1.0).collect();
-                Activations::with(&x, inputs, part.is_integer(), !part.is_integer(), |x| {
+                Activations::with(&x, inputs, part.add_form(Forms::default()), |x| {
                     let results = on_each(Collected { part, x });
                     let size = results[0].iter().fold(0f32, |a, b| a.max(b.abs()));
                     assert!(size.is_finite(), "{format:?}");

@@ -4,6 +4,7 @@ use crate::{
     PANEL,
     dense::{Brain, Dense, Half, Single},
     line::Line,
+    lines::Lines,
 };
 
 /// How K and V are kept.
@@ -32,8 +33,8 @@ pub struct KvShape {
 pub struct Pages {
     format: KvFormat,
     shape: KvShape,
-    keys: Vec<Line>,
-    values: Vec<Line>,
+    keys: Lines,
+    values: Lines,
 }
 
 impl KvShape {
@@ -91,8 +92,8 @@ impl Pages {
         Some(Self {
             format,
             shape,
-            keys: Line::zeros(heads.checked_mul(keys)?)?,
-            values: Line::zeros(heads.checked_mul(values)?)?,
+            keys: Lines::zeros(heads.checked_mul(keys)?)?,
+            values: Lines::zeros(heads.checked_mul(values)?)?,
         })
     }
 

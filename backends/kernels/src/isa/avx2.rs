@@ -240,6 +240,16 @@ impl Isa for Avx2 {
             [dot_wide_half(sum[0], weights[0], x), dot_wide_half(sum[1], weights[1], x)]
         }
     }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: Self::Floats, weights: &Line, x: u32) -> Self::Floats {
+        let weights = self.bytes(weights);
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast_signed());
+            [dot_bf16_half(sum[0], weights[0], x), dot_bf16_half(sum[1], weights[1], x)]
+        }
+    }
 }
 
 #[inline(always)]
@@ -255,6 +265,17 @@ unsafe fn scale_half(x: __m256, n: __m256) -> __m256 {
     unsafe {
         let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
         _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+    }
+}
+
+/// A BF16 is the upper half of an F32.
+#[inline(always)]
+unsafe fn dot_bf16_half(sum: __m256, weights: __m256i, x: __m256i) -> __m256 {
+    // SAFETY: called where the processor has the instructions.
+    unsafe {
+        let first = |pair| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pair));
+        let second = |pair| _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32(!0xffff)));
+        _mm256_fmadd_ps(second(weights), second(x), _mm256_fmadd_ps(first(weights), first(x), sum))
     }
 }
 

@@ -1,15 +1,16 @@
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::transmute};
 
 use super::{Isa, Work};
 use crate::{PANEL, line::Line};
 
-/// A processor with AVX-512 and its 8-bit inner products (VNNI).
+/// A processor with AVX-512 and its 8-bit inner products (VNNI), and those of BF16 too where `BRAIN` says so.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const BRAIN: bool>(());
 
-impl Avx512 {
+impl<const BRAIN: bool> Avx512<BRAIN> {
     pub(crate) fn detect() -> Option<Self> {
-        let has_all = is_x86_feature_detected!("avx512f")
+        let has_all = (!BRAIN || is_x86_feature_detected!("avx512bf16"))
+            && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("avx2")
@@ -20,16 +21,20 @@ impl Avx512 {
 
     /// Runs `work` where the compiler may use these instructions.
     pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512bf16,avx2,fma,f16c")]
+        fn run_with_bf16<W: Work>(work: W) -> W::Output {
+            work.run(Avx512::<true>(()))
+        }
         #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
-        fn run<W: Work>(isa: Avx512, work: W) -> W::Output {
-            work.run(isa)
+        fn run_without<W: Work>(work: W) -> W::Output {
+            work.run(Avx512::<false>(()))
         }
         // SAFETY: `self` is the proof that the processor has these features.
-        unsafe { run(self, work) }
+        unsafe { if BRAIN { run_with_bf16(work) } else { run_without(work) } }
     }
 }
 
-impl Isa for Avx512 {
+impl<const BRAIN: bool> Isa for Avx512<BRAIN> {
     type Floats = __m512;
     type Ints = __m512i;
     type Bytes = __m512i;
@@ -200,6 +205,33 @@ impl Isa for Avx512 {
         let x = i32::from_ne_bytes(x.map(i8::cast_unsigned));
         // SAFETY: as above.
         unsafe { _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(x)) }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: Self::Floats, weights: &Line, x: u32) -> Self::Floats {
+        // SAFETY: as above, with a line as long as what is read; the types of BF16 and of integers are the same 64 bytes.
+        unsafe {
+            let weights = _mm512_load_si512(weights.0.as_ptr().cast());
+            let x = _mm512_set1_epi32(x.cast_signed());
+            if BRAIN {
+                return _mm512_dpbf16_ps(
+                    sum,
+                    transmute::<__m512i, __m512bh>(weights),
+                    transmute::<__m512i, __m512bh>(x),
+                );
+            }
+            let upper = _mm512_set1_epi32(!0xffff);
+            let first = _mm512_fmadd_ps(
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(weights)),
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)),
+                sum,
+            );
+            _mm512_fmadd_ps(
+                _mm512_castsi512_ps(_mm512_and_si512(weights, upper)),
+                _mm512_castsi512_ps(_mm512_and_si512(x, upper)),
+                first,
+            )
+        }
     }
 }
 

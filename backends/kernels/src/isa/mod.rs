@@ -61,6 +61,8 @@ pub(crate) trait Isa: Copy + Send + Sync {
     fn dot(self, sum: Self::Ints, weights: Self::Bytes, x: [i8; 4]) -> Self::Ints;
     /// As [`dot`](Self::dot), with weights of all eight bits.
     fn dot_wide(self, sum: Self::Ints, weights: Self::Bytes, x: [i8; 4]) -> Self::Ints;
+    /// `sum` and, by output, the products of two weights in BF16 with two activations in BF16, the first of which is the lower half of `x`.
+    fn dot_bf16(self, sum: Self::Floats, weights: &Line, x: u32) -> Self::Floats;
 }
 
 /// What is to be compiled for each kind of processor.
@@ -74,7 +76,9 @@ pub(crate) trait Work {
 #[derive(Clone, Copy, Debug)]
 enum Best {
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512Bf16(avx512::Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512<false>),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     Portable,
@@ -83,7 +87,10 @@ enum Best {
 fn best() -> Best {
     #[cfg(target_arch = "x86_64")]
     {
-        if let Some(isa) = avx512::Avx512::detect() {
+        if let Some(isa) = avx512::Avx512::<true>::detect() {
+            return Best::Avx512Bf16(isa);
+        }
+        if let Some(isa) = avx512::Avx512::<false>::detect() {
             return Best::Avx512(isa);
         }
         if let Some(isa) = avx2::Avx2::detect() {
@@ -97,6 +104,8 @@ fn best() -> Best {
 pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
     match best() {
         #[cfg(target_arch = "x86_64")]
+        Best::Avx512Bf16(isa) => isa.run(work),
+        #[cfg(target_arch = "x86_64")]
         Best::Avx512(isa) => isa.run(work),
         #[cfg(target_arch = "x86_64")]
         Best::Avx2(isa) => isa.run(work),
@@ -108,6 +117,8 @@ pub(crate) fn dispatch<W: Work>(work: W) -> W::Output {
 #[must_use]
 pub fn name() -> &'static str {
     match best() {
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx512Bf16(_) => "AVX-512 with VNNI and BF16",
         #[cfg(target_arch = "x86_64")]
         Best::Avx512(_) => "AVX-512 with VNNI",
         #[cfg(target_arch = "x86_64")]
@@ -123,7 +134,8 @@ pub(crate) fn on_each<W: Work + Clone>(work: W) -> Vec<W::Output> {
     #[cfg(target_arch = "x86_64")]
     {
         outputs.extend(avx2::Avx2::detect().map(|isa| isa.run(work.clone())));
-        outputs.extend(avx512::Avx512::detect().map(|isa| isa.run(work)));
+        outputs.extend(avx512::Avx512::<false>::detect().map(|isa| isa.run(work.clone())));
+        outputs.extend(avx512::Avx512::<true>::detect().map(|isa| isa.run(work)));
     }
     outputs
 }

@@ -148,4 +148,14 @@ impl Isa for Portable {
             sum[at] + products.sum::<i32>()
         })
     }
+
+    #[inline(always)]
+    fn dot_bf16(self, sum: Self::Floats, weights: &Line, x: u32) -> Self::Floats {
+        let halves = |pair: u32| [f32::from_bits(pair << 16), f32::from_bits(pair & !0xffff)];
+        let weights = weights.0.as_chunks::<4>().0;
+        std::array::from_fn(|at| {
+            let products = std::iter::zip(halves(u32::from_le_bytes(weights[at])), halves(x));
+            products.fold(sum[at], |sum, (weight, x)| sum + weight * x)
+        })
+    }
 }
