@@ -111,7 +111,8 @@ fn pool<'a>(pooling: Pooling, mut rows: impl ExactSizeIterator<Item = &'a [f32]>
             rows.for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
             sums.iter_mut().for_each(|sum| *sum /= len);
         }
-        Pooling::Cls => {
+        // A score is made of the first one.
+        Pooling::Cls | Pooling::Rank => {
             out.extend_from_slice(rows.next().unwrap_or_default());
             // The iterator goes on at the next input.
             rows.for_each(drop);

@@ -60,6 +60,7 @@ impl BackendLoader for CandleLoader {
                     chat_template,
                     defaults,
                     matryoshka: Matryoshka::No,
+                    pair_template: None,
                 });
                 Ok(())
             }
@@ -167,6 +168,7 @@ impl CandleLoader {
             chat_template: None,
             defaults: GenerationDefaults::default(),
             matryoshka: matryoshka(config_file),
+            pair_template: None,
         });
         Ok(())
     }

@@ -17,6 +17,8 @@ pub(crate) fn build(model: &LlamaModel, has_word_pieces: bool, fill_in_the_middl
         // llama.cpp puts WordPiece texts between CLS, which it calls BOS, and SEP whatever the file says.
         adds_bos: has_word_pieces || vocab.should_add_bos(),
         closing: if has_word_pieces { id(vocab.sep()) } else { id(vocab.eos()).filter(|_| vocab.should_add_eos()) },
+        // Of word pieces llama.cpp says so too, and means the one that ends a text.
+        separator: id(vocab.sep()).filter(|_| vocab.should_add_sep() && !has_word_pieces),
         fill_in_the_middle,
     })
 }
