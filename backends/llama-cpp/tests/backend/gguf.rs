@@ -8,6 +8,7 @@ const EOS: u32 = 256;
 const ALIGNMENT: usize = 32;
 
 /// A file to be written.
+#[derive(Clone)]
 pub(crate) struct Gguf {
     architecture: &'static str,
     values: Vec<(String, Value)>,
@@ -25,6 +26,7 @@ pub(crate) enum Value {
     I32s(Vec<i32>),
 }
 
+#[derive(Clone)]
 struct Tensor {
     name: String,
     dims: Vec<u64>,
@@ -106,6 +108,11 @@ impl Gguf {
     pub(crate) fn tensor(&mut self, name: &str, dims: &[u64], data: Vec<f32>) {
         self.tensors.retain(|tensor| tensor.name != name);
         self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
+    }
+
+    /// The numbers of a tensor.
+    pub(crate) fn numbers(&self, name: &str) -> &[f32] {
+        &self.tensors.iter().find(|tensor| tensor.name == name).expect("the tensor is in the file").data
     }
 
     /// Takes a tensor out.
@@ -209,6 +216,7 @@ fn spelled(byte: u8) -> char {
 }
 
 /// Numbers between -1 and 1, always the same.
+#[derive(Clone)]
 struct Noise(u64);
 
 impl Noise {
