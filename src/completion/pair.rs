@@ -50,7 +50,7 @@ struct Pairs<'a> {
 }
 
 impl Pairs<'_> {
-    /// As BERT has it, `[CLS] query [SEP] document [SEP]`, and as RoBERTa has it, `<s> query </s></s> document </s>`.
+    /// As BERT has it, `[CLS] query [SEP] document [SEP]`, and as `RoBERTa` has it, `<s> query </s></s> document </s>`.
     fn framed(self, query: &str, documents: &[Document]) -> Result<Vec<Vec<TokenId>>, ApiError> {
         let Self { info, limits, fits } = self;
         let mut query = self.encode("query", query)?;
@@ -78,12 +78,7 @@ impl Pairs<'_> {
     }
 
     /// Texts are cut before they stand in the prompt, since what is beside a text decides how its ends become tokens.
-    fn in_template(
-        self,
-        template: &str,
-        query: &str,
-        documents: &[Document],
-    ) -> Result<Vec<Vec<TokenId>>, ApiError> {
+    fn in_template(self, template: &str, query: &str, documents: &[Document]) -> Result<Vec<Vec<TokenId>>, ApiError> {
         let Self { info, limits, fits } = self;
         let texts = documents.iter().map(|document| document.text.as_str());
         let guard = Guard::new(&info.vocab, texts.chain([query, template])).ok_or_else(|| {
@@ -92,7 +87,8 @@ impl Pairs<'_> {
         let query = guard.protect(self.shortened("query", query, limits.query)?);
         let input = |document: &Document| {
             let Document { path, text } = document;
-            let prompt = |text: &str| self.encode_rendered(path, &filled(template, &query, &guard.protect(text)), &guard);
+            let prompt =
+                |text: &str| self.encode_rendered(path, &filled(template, &query, &guard.protect(text)), &guard);
             let text = self.shortened(path, text, limits.document)?;
             let ids = match fits {
                 None => prompt(text)?,

@@ -49,7 +49,9 @@ impl Frame {
         let separator = match between {
             Some([]) => None,
             Some(&[separator]) => Some(separator),
-            Some(_) | None => return Err(format!("its post_processor makes {ids:?} of a pair of texts, {FIRST:?} and {SECOND:?}")),
+            Some(_) | None => {
+                return Err(format!("its post_processor makes {ids:?} of a pair of texts, {FIRST:?} and {SECOND:?}"));
+            }
         };
         let split = ids.len() - end.len();
         // As the model computes it. One that has a single type is told of none.

@@ -9,16 +9,8 @@ use support::embedding::{EmbeddingModel, embed, fixture};
 use tandem_candle::{CandleLoader, CandleSettings};
 use tandem_core::{EmbeddingBackend, Pooling, TokenId, conformance};
 
-const FIXTURES: [&str; 8] = [
-    "bert",
-    "bert_cls",
-    "roberta",
-    "distilbert",
-    "llama_embedding",
-    "qwen3_embedding",
-    "bert_ranks",
-    "roberta_ranks",
-];
+const FIXTURES: [&str; 8] =
+    ["bert", "bert_cls", "roberta", "distilbert", "llama_embedding", "qwen3_embedding", "bert_ranks", "roberta_ranks"];
 /// Of the largest number of a vector.
 const MAX_ERROR: f64 = 1e-4;
 const MIN_COSINE: f64 = 0.999_999;

@@ -8,8 +8,8 @@ use llama_cpp_2::{
 };
 use tandem_core::{FillInTheMiddle, GenerationDefaults, LoadError, Pooling};
 use tandem_gguf::{
-    GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type, pair_template,
-    sampling,
+    GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type,
+    pair_template, sampling,
 };
 
 use crate::{

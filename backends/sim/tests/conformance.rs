@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use tandem_core::conformance;
-use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimPairs, SimLoader, SimSettings};
+use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimPairs, SimSettings};
 
 fn check(layout: SimLayout, mixes_phases: bool) {
     let adapters = vec!["one".to_owned(), "two".to_owned()];
@@ -31,8 +31,7 @@ fn check_embedder(pairs: Option<SimPairs>) {
     for (max_inputs, max_pass_tokens) in [(3, 16), (3, 40), (8, 100)] {
         let pairs = pairs.clone();
         let defaults = SimEmbedderSettings::default();
-        let settings =
-            SimEmbedderSettings { max_input_tokens: 40, max_inputs, max_pass_tokens, pairs, ..defaults };
+        let settings = SimEmbedderSettings { max_input_tokens: 40, max_inputs, max_pass_tokens, pairs, ..defaults };
         conformance::check_embedder(Box::new(SimEmbedderLoader::new(settings)), 0.0).unwrap();
     }
 }

@@ -111,7 +111,9 @@ fn document(path: String, item: &Value) -> Result<Document, ApiError> {
             }
             text
         }
-        other => return Err(ApiError::invalid_type(&path, "a string or an object", kind(other))),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+            return Err(ApiError::invalid_type(&path, "a string or an object", kind(item)));
+        }
     };
     text::without_nul(&path, text)?;
     Ok(Document { text: text.to_owned(), path })

@@ -1,11 +1,12 @@
 //! Models that rank documents, against what their heads make of the vectors of the same models without them.
 
 use tandem_core::{Pooling, TokenId, conformance};
+use tandem_llama_cpp::{LlamaCppSettings, Planner};
 
 use crate::{
     embedder::{CLS, LAST, MEAN, RANK, WIDTH, backend, bert, embed, embedder, invalid},
     gguf::{Gguf, VOCABULARY, Value},
-    helpers::with_backend,
+    helpers::{settings, with_backend},
 };
 
 /// Kernels round differently for other shapes.
@@ -159,7 +160,10 @@ fn assert_scores(file: &Gguf, architecture: &str, pooling: u32, tolerance: f64, 
         pooled(file.clone(), architecture, pooling).iter().map(|vector| head(&wide(vector))).collect();
     let scores = run(file, &INPUTS);
     for (score, expected) in std::iter::zip(&scores, &expected) {
-        assert!((f64::from(score[0]) - expected).abs() < tolerance, "{architecture}: {scores:?}, {expected:?} expected");
+        assert!(
+            (f64::from(score[0]) - expected).abs() < tolerance,
+            "{architecture}: {scores:?}, {expected:?} expected"
+        );
     }
     assert!((expected[0] - expected[2]).abs() > 0.01, "{architecture}: a head that matters: {expected:?}");
 }
@@ -200,7 +204,8 @@ fn scores_are_those_of_the_head() {
 fn a_modern_bert_has_a_mean_and_a_norm() {
     let file = modern_bert_ranks();
     assert_scores(&file, "modern-bert", MEAN, 2e-3, |pooled| {
-        let gelu = |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+        let gelu =
+            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
         let hidden: Vec<f64> = product(file.numbers("cls.weight"), pooled).into_iter().map(gelu).collect();
         let mean = hidden.iter().sum::<f64>() / ROW as f64;
         let variance = hidden.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / ROW as f64;
@@ -246,6 +251,18 @@ fn what_is_known_of_a_reranker() {
 }
 
 #[test]
+fn memory_is_planned_as_for_an_embedder() {
+    for file in all() {
+        let path = file.write();
+        let settings = LlamaCppSettings { model: path.to_path_buf(), ..settings(8, 40) };
+        let planner = Planner::new(settings).expect("the model is there");
+        let plan = planner.plan().expect("a plan");
+        assert_eq!((plan.context, plan.parallel), (40, 1));
+        assert_eq!(planner.most_sequences(plan.needs.total()).expect("sequences"), Some(1));
+    }
+}
+
+#[test]
 fn files_without_a_head_that_fits() {
     let changed = |mut file: Gguf, change: fn(&mut Gguf)| {
         change(&mut file);
@@ -274,24 +291,20 @@ fn files_without_a_head_that_fits() {
     );
     assert_eq!(
         changed(qwen_ranks(), |file| file.unset(PROMPT)),
-        format!("a reranker that has neither a prompt for a query and a document (`{PROMPT}`) nor a token between them")
+        format!(
+            "a reranker that has neither a prompt for a query and a document (`{PROMPT}`) nor a token between them"
+        )
     );
     assert_eq!(
         changed(qwen_ranks(), |file| file.set(PROMPT, Value::Text("{query}".to_owned()))),
         "the template of a reranker has no {document}"
     );
-    assert_eq!(
-        changed(qwen_ranks(), |file| file.set(PROMPT, Value::U32(1))),
-        format!("`{PROMPT}` is no string")
-    );
+    assert_eq!(changed(qwen_ranks(), |file| file.set(PROMPT, Value::U32(1))), format!("`{PROMPT}` is no string"));
     assert_eq!(
         changed(modern_bert_ranks(), |file| file.number("decision.block_count", 1)),
         "a model that decides among options, which is not served"
     );
-    assert_eq!(
-        changed(jina_ranks(), |file| file.remove("cls.weight")),
-        "a reranker without `cls.weight`"
-    );
+    assert_eq!(changed(jina_ranks(), |file| file.remove("cls.weight")), "a reranker without `cls.weight`");
     let mut causal = crate::architectures::plain();
     causal.number("pooling_type", RANK);
     assert_eq!(invalid(&causal), "a reranker of architecture `llama`, for which llama.cpp has no scores");
