@@ -152,7 +152,7 @@ impl BackendLoader for LlamaCppLoader {
         check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let mut model = self.model(llama, &file)?;
-        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces, file.fill_in_the_middle));
+        let vocab = Arc::new(vocab::build(&model, file.vocab_kind, file.fill_in_the_middle));
         if let Some(kind) = file.purpose.embedder() {
             if !adapter_files.is_empty() {
                 return Err(LoadError::Unsupported(

@@ -16,15 +16,16 @@ use crate::{
     Numa, hyper_parameters,
     ranking::{self, Head},
     runtime,
+    vocab::VocabKind,
 };
 
 /// What `tokenizer.ggml.token_type` has for a token that stands for one byte.
 const BYTE_TOKEN: f64 = 6.0;
 
 /// llama.cpp aborts when it spells a byte in the vocabulary of word pieces, which has none.
-fn check_byte_tokens(file: &GgufFile, has_word_pieces: bool) -> Result<(), LoadError> {
+fn check_byte_tokens(file: &GgufFile, kind: VocabKind) -> Result<(), LoadError> {
     const KEY: &str = "tokenizer.ggml.token_type";
-    let types = if has_word_pieces { file.numbers(KEY)? } else { None };
+    let types = if kind == VocabKind::WordPieces { file.numbers(KEY)? } else { None };
     match types.iter().flatten().position(|kind| *kind == BYTE_TOKEN) {
         Some(token) => Err(LoadError::Invalid {
             path: file.path().display().to_string(),
@@ -81,8 +82,7 @@ pub(crate) struct ModelFile {
     shards: Vec<Shard>,
     architecture: String,
     pub(crate) purpose: Purpose,
-    /// Its vocabulary is one of word pieces, as BERT's is.
-    pub(crate) has_word_pieces: bool,
+    pub(crate) vocab_kind: VocabKind,
     /// Of all its files.
     tensors: Vec<Tensor>,
     /// The Jinja source that the file ships, whole.
@@ -121,8 +121,8 @@ impl ModelFile {
         hyper_parameters::check(&files[0], &architecture)?;
         check_tensor_types(header).map_err(invalid)?;
         check_tokenizer(header).map_err(invalid)?;
-        let has_word_pieces = header.text("tokenizer.ggml.model") == Some("bert");
-        check_byte_tokens(&files[0], has_word_pieces)?;
+        let vocab_kind = VocabKind::of(header, &architecture);
+        check_byte_tokens(&files[0], vocab_kind)?;
         let chat_template = chat_template(header).map_err(invalid)?;
         let pair_template = match purpose {
             Purpose::Rank(_) => pair_template(header).map_err(invalid)?,
@@ -137,7 +137,7 @@ impl ModelFile {
             path: path.to_owned(),
             architecture,
             purpose,
-            has_word_pieces,
+            vocab_kind,
             tensors,
             shards: files.iter().map(|file| file.shard().clone()).collect(),
             chat_template,

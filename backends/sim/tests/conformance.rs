@@ -27,9 +27,9 @@ fn with_separate_phases() {
     check(SimLayout::Blocks { count: 64, block_size: 8 }, false);
 }
 
-fn check_embedder(pairs: Option<SimPairs>) {
+fn check_embedder(pairs: Option<&SimPairs>) {
     for (max_inputs, max_pass_tokens) in [(3, 16), (3, 40), (8, 100)] {
-        let pairs = pairs.clone();
+        let pairs = pairs.cloned();
         let defaults = SimEmbedderSettings::default();
         let settings = SimEmbedderSettings { max_input_tokens: 40, max_inputs, max_pass_tokens, pairs, ..defaults };
         conformance::check_embedder(Box::new(SimEmbedderLoader::new(settings)), 0.0).unwrap();
@@ -43,5 +43,5 @@ fn vectors() {
 
 #[test]
 fn ranks() {
-    check_embedder(Some(SimPairs::Framed { separated: false }));
+    check_embedder(Some(&SimPairs::Framed { separated: false }));
 }

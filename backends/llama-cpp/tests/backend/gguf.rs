@@ -24,6 +24,7 @@ pub(crate) enum Value {
     Text(String),
     Texts(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 #[derive(Clone)]
@@ -193,6 +194,12 @@ impl Value {
             Self::I32s(numbers) => {
                 kind(out, 9);
                 kind(out, 5);
+                out.extend((numbers.len() as u64).to_le_bytes());
+                numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+            }
+            Self::F32s(numbers) => {
+                kind(out, 9);
+                kind(out, 6);
                 out.extend((numbers.len() as u64).to_le_bytes());
                 numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
             }

@@ -1,6 +1,6 @@
 //! Models that rank documents, against what their heads make of the vectors of the same models without them.
 
-use tandem_core::{Pooling, TokenId, conformance};
+use tandem_core::{Loaded, Pooling, TokenId, conformance};
 use tandem_llama_cpp::{LlamaCppSettings, Planner};
 
 use crate::{
@@ -26,7 +26,7 @@ fn bert_ranks() -> Gguf {
     file
 }
 
-/// With ALiBi in the place of positions, and the label's layer alone.
+/// With `ALiBi` in the place of positions, and the label's layer alone.
 fn jina_ranks() -> Gguf {
     let mut file = bert(Some(RANK));
     file.rename_keys("bert.", "jina-bert-v2.");
@@ -239,15 +239,34 @@ fn what_is_known_of_a_reranker() {
         assert_eq!(loaded.pair_template.as_deref(), Some("{query}<end>{document}<end>"));
         assert_eq!((loaded.vocab.opening(), loaded.vocab.closing()), (None, None));
     });
-    // As XLM-R has it: `<s> query </s></s> document </s>`.
+}
+
+#[test]
+fn texts_have_a_separator_where_the_file_or_its_kind_says_so() {
+    let around = |file: &Gguf| {
+        let mut found = None;
+        with_backend(embedder(&file.write(), 48, 64), |Loaded { vocab, .. }| {
+            found = Some((vocab.opening(), vocab.closing(), vocab.separator()));
+        });
+        found.expect("the model was served")
+    };
     let mut file = modern_bert_ranks();
     let end = VOCABULARY as TokenId - 1;
+    assert_eq!(around(&file), (None, Some(end), None));
     file.value("tokenizer.ggml.seperator_token_id", Value::U32(end));
     file.value("tokenizer.ggml.add_sep_token", Value::Bool(true));
-    let path = file.write();
-    with_backend(embedder(&path, 48, 64), |loaded| {
-        assert_eq!((loaded.vocab.closing(), loaded.vocab.separator()), (Some(end), Some(end)));
-    });
+    assert_eq!(around(&file), (None, Some(end), Some(end)));
+    // As XLM-R has it, `<s> query </s></s> document </s>`, whether or not the file says so.
+    let mut file = bert_ranks();
+    file.set("tokenizer.ggml.model", Value::Text("t5".to_owned()));
+    file.value("tokenizer.ggml.scores", Value::F32s(vec![-1.0; 65]));
+    file.value("tokenizer.ggml.eos_token_id", Value::U32(3));
+    file.value("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    assert_eq!(around(&file), (Some(2), Some(3), Some(3)));
+    file.value("tokenizer.ggml.add_sep_token", Value::Bool(true));
+    assert_eq!(around(&file), (Some(2), Some(3), Some(3)));
+    file.set("tokenizer.ggml.add_sep_token", Value::Bool(false));
+    assert_eq!(around(&file), (Some(2), Some(3), None));
 }
 
 #[test]
