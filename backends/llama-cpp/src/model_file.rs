@@ -120,6 +120,9 @@ impl ModelFile {
         let purpose = purpose(header, &tensors, &architecture).map_err(invalid)?;
         hyper_parameters::check(&files[0], &architecture)?;
         check_tensor_types(header).map_err(invalid)?;
+        if architecture == "jina-bert-v2" {
+            check_wide_mlp(header, &tensors).map_err(invalid)?;
+        }
         check_tokenizer(header).map_err(invalid)?;
         let vocab_kind = VocabKind::of(header, &architecture);
         check_byte_tokens(&files[0], vocab_kind)?;
@@ -240,6 +243,17 @@ fn check_tensor_types(header: &Header) -> Result<(), String> {
         |name: &str| name.ends_with(".bias") || name.ends_with("norm.weight") || name == "token_types.weight";
     match header.tensors().iter().find(|tensor| is_added(&tensor.name) && tensor.kind != ggml_type::F32) {
         Some(tensor) => Err(format!("tensor `{}`: type {}, F32 expected", tensor.name, tensor.kind)),
+        None => Ok(()),
+    }
+}
+
+/// The inner layer of a Jina BERT v2 may hold its gate too, which llama.cpp tells by its width, and asserts.
+fn check_wide_mlp(header: &Header, tensors: &[Tensor]) -> Result<(), String> {
+    let inner = header.unsigned("jina-bert-v2.feed_forward_length").unwrap_or(0);
+    let has_gate = tensors.iter().any(|tensor| tensor.name.ends_with("ffn_gate.weight"));
+    let fits = |rows: u64| rows == inner || rows == 2 * inner && !has_gate;
+    match tensors.iter().find(|tensor| tensor.name.ends_with("ffn_up.weight") && !fits(tensor.shape()[1])) {
+        Some(tensor) => Err(format!("tensor `{}`: shape {:?}, {inner} rows expected", tensor.name, tensor.dims)),
         None => Ok(()),
     }
 }

@@ -324,6 +324,10 @@ fn files_without_a_head_that_fits() {
         "a model that decides among options, which is not served"
     );
     assert_eq!(changed(jina_ranks(), |file| file.remove("cls.weight")), "a reranker without `cls.weight`");
+    assert_eq!(
+        changed(jina_ranks(), |file| file.matrix("blk.1.ffn_up.weight", &[WIDTH, 65])),
+        "tensor `blk.1.ffn_up.weight`: shape [32, 65], 64 rows expected"
+    );
     let mut causal = crate::architectures::plain();
     causal.number("pooling_type", RANK);
     assert_eq!(invalid(&causal), "a reranker of architecture `llama`, for which llama.cpp has no scores");
