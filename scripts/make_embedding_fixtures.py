@@ -2,7 +2,8 @@
 """Makes small random embedding models of every kind that the candle backend runs, and what Hugging Face's transformers computes with them.
 
 Each fixture is a model directory without a tokenizer, and expected.safetensors: the tokens of some inputs behind each other, their lengths, and
-the vector of each, pooled and not normalised. Shapes are awkward on purpose. Every input is computed alone, in F32.
+the vector of each, pooled and not normalised; or the score, of a model that ranks documents, whose inputs are pairs. Shapes are awkward on
+purpose. Every input is computed alone, in F32.
 
     pip install -r scripts/fixtures_requirements.txt
     python scripts/make_embedding_fixtures.py [NAME ...]
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 FIXTURES = Path(__file__).resolve().parent.parent / "backends/candle/tests/embedding_fixtures"
 LENGTHS = range(1, 61)
@@ -40,6 +41,8 @@ class Fixture:
     prefix: str = ""
     # What config.json names instead of the class that was saved.
     architecture: str | None = None
+    # Between the texts of a pair, of a model that ranks; the token that ends a text is 3.
+    separator: list[int] | None = None
 
 
 BERT = {
@@ -77,6 +80,29 @@ FIXTURES_BY_NAME = {
         "distilbert",
         "mean_tokens",
         {"vocab_size": 110, "dim": 30, "hidden_dim": 44, "n_layers": 3, "n_heads": 3, "max_position_embeddings": 64},
+    ),
+    "bert_ranks": Fixture(
+        "bert",
+        "",
+        {**BERT, "num_hidden_layers": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "num_labels": 1},
+        described=False,
+        separator=[],
+    ),
+    "roberta_ranks": Fixture(
+        "xlm-roberta",
+        "",
+        {
+            **BERT,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 66,
+            "type_vocab_size": 1,
+            "pad_token_id": 1,
+            "layer_norm_eps": 1e-5,
+            "num_labels": 1,
+        },
+        described=False,
+        separator=[3],
     ),
     "llama_embedding": Fixture(
         "llama",
@@ -141,6 +167,26 @@ def pooled(states: torch.Tensor, pooling: str) -> torch.Tensor:
     raise ValueError(pooling)
 
 
+def pair(length: int, separator: list[int], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """A query and a document of random lengths, of so many tokens with what is around them, and the types of these."""
+    texts = length - 3 - len(separator)
+    query = int(torch.randint(texts + 1, (1,), generator=generator))
+    words = torch.randint(4, BERT["vocab_size"], (texts,), generator=generator).tolist()
+    first, second = [2, *words[:query], 3, *separator], [*words[query:], 3]
+    return torch.tensor(first + second), torch.tensor([0] * len(first) + [1] * len(second))
+
+
+def scores(model: torch.nn.Module, fixture: Fixture, generator: torch.Generator) -> tuple[list[torch.Tensor], torch.Tensor]:
+    shortest = 3 + len(fixture.separator)
+    inputs, found = [], []
+    for length in range(shortest, shortest + len(LENGTHS)):
+        tokens, types = pair(length, fixture.separator, generator)
+        types = types if model.config.type_vocab_size > 1 else torch.zeros_like(types)
+        inputs.append(tokens)
+        found.append(model(input_ids=tokens.unsqueeze(0), token_type_ids=types.unsqueeze(0)).logits[0].sigmoid())
+    return inputs, torch.stack(found)
+
+
 def describe(directory: Path, fixture: Fixture, width: int) -> None:
     """Writes what sentence-transformers writes beside a model."""
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
@@ -163,13 +209,17 @@ def make(name: str, fixture: Fixture) -> None:
     config = AutoConfig.for_model(fixture.model_type, **fixture.config)
     generator = torch.Generator().manual_seed(1)
     auto = AutoModelForCausalLM if fixture.causal else AutoModel
+    ranks = fixture.separator is not None
+    if ranks:
+        auto = AutoModelForSequenceClassification
     model = auto.from_config(config, attn_implementation="eager", dtype=torch.float32)
     randomize(model, generator)
     shutil.rmtree(directory, ignore_errors=True)
     model.save_pretrained(directory)
     (directory / "generation_config.json").unlink(missing_ok=True)
     # What is computed is what the files say.
-    model = AutoModel.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32).eval()
+    auto = AutoModelForSequenceClassification if ranks else AutoModel
+    model = auto.from_pretrained(directory, attn_implementation="eager", dtype=torch.float32).eval()
     if fixture.prefix:
         path = directory / "model.safetensors"
         save_file({fixture.prefix + name: weight for name, weight in load_file(path).items()}, path)
@@ -177,6 +227,9 @@ def make(name: str, fixture: Fixture) -> None:
         path = directory / "config.json"
         saved = json.loads(path.read_text()) | {"architectures": [fixture.architecture]}
         path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+    if ranks:
+        save(directory, *scores(model, fixture, generator))
+        return
     inputs = [torch.randint(config.vocab_size, (length,), generator=generator) for length in LENGTHS]
     if fixture.model_type == "xlm-roberta":
         # It has no position for padding, and inputs have none.
@@ -185,14 +238,18 @@ def make(name: str, fixture: Fixture) -> None:
     vectors = torch.stack([pooled(state, fixture.pooling) for state in states])
     if fixture.described:
         describe(directory, fixture, vectors.shape[1])
+    save(directory, inputs, vectors)
+
+
+def save(directory: Path, inputs: list[torch.Tensor], vectors: torch.Tensor) -> None:
     expected = {
         "tokens": torch.cat(inputs).to(torch.int32),
-        "lengths": torch.tensor(list(LENGTHS), dtype=torch.int32),
+        "lengths": torch.tensor([len(tokens) for tokens in inputs], dtype=torch.int32),
         "vectors": vectors,
     }
     save_file(expected, directory / "expected.safetensors")
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    print(f"{name}: {size / 1000:.0f} kB, vectors deviate by {vectors.std().item():.2f}", flush=True)
+    print(f"{directory.name}: {size / 1000:.0f} kB, vectors deviate by {vectors.std().item():.2f}", flush=True)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ use tandem_engine::Priority;
 
 use super::{JsonBody, request_id, sse};
 use crate::access::Caller;
-use crate::completion::{Completions, Embedded};
+use crate::completion::{Answered, Completions};
 use crate::openai::error::ApiError;
 
 /// `POST /v1/embeddings`
@@ -14,7 +14,7 @@ pub(super) async fn create(
     caller: Caller,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
-    let Embedded { answer, ignored, request_id } = completions.embed(&body.0, Priority::Interactive).await?;
+    let Answered { answer, ignored, request_id } = completions.embed(&body.0, Priority::Interactive).await?;
     caller.charge(answer.usage.total_tokens);
     let mut response = HttpResponse::Ok();
     sse::name_ignored(&mut response, &ignored);

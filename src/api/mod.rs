@@ -16,6 +16,7 @@ mod models;
 mod openapi;
 mod repetition;
 mod request_id;
+mod rerank;
 mod sse;
 mod tokens;
 
@@ -49,6 +50,9 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(resource("/v1/chat/completions", &[Method::POST], INFERENCE).route(web::post().to(chat::create)))
         .service(resource("/v1/completions", &[Method::POST], INFERENCE).route(web::post().to(completions::create)))
         .service(resource("/v1/embeddings", &[Method::POST], INFERENCE).route(web::post().to(embeddings::create)))
+        .service(resource("/v1/rerank", &[Method::POST], INFERENCE).route(web::post().to(rerank::create)))
+        .service(resource("/v2/rerank", &[Method::POST], INFERENCE).route(web::post().to(rerank::create)))
+        .service(resource("/rerank", &[Method::POST], INFERENCE).route(web::post().to(rerank::create)))
         .service(resource("/v1/models", &[Method::GET], Rule::AnyKey).route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}", &[Method::GET], Rule::AnyKey).route(web::get().to(models::show)))
         .service(resource("/tokenize", &[Method::POST], INFERENCE).route(web::post().to(tokens::tokenize)))

@@ -59,11 +59,15 @@ impl Outline {
             Endpoint::ChatCompletions => ("messages", is_drawn(body), longest(body)),
             Endpoint::Completions => ("prompt", is_drawn(body), longest(body)),
             Endpoint::Embeddings => ("input", false, 0),
+            Endpoint::Rerank => ("documents", false, 0),
         };
         let hash = || Sha256::new().chain_update(endpoint.path()).chain_update(text).finalize();
         let twin = (!drawn).then(|| first_bytes(&hash()));
-        // Nothing of an input to an embedder is kept for another.
-        let prefix = if endpoint == Endpoint::Embeddings { Vec::new() } else { prefixes.place(line_no, body, prompt) };
+        let prefix = match endpoint {
+            // Nothing of an input to an embedder is kept for another.
+            Endpoint::Embeddings | Endpoint::Rerank => Vec::new(),
+            Endpoint::ChatCompletions | Endpoint::Completions => prefixes.place(line_no, body, prompt),
+        };
         Self { prefix, twin, expected }
     }
 }

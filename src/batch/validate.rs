@@ -21,6 +21,7 @@ const CUSTOM_ID_BYTES_MAX: usize = 512;
 /// Fields without which a body is no request, with their paths and what is said of their absence.
 const MESSAGES: (&str, &str, &str) = ("messages", "body.messages", "Messages parameter is required.");
 const INPUT: (&str, &str, &str) = ("input", "body.input", "Input parameter is required.");
+const DOCUMENTS: (&str, &str, &str) = ("documents", "body.documents", "Documents parameter is required.");
 
 /// Checks every line of a batch's input and stores where each lies, then sets the batch to run or to `failed`.
 ///
@@ -191,6 +192,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             Endpoint::ChatCompletions => (Some(MESSAGES), "Chat Completions"),
             Endpoint::Completions => (None, "Completions"),
             Endpoint::Embeddings => (Some(INPUT), "Embeddings"),
+            Endpoint::Rerank => (Some(DOCUMENTS), "Rerank"),
         };
         if field("stream") == Some("true") {
             let message = format!("{label}: Streaming is not supported in the Batch API.");

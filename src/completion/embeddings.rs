@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tandem_core::{Matryoshka, TokenId};
-use tandem_engine::{EmbedRequest, EmbedderInfo, Priority, Vectors};
+use tandem_engine::{EmbedError, EmbedRequest, EmbedderInfo, Embedding, Priority, Vectors};
+use tokio::time::Instant;
 
 use super::prepare::{check_length, check_token_ids};
 use super::read::{self, EmbeddingOptions, EmbeddingRequest, Encoding, Prompt};
 use super::respond::raw;
-use super::{Answer, Completions, Measure, engine_errors, off_the_reactor, prompt};
+use super::{Answer, Answered, Completions, Measure, engine_errors, off_the_reactor, prompt};
 use crate::models::Embedder;
 use crate::openai::embeddings::{EmbeddingList, EmbeddingObject, EmbeddingUsage, Vector};
 use crate::openai::error::ApiError;
@@ -20,22 +21,12 @@ const MAX_REQUEST_TOKENS: usize = 300_000;
 /// Of a number's digits, to judge how long writing takes.
 const NUMBER_BYTES: usize = 12;
 
-/// An answer, and what of the request was passed over.
-#[derive(Clone, Debug)]
-pub struct Embedded {
-    pub answer: Answer,
-    /// Fields of the request that nothing here knows.
-    pub ignored: Vec<String>,
-    /// The client's own name for the request.
-    pub request_id: Option<String>,
-}
-
 impl Completions {
     /// Turns the inputs of a request into vectors. Dropping the future gives the request up.
     ///
     /// # Errors
     /// When the request is wrong, its model is not there or has no vectors, or computing them fails.
-    pub async fn embed(&self, body: &[u8], priority: Priority) -> Result<Embedded, ApiError> {
+    pub async fn embed(&self, body: &[u8], priority: Priority) -> Result<Answered, ApiError> {
         let limits = &self.shared.limits;
         let deadline = limits.deadline(priority);
         let object = read::body::object(body)?;
@@ -45,18 +36,26 @@ impl Completions {
         let (rank, dimensions) = (options.rank, options.dimensions);
         let asked = EmbedRequest { inputs, priority, rank, dimensions, normalize: options.normalize };
         let embedding = lease.embed(asked).map_err(|error| engine_errors::of_submit(error, "input"))?;
-        let vectors = match deadline {
-            None => embedding.await,
-            Some(deadline) => tokio::time::timeout_at(deadline, embedding)
-                .await
-                .map_err(|_| ApiError::generation_timeout(limits.request_timeout.as_secs()))?,
-        };
-        let vectors = vectors.map_err(engine_errors::of_embedding)?;
+        let vectors = self.within(deadline, embedding).await?.map_err(engine_errors::of_embedding)?;
         let size = vectors.len() * lease.info().spec.dimensions as usize * NUMBER_BYTES;
         let usage = openai::Usage { prompt_tokens, total_tokens: prompt_tokens, ..openai::Usage::default() };
         let model = lease.name().to_owned();
         let body = off_the_reactor(size, move || raw(&list(vectors, &model, usage, options.encoding))).await??;
-        Ok(Embedded { answer: Answer { body, usage }, ignored, request_id })
+        Ok(Answered { answer: Answer { body, usage }, ignored, request_id })
+    }
+
+    /// Waits for what the engine computes, until `deadline`.
+    pub(super) async fn within(
+        &self,
+        deadline: Option<Instant>,
+        embedding: Embedding,
+    ) -> Result<Result<Vectors, EmbedError>, ApiError> {
+        match deadline {
+            None => Ok(embedding.await),
+            Some(deadline) => tokio::time::timeout_at(deadline, embedding)
+                .await
+                .map_err(|_| ApiError::generation_timeout(self.shared.limits.request_timeout.as_secs())),
+        }
     }
 
     pub(super) async fn measure_inputs(&self, body: &Map<String, Value>) -> Result<Measure, ApiError> {
@@ -106,8 +105,14 @@ fn tokens(inputs: Vec<Prompt>, options: &EmbeddingOptions, info: &EmbedderInfo) 
     }
     let inputs: Vec<Vec<TokenId>> =
         inputs.into_iter().map(|input| input_tokens(input, options, info)).collect::<Result<_, _>>()?;
+    check_total(&inputs, "input")?;
+    Ok(inputs)
+}
+
+/// `param` is what there may be less of.
+pub(super) fn check_total(inputs: &[Vec<TokenId>], param: &str) -> Result<(), ApiError> {
     let all = inputs.iter().map(Vec::len).sum();
-    if all > MAX_REQUEST_TOKENS { Err(ApiError::too_many_tokens(MAX_REQUEST_TOKENS, all)) } else { Ok(inputs) }
+    if all > MAX_REQUEST_TOKENS { Err(ApiError::too_many_tokens(param, MAX_REQUEST_TOKENS, all)) } else { Ok(()) }
 }
 
 fn no_such_dimensions(matryoshka: &Matryoshka, dimensions: u32) -> ApiError {

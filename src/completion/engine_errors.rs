@@ -24,6 +24,13 @@ pub(super) fn of_embedding(error: EmbedError) -> ApiError {
     }
 }
 
+pub(super) fn of_ranking(error: EmbedError) -> ApiError {
+    match error {
+        EmbedError::NonFinite => ApiError::non_finite_score(),
+        EmbedError::Gone => ApiError::engine_gone(),
+    }
+}
+
 pub(super) fn of_generation(error: EngineError) -> ApiError {
     match error {
         EngineError::NonFinite => ApiError::non_finite_logits(),

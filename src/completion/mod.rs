@@ -3,7 +3,7 @@
 //! [`Completions::start`] reads a body, finds its model, renders and tokenizes the prompt and submits the generations; what it returns is
 //! then either [collected](Started::collect) into one answer or [streamed](Started::into_chunks) in chunks. [`Completions::respond`] does
 //! the first two in one, which is all that a line of a batch needs. Dropping any of these cancels the generations.
-//! [`Completions::embed`] does the same for embeddings, which have nothing to stream.
+//! [`Completions::embed`] does the same for embeddings and [`Completions::rerank`] for documents to rank, which have nothing to stream.
 
 mod answer;
 mod asker;
@@ -13,9 +13,11 @@ mod engine_errors;
 mod families;
 mod guard;
 mod logprobs;
+mod pair;
 mod prepare;
 mod prompt;
 mod read;
+mod rerank;
 mod respond;
 mod started;
 mod stream;
@@ -40,7 +42,6 @@ use crate::openai::error::ApiError;
 use crate::openai::{self, Endpoint};
 
 pub use asker::{Asker, Meter};
-pub use embeddings::Embedded;
 pub use started::{Started, random_id};
 pub use stream::{Chunks, Frame};
 pub use template::ChatTemplate;
@@ -106,6 +107,16 @@ pub struct Answer {
     pub usage: openai::Usage,
 }
 
+/// A whole answer to a request that has no stream, and what of the request was passed over.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    pub answer: Answer,
+    /// Fields of the request that nothing here knows.
+    pub ignored: Vec<String>,
+    /// The client's own name for the request.
+    pub request_id: Option<String>,
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measure {
@@ -143,6 +154,7 @@ impl Completions {
             Endpoint::ChatCompletions => Form::Chat,
             Endpoint::Completions => Form::Text,
             Endpoint::Embeddings => return Ok(self.embed(body, asker.priority).await?.answer),
+            Endpoint::Rerank => return Ok(self.rerank(body, asker.priority).await?.answer),
         };
         let started = self.start(form, body, asker).await?;
         if started.is_stream() {
@@ -184,6 +196,7 @@ impl Completions {
             Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, limits)?, Priority::Batch).await?,
             Endpoint::Completions => self.plan_text(read::completions(&object, limits)?, Priority::Batch).await?,
             Endpoint::Embeddings => return self.measure_inputs(&object).await,
+            Endpoint::Rerank => return self.measure_pairs(&object).await,
         };
         // The choices for a prompt share its tokens.
         let prompts = plan.requests.chunks(plan.settings.n.max(1)).filter_map(|choices| choices.first());

@@ -75,6 +75,7 @@ impl Completions {
                 match &kind {
                     _ if !framed => plain(),
                     ModelKind::Generator(info) => Ok(prompt::opened(plain()?, &info.vocab)),
+                    // A reranker too: there is no second text here.
                     ModelKind::Embedder(info) => Ok(prompt::framed(plain()?, &info.vocab)),
                 }
             })

@@ -24,6 +24,13 @@ pub struct Embedder {
     info: Arc<EmbedderInfo>,
 }
 
+/// A lease on a model that tells how well documents answer a query.
+#[derive(Clone, Debug)]
+pub struct Reranker {
+    lease: Lease,
+    info: Arc<EmbedderInfo>,
+}
+
 /// Why there is no lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LeaseError {
@@ -59,8 +66,17 @@ impl Lease {
     #[must_use]
     pub fn embedder(self) -> Option<Embedder> {
         match self.kind() {
-            ModelKind::Generator(_) => None,
-            ModelKind::Embedder(info) => Some(Embedder { info: Arc::clone(info), lease: self }),
+            ModelKind::Embedder(info) if !info.spec.ranks() => Some(Embedder { info: Arc::clone(info), lease: self }),
+            ModelKind::Embedder(_) | ModelKind::Generator(_) => None,
+        }
+    }
+
+    /// The model as one that ranks documents, if it does.
+    #[must_use]
+    pub fn reranker(self) -> Option<Reranker> {
+        match self.kind() {
+            ModelKind::Embedder(info) if info.spec.ranks() => Some(Reranker { info: Arc::clone(info), lease: self }),
+            ModelKind::Embedder(_) | ModelKind::Generator(_) => None,
         }
     }
 }
@@ -81,6 +97,14 @@ impl Embedder {
     }
 }
 
+impl Reranker {
+    /// What is known of the model.
+    #[must_use]
+    pub fn info(&self) -> &Arc<EmbedderInfo> {
+        &self.info
+    }
+}
+
 impl Deref for Generator {
     type Target = Lease;
 
@@ -90,6 +114,14 @@ impl Deref for Generator {
 }
 
 impl Deref for Embedder {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl Deref for Reranker {
     type Target = Lease;
 
     fn deref(&self) -> &Lease {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tandem_core::{BackendLoader, LoadError, LoadProgress};
-use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
+use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimPairs, SimSettings};
 
 use super::{Plan, SynthFailure, SynthOrder};
 use crate::settings::{BackendSettings, ModelSettings, SimFaults, Task};
@@ -17,13 +17,14 @@ pub(super) fn loader(
         BackendSettings::LlamaCpp(_) => llama_cpp(backend, model, progress),
         BackendSettings::Candle { .. } => candle(backend, model, progress),
         &BackendSettings::Sim { parallel, context, max_step_tokens, step_delay_ms, faults, .. }
-            if model.task == Task::Embed =>
+            if model.task != Task::Generate =>
         {
             Ok(Box::new(SimEmbedderLoader::new(SimEmbedderSettings {
                 max_input_tokens: context,
                 max_inputs: parallel,
                 max_pass_tokens: max_step_tokens,
                 pass_delay: Duration::from_millis(step_delay_ms),
+                pairs: (model.task == Task::Rank).then_some(SimPairs::Framed { separated: false }),
                 faults: sim_faults(faults),
                 ..SimEmbedderSettings::default()
             })))

@@ -10,7 +10,7 @@ mod resident;
 mod synth;
 mod watchdog;
 
-pub use lease::{Embedder, Generator, Lease, LeaseError};
+pub use lease::{Embedder, Generator, Lease, LeaseError, Reranker};
 pub use loader::{backend_versions, plan, synthesize};
 pub use plan::Plan;
 pub use registry::{ModelCard, Models};

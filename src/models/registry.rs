@@ -152,9 +152,10 @@ impl Models {
     }
 }
 
-/// By Ollama's words, and `chat` for models that have a template for it.
+/// By Ollama's words, `chat` for models that have a template for it, and `rerank`.
 fn capabilities(kind: &ModelKind) -> Vec<&'static str> {
     match kind {
+        ModelKind::Embedder(info) if info.spec.ranks() => vec!["rerank"],
         ModelKind::Embedder(_) => vec!["embedding"],
         ModelKind::Generator(info) => {
             let chat = info.chat_template.as_ref().map(|_| "chat");

@@ -4,10 +4,11 @@ pub enum Endpoint {
     ChatCompletions,
     Completions,
     Embeddings,
+    Rerank,
 }
 
 impl Endpoint {
-    pub const ALL: [Self; 3] = [Self::ChatCompletions, Self::Completions, Self::Embeddings];
+    pub const ALL: [Self; 4] = [Self::ChatCompletions, Self::Completions, Self::Embeddings, Self::Rerank];
 
     /// Its URL, without the host.
     #[must_use]
@@ -16,6 +17,7 @@ impl Endpoint {
             Self::ChatCompletions => "/v1/chat/completions",
             Self::Completions => "/v1/completions",
             Self::Embeddings => "/v1/embeddings",
+            Self::Rerank => "/v1/rerank",
         }
     }
 
@@ -26,6 +28,7 @@ impl Endpoint {
             Self::ChatCompletions => "chat completions",
             Self::Completions => "completions",
             Self::Embeddings => "embeddings",
+            Self::Rerank => "reranking",
         }
     }
 

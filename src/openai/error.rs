@@ -244,12 +244,12 @@ impl ApiError {
     }
 
     #[must_use]
-    pub fn too_many_tokens(max: usize, got: usize) -> Self {
+    pub fn too_many_tokens(param: &str, max: usize, got: usize) -> Self {
         let message = format!("Requested {got} tokens, max {max} tokens per request");
-        Self::invalid("max_tokens_per_request", "input", message)
+        Self::invalid("max_tokens_per_request", param, message)
     }
 
-    /// `param` is what to shorten: `messages`, `prompt` or `input`.
+    /// `param` is what to shorten, such as `messages`, `prompt` or `documents[0]`.
     #[must_use]
     pub fn context_length_exceeded(param: &str, context: u64, tokens: u64) -> Self {
         let message = format!(
@@ -344,6 +344,11 @@ impl ApiError {
     #[must_use]
     pub fn non_finite_embedding() -> Self {
         Self::server(500, "non_finite_embedding", "The model produced a non-finite embedding for this request.")
+    }
+
+    #[must_use]
+    pub fn non_finite_score() -> Self {
+        Self::server(500, "non_finite_score", "The model produced a non-finite score for this request.")
     }
 
     #[must_use]

@@ -9,6 +9,7 @@ pub mod error;
 mod extras;
 pub mod files;
 pub mod models;
+pub mod rerank;
 mod usage;
 
 pub use endpoint::Endpoint;

@@ -180,7 +180,11 @@ pub enum Task {
     #[default]
     Generate,
     Embed,
+    /// Documents, by how well they answer a query.
+    Rank,
 }
+
+const TASKS: [(&str, Task); 3] = [("generate", Task::Generate), ("embed", Task::Embed), ("rank", Task::Rank)];
 
 #[derive(Clone, Copy, Debug)]
 pub struct LimitSettings {
@@ -334,7 +338,7 @@ fn check_model(name: String, raw: RawModel, kind: Kind) -> Result<ModelSettings,
             let reason = format!("does not apply to the backend {}: a model's file says what it is for", kind.name());
             return Err(SettingsError::new(key(".task"), reason));
         }
-        Some(task) => one_of(&key(".task"), &task, &[("generate", Task::Generate), ("embed", Task::Embed)])?,
+        Some(task) => one_of(&key(".task"), &task, &TASKS)?,
         None => Task::default(),
     };
     let origins = [("auto", GenerationConfig::Auto), ("off", GenerationConfig::Off)];

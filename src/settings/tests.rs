@@ -80,7 +80,10 @@ fn wrong_settings_are_refused_by_name() {
             "config: models.sim.generation_config: 'vllm' is not known here: one of auto, off",
         ),
         ("[models.sim]\nmatryoshka = []", "config: models.sim.matryoshka: names no lengths that a vector can have"),
-        ("[models.sim]\ntask = \"rank\"", "config: models.sim.task: 'rank' is not known here: one of generate, embed"),
+        (
+            "[models.sim]\ntask = \"draw\"",
+            "config: models.sim.task: 'draw' is not known here: one of generate, embed, rank",
+        ),
         (
             "[backend]\nkind = \"llama-cpp\"\n[models.sim]\nsource = \"x\"\ntask = \"embed\"",
             "config: models.sim.task: does not apply to the backend llama-cpp: a model's file says what it is for",

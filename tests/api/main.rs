@@ -12,6 +12,7 @@ mod fields;
 mod helpers;
 mod models;
 mod openapi;
+mod rerank;
 mod stream;
 mod structured;
 mod tools;

@@ -36,7 +36,8 @@ def map_body(context, body):
         return body
     path = context.operation.path
     if isinstance(body.get("model"), str) and not half(f"{body['model']}{len(body)}"):
-        body["model"] = KNOWN["embedder"] if path == "/v1/embeddings" else KNOWN["model"]
+        kind = "embedder" if path == "/v1/embeddings" else "reranker" if path.endswith("/rerank") else "model"
+        body["model"] = KNOWN[kind]
     if isinstance(body.get("input_file_id"), str):
         body["input_file_id"] = KNOWN["file"]
     for name in ("max_tokens", "max_completion_tokens"):

@@ -71,7 +71,7 @@ def known(address: str) -> dict:
         "/v1/files/{id}/estimate": file,
         "/v1/models/{id}": "demo",
     }
-    return {"model": "demo", "embedder": "embedder", "file": file, "paths": paths}
+    return {"model": "demo", "embedder": "embedder", "reranker": "reranker", "file": file, "paths": paths}
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ mod embeddings;
 mod faults;
 mod kills;
 mod program;
+mod rerank;
 mod tenants;
 mod tls;
 mod transport;

@@ -4,7 +4,7 @@ use tandem_kernels::{KvFormat, KvShape};
 
 use crate::{
     config::EmbedderConfig,
-    models::{Encoder, Trunk},
+    models::{Encoder, Head, Trunk},
     paged::{KvCache, Ragged},
     settings::CandleSettings,
 };
@@ -19,6 +19,8 @@ const MAX_INPUTS: u32 = 256;
 pub(crate) struct CandleEmbedder {
     spec: EmbeddingSpec,
     body: Body,
+    /// Of a model that ranks documents.
+    head: Option<Head>,
     cache: KvCache,
     threads: rayon::ThreadPool,
 }
@@ -34,8 +36,13 @@ pub(crate) enum Body {
 
 impl CandleEmbedder {
     /// `cache` has room for a pass.
-    pub(crate) fn new(spec: EmbeddingSpec, body: Body, cache: KvCache, threads: rayon::ThreadPool) -> Self {
-        Self { spec, body, cache, threads }
+    pub(crate) fn new(
+        spec: EmbeddingSpec,
+        (body, head): (Body, Option<Head>),
+        cache: KvCache,
+        threads: rayon::ThreadPool,
+    ) -> Self {
+        Self { spec, body, head, cache, threads }
     }
 
     /// How K and V are kept. Pages of one layer serve all, and last for a pass: too few to save bits on.
@@ -47,7 +54,7 @@ impl CandleEmbedder {
         EmbeddingSpec {
             name: "candle",
             vocab_size: config.body.vocab_size() as u32,
-            dimensions: config.body.hidden_size() as u32,
+            dimensions: if config.pooling == Pooling::Rank { 1 } else { config.body.hidden_size() as u32 },
             max_input_tokens: settings.context.unwrap_or(trained).min(trained),
             max_inputs: MAX_INPUTS.min(settings.max_step_tokens),
             max_pass_tokens: settings.max_step_tokens,
@@ -71,17 +78,23 @@ impl EmbeddingBackend for CandleEmbedder {
     }
 
     fn embed(&mut self, inputs: &[&[TokenId]], out: &mut Vec<f32>) -> Result<(), DeviceError> {
-        let Self { spec, body, cache, threads } = self;
+        let Self { spec, body, head, cache, threads } = self;
         debug_assert!(inputs.len() <= spec.max_inputs as usize, "more inputs than the limit");
         let ragged = ragged(inputs, cache.page_len());
         let states = threads.install(|| match body {
             Body::Encoder(encoder) => encoder.forward(&ragged, cache),
             Body::Decoder(trunk) => trunk.forward(&ragged, cache, None),
         });
-        let width = spec.dimensions as usize;
+        let width = states.len() / ragged.tokens.len().max(1);
         let mut rows = states.chunks_exact(width);
         for input in inputs {
+            let start = out.len();
             pool(spec.pooling, rows.by_ref().take(input.len()), width, out);
+            if let Some(head) = head {
+                let score = head.score(&out[start..]);
+                out.truncate(start);
+                out.push(score);
+            }
         }
         Ok(())
     }
@@ -111,7 +124,8 @@ fn pool<'a>(pooling: Pooling, mut rows: impl ExactSizeIterator<Item = &'a [f32]>
             rows.for_each(|row| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
             sums.iter_mut().for_each(|sum| *sum /= len);
         }
-        Pooling::Cls => {
+        // A score is made of the first one.
+        Pooling::Cls | Pooling::Rank => {
             out.extend_from_slice(rows.next().unwrap_or_default());
             // The iterator goes on at the next input.
             rows.for_each(drop);

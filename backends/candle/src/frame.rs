@@ -30,6 +30,38 @@ impl Frame {
         }
     }
 
+    /// What the tokenizer puts between the texts of a pair, beside the end of the first one. The model tells the second from the first where
+    /// it has `types` of tokens.
+    pub(crate) fn separator(self, tokenizer: &Tokenizer, types: usize) -> Result<Option<TokenId>, String> {
+        const FIRST: &str = "a";
+        const SECOND: &str = "b";
+        let plain = |text| {
+            let encoding = tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
+            Ok::<_, String>(encoding.get_ids().to_vec())
+        };
+        let pair = tokenizer.encode_fast((FIRST, SECOND), true).map_err(|error| error.to_string())?;
+        let closing = self.closing.ok_or("its post_processor puts nothing between a query and a document")?;
+        let (second, begin) = (plain(SECOND)?, self.opening.into_iter().chain(plain(FIRST)?).chain([closing]));
+        let end: Vec<_> = second.iter().copied().chain([closing]).collect();
+        let begin: Vec<_> = begin.collect();
+        let (ids, kinds) = (pair.get_ids(), pair.get_type_ids());
+        let between = ids.strip_prefix(&*begin).and_then(|rest| rest.strip_suffix(&*end));
+        let separator = match between {
+            Some([]) => None,
+            Some(&[separator]) => Some(separator),
+            Some(_) | None => {
+                return Err(format!("its post_processor makes {ids:?} of a pair of texts, {FIRST:?} and {SECOND:?}"));
+            }
+        };
+        let split = ids.len() - end.len();
+        // As the model computes it. One that has a single type is told of none.
+        let expected = (0..ids.len()).map(|at| u32::from(at >= split));
+        if types > 1 && !expected.eq(kinds.iter().copied()) {
+            return Err(format!("its post_processor gives the tokens of a pair the types {kinds:?}"));
+        }
+        Ok(separator)
+    }
+
     /// Refuses a frame that is another one than `tokenizer_config.json` asks for by a flag: either could be what the model was trained with.
     pub(crate) fn check(self, adds_bos: Option<bool>, adds_eos: Option<bool>) -> Result<(), String> {
         let ends = [("add_bos_token", adds_bos, self.opening), ("add_eos_token", adds_eos, self.closing)];

@@ -60,6 +60,7 @@ impl BackendLoader for CandleLoader {
                     chat_template,
                     defaults,
                     matryoshka: Matryoshka::No,
+                    pair_template: None,
                 });
                 Ok(())
             }
@@ -144,9 +145,12 @@ impl CandleLoader {
         weights.tell(progress);
         let body = threads.install(|| {
             Ok(match &config.body {
-                BodyConfig::Encoder(config) => Body::Encoder(Encoder::load(config, weights)?),
+                BodyConfig::Encoder(config) => {
+                    let (encoder, head) = Encoder::load(config, weights, vocab.closing())?;
+                    (Body::Encoder(encoder), head)
+                }
                 BodyConfig::Decoder(config) => {
-                    Body::Decoder(Trunk::load_alone(config, spec.max_input_tokens, weights)?)
+                    (Body::Decoder(Trunk::load_alone(config, spec.max_input_tokens, weights)?), None)
                 }
             })
         })?;
@@ -167,6 +171,7 @@ impl CandleLoader {
             chat_template: None,
             defaults: GenerationDefaults::default(),
             matryoshka: matryoshka(config_file),
+            pair_template: None,
         });
         Ok(())
     }

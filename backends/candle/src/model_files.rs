@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tandem_core::LoadError;
+use tandem_core::{LoadError, Pooling};
 use tandem_gguf::Shard;
 
 use crate::{
@@ -65,7 +65,8 @@ impl ModelFiles {
         match self {
             Self::Directory(directory) => {
                 let tokens = embedder.body.vocab_size() as u32;
-                Text::load_embedder(directory, config, tokens, embedder.lower_case)
+                let pair_types = (embedder.pooling == Pooling::Rank).then(|| embedder.body.token_types().unwrap_or(1));
+                Text::load_embedder(directory, config, tokens, embedder.lower_case, pair_types)
             }
             Self::Gguf(_) => unreachable!("a GGUF file is taken for a generator's, or refused"),
         }

@@ -49,12 +49,14 @@ impl Text {
         Ok(Self { defaults, ..text })
     }
 
-    /// Loads tokenizer and vocabulary of a model that has vectors for `tokens` tokens, and wants its texts in lower case or as they are.
+    /// Loads tokenizer and vocabulary of a model that has vectors for `tokens` tokens, and wants its texts in lower case or as they are. One
+    /// that ranks has so many `pair_types` of tokens.
     pub(crate) fn load_embedder(
         directory: &ModelDirectory,
         config: &Value,
         tokens: u32,
         lower_case: bool,
+        pair_types: Option<usize>,
     ) -> Result<Self, LoadError> {
         let Files { path, file, inner, files } = Files::load(directory, config)?;
         let parts = vocab::parts(&inner, &file, &files, tokens, Use::Embed);
@@ -64,6 +66,10 @@ impl Text {
         let checked = frame.check(adds_bos, adds_eos);
         checked.map_err(|reason| invalid(directory.path("tokenizer_config.json"), reason))?;
         frame.put_into(&mut parts);
+        if let Some(types) = pair_types {
+            let separator = frame.separator(&inner, types);
+            parts.separator = separator.map_err(|reason| invalid(&path, rejected(&reason)))?;
+        }
         let unknown = vocab::unknown(&file, &inner).map_err(|reason| invalid(&path, reason))?;
         let mut text = Self::new(inner, parts, None).map_err(|reason| invalid(&path, rejected(&reason)))?;
         text.tokenizer.allow(unknown);

@@ -9,7 +9,8 @@ use support::embedding::{EmbeddingModel, embed, fixture};
 use tandem_candle::{CandleLoader, CandleSettings};
 use tandem_core::{EmbeddingBackend, Pooling, TokenId, conformance};
 
-const FIXTURES: [&str; 6] = ["bert", "bert_cls", "roberta", "distilbert", "llama_embedding", "qwen3_embedding"];
+const FIXTURES: [&str; 8] =
+    ["bert", "bert_cls", "roberta", "distilbert", "llama_embedding", "qwen3_embedding", "bert_ranks", "roberta_ranks"];
 /// Of the largest number of a vector.
 const MAX_ERROR: f64 = 1e-4;
 const MIN_COSINE: f64 = 0.999_999;
@@ -111,6 +112,8 @@ fn the_files_say_how_vectors_are_made() {
         // Two of its positions are in front of those of tokens.
         ("roberta", Pooling::Mean, 64),
         ("llama_embedding", Pooling::Last, 64),
+        ("bert_ranks", Pooling::Rank, 64),
+        ("roberta_ranks", Pooling::Rank, 64),
     ] {
         EmbeddingModel::fixture(name).run(|backend| {
             assert_eq!((backend.spec().pooling, backend.spec().max_input_tokens), (pooling, longest), "{name}");

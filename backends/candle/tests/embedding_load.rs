@@ -5,7 +5,10 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{embedding::EmbeddingModel, load, settings};
+use support::{
+    embedding::{EmbeddingModel, with_pairs},
+    load, settings,
+};
 use tandem_core::{LoadError, Matryoshka};
 
 /// Loads a model that was changed, and looks for the reason why it is refused.
@@ -29,7 +32,19 @@ fn configurations_of_encoders_are_checked_field_by_field() {
         ("bert", "type_vocab_size", json!(0), "type_vocab_size: 0 is not in"),
         ("bert", "quantization_config", json!({}), "quantization_config"),
         ("bert", "architectures", json!(["BertForMaskedLM"]), "architecture BertForMaskedLM is not supported; known: "),
-        ("bert", "architectures", json!(["BertForSequenceClassification"]), "rerankers are not served"),
+        (
+            "bert",
+            "architectures",
+            json!(["BertForSequenceClassification"]),
+            "id2label: 2 labels, where a reranker has one",
+        ),
+        (
+            "distilbert",
+            "architectures",
+            json!(["DistilBertForSequenceClassification"]),
+            "none of the rerankers that are served",
+        ),
+        ("roberta_ranks", "id2label", json!({"0": "a", "1": "b", "2": "c"}), "id2label: 3 labels"),
         ("roberta", "pad_token_id", json!(65), "pad_token_id: 65 leaves none of 66 positions"),
         ("distilbert", "n_heads", json!(0), "n_heads: 0 is not in"),
         ("llama_embedding", "is_causal", json!(false), "is_causal: only true"),
@@ -51,6 +66,27 @@ fn tensors_must_be_those_of_the_configuration() {
     refused("bert", weights, name, |model| model.config["max_position_embeddings"] = 65.into());
     let name = "tensor encoder.layer.2.attention.output.LayerNorm.bias: config.json has no place for it";
     refused("bert", weights, name, |model| model.config["num_hidden_layers"] = 2.into());
+}
+
+/// What stands between a query and a document, and which of their tokens have the second type, is the tokenizer's to say.
+#[test]
+fn tokenizers_of_rerankers_put_two_texts_together_as_the_model_computes_them() {
+    for (name, separator) in [("bert_ranks", None), ("roberta_ranks", Some(3))] {
+        let dir = EmbeddingModel::fixture(name).write();
+        load(settings(dir.path()), |loaded| {
+            assert_eq!((loaded.vocab.closing(), loaded.vocab.separator()), (Some(3), separator), "{name}");
+        })
+        .unwrap();
+    }
+    let file = "tokenizer.json";
+    let types = "gives the tokens of a pair the types [0, 0, 0, 0, 0]";
+    refused("bert_ranks", file, types, |model| model.tokenizer = with_pairs(&[], 0));
+    let pair = "makes [2, 7, 3, 3, 3, 1, 3] of a pair of texts";
+    refused("bert_ranks", file, pair, |model| model.tokenizer = with_pairs(&["[SEP]", "[SEP]"], 1));
+    // A model with one type is told of none.
+    let mut model = EmbeddingModel::fixture("roberta_ranks");
+    model.tokenizer = with_pairs(&["[SEP]"], 1);
+    model.run(|backend| assert!(backend.spec().ranks()));
 }
 
 #[test]

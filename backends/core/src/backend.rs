@@ -65,6 +65,9 @@ pub struct Loaded<'a> {
     pub defaults: GenerationDefaults,
     /// How its vectors may be cut, if it has vectors.
     pub matryoshka: Matryoshka,
+    /// Of a model that ranks documents: the prompt to put a query and a document into, as `{query}` and `{document}`. What else stands in it
+    /// may be control tokens. Without one they stand between what is around any text, as a pair.
+    pub pair_template: Option<String>,
 }
 
 impl fmt::Debug for Loaded<'_> {

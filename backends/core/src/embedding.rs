@@ -38,8 +38,17 @@ pub struct EmbeddingSpec {
     /// Tokens of one pass over several inputs. A longer input has a pass to itself: what is best packed together, and what has to be possible
     /// at all, are different numbers.
     pub max_pass_tokens: u32,
-    /// How the vector of an input comes from those of its tokens: for people to read, the backend does it.
+    /// How the vector of an input comes from those of its tokens: for people to read, the backend does it. But a model that
+    /// [ranks](Pooling::Rank) has no vectors.
     pub pooling: Pooling,
+}
+
+impl EmbeddingSpec {
+    /// Whether the model tells how well documents answer a query, rather than what a text is like.
+    #[must_use]
+    pub fn ranks(&self) -> bool {
+        self.pooling == Pooling::Rank
+    }
 }
 
 /// Which beginnings of its vectors a model was trained to have good for vectors themselves (Matryoshka representation learning, Kusupati et
@@ -78,6 +87,9 @@ pub enum Pooling {
     Cls,
     /// The last one, which alone has seen all in a model that looks back only.
     Last,
+    /// None of them: an input is a query and a document, and its vector one number from 0 to 1, which tells how well the document answers the
+    /// query. 1 is best.
+    Rank,
 }
 
 impl fmt::Display for Pooling {
@@ -86,6 +98,7 @@ impl fmt::Display for Pooling {
             Self::Mean => "mean",
             Self::Cls => "cls",
             Self::Last => "last",
+            Self::Rank => "rank",
         })
     }
 }

@@ -12,6 +12,7 @@ pub struct Vocab {
     eos: Option<TokenId>,
     adds_bos: bool,
     closing: Option<TokenId>,
+    separator: Option<TokenId>,
     fill_in_the_middle: Option<FillInTheMiddle>,
     specials: Vec<Special>,
 }
@@ -94,6 +95,8 @@ pub struct VocabParts {
     pub adds_bos: bool,
     /// What a text ends with that is complete, as one that is embedded is and a prompt is not.
     pub closing: Option<TokenId>,
+    /// What a pair of texts has between them beside the closing of the first.
+    pub separator: Option<TokenId>,
     /// What the model fills in the middle with, where its files name it; otherwise it is looked for by its spelling.
     pub fill_in_the_middle: Option<FillInTheMiddle>,
 }
@@ -102,7 +105,7 @@ impl Vocab {
     /// Builds the table.
     #[must_use]
     pub fn new(parts: VocabParts) -> Self {
-        let VocabParts { tokens, mut eog, bos, eos, adds_bos, closing, fill_in_the_middle } = parts;
+        let VocabParts { tokens, mut eog, bos, eos, adds_bos, closing, separator, fill_in_the_middle } = parts;
         let (bytes, kinds): (Vec<_>, Vec<_>) =
             tokens.into_iter().map(|(bytes, kind)| (bytes, kind.unwrap_or(TokenKind::Text))).unzip();
         eog.sort_unstable();
@@ -114,7 +117,7 @@ impl Vocab {
         // Longest first, so that the first match at a place is the longest one.
         specials.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then_with(|| a.text.cmp(&b.text)));
         let fill_in_the_middle = fill_in_the_middle.or_else(|| FillInTheMiddle::find(&bytes));
-        Self { bytes, kinds, eog, bos, eos, adds_bos, closing, fill_in_the_middle, specials }
+        Self { bytes, kinds, eog, bos, eos, adds_bos, closing, separator, fill_in_the_middle, specials }
     }
 
     /// Tokens in the table. The model may have more logits than this: the rest are padding.
@@ -181,6 +184,12 @@ impl Vocab {
     #[must_use]
     pub fn closing(&self) -> Option<TokenId> {
         self.closing
+    }
+
+    /// What the model was trained to find between two texts that it sees together, behind the closing of the first.
+    #[must_use]
+    pub fn separator(&self) -> Option<TokenId> {
+        self.separator
     }
 
     /// What the model fills in the middle with, if it was trained to.

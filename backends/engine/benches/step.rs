@@ -73,6 +73,7 @@ impl BackendLoader for ParrotLoader {
             chat_template: None,
             defaults: GenerationDefaults::default(),
             matryoshka: Matryoshka::No,
+            pair_template: None,
         });
         Ok(())
     }

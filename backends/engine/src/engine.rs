@@ -59,7 +59,7 @@ impl Default for EngineLimits {
 pub enum ModelKind {
     /// It continues prompts.
     Generator(Arc<ModelInfo>),
-    /// It turns texts into vectors.
+    /// It turns texts into vectors, or ranks documents.
     Embedder(Arc<EmbedderInfo>),
 }
 
@@ -85,7 +85,7 @@ impl fmt::Debug for ModelInfo {
     }
 }
 
-/// What is known of a loaded model that turns texts into vectors.
+/// What is known of a loaded model that turns texts into vectors, or ranks documents.
 pub struct EmbedderInfo {
     /// What the model can do.
     pub spec: EmbeddingSpec,
@@ -95,6 +95,8 @@ pub struct EmbedderInfo {
     pub tokenizer: Arc<dyn Tokenizer>,
     /// How vectors may be cut.
     pub matryoshka: Matryoshka,
+    /// Of a model that ranks documents: the prompt that a query and a document are put into, if it has one.
+    pub pair_template: Option<String>,
 }
 
 impl fmt::Debug for EmbedderInfo {

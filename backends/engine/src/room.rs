@@ -160,7 +160,7 @@ impl Room {
 
     /// Gives out the way to the model and serves it.
     fn open(&self, loaded: Loaded<'_>, ready: oneshot::Sender<Result<Door, LoadError>>, alive: watch::Sender<()>) {
-        let Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka } = loaded;
+        let Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka, pair_template } = loaded;
         match backend {
             Backend::Generator(backend) => {
                 let spec = backend.spec().clone();
@@ -181,7 +181,8 @@ impl Room {
                 }
             }
             Backend::Embedder(backend) => {
-                let info = Arc::new(EmbedderInfo { spec: backend.spec().clone(), vocab, tokenizer, matryoshka });
+                let spec = backend.spec().clone();
+                let info = Arc::new(EmbedderInfo { spec, vocab, tokenizer, matryoshka, pair_template });
                 let (commands, received) = mpsc::channel();
                 if ready.send(Ok(Door::Embedder(info, commands))).is_ok() {
                     self.serve(&mut Passes::new(backend), &received, alive);

@@ -22,4 +22,4 @@ pub use cursor::HeaderError;
 pub use file::{GgufFile, Shard};
 pub use generation::{fill_in_the_middle, sampling};
 pub use header::{Array, Header, Tensor, Value};
-pub use text::{chat_template, check_tokenizer};
+pub use text::{chat_template, check_tokenizer, pair_template};

@@ -44,7 +44,18 @@ pub fn check_tokenizer(header: &Header) -> Result<(), String> {
 /// # Errors
 /// When there is something of that name that is none.
 pub fn chat_template(header: &Header) -> Result<Option<String>, String> {
-    let key = "tokenizer.chat_template";
+    template(header, "tokenizer.chat_template")
+}
+
+/// The prompt that a model which ranks documents has them put into with a query, if the file ships one, by the key of llama.cpp.
+///
+/// # Errors
+/// When there is something of that name that is none.
+pub fn pair_template(header: &Header) -> Result<Option<String>, String> {
+    template(header, "tokenizer.chat_template.rerank")
+}
+
+fn template(header: &Header, key: &str) -> Result<Option<String>, String> {
     let len = match header.get(key) {
         None => return Ok(None),
         Some(Value::String(bytes)) => bytes.len() as u64,

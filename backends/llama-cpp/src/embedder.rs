@@ -4,6 +4,8 @@ use llama_cpp_2::{DecodeError, context::LlamaContext, llama_batch::LlamaBatch, t
 use tandem_core::{DeviceError, EmbeddingBackend, EmbeddingSpec, TokenId};
 use thiserror::Error;
 
+use crate::ranking::Head;
+
 /// One llama.cpp context that computes whole inputs, each a sequence of its own, and keeps nothing of them.
 ///
 /// A model that looks ahead has no KV memory, and llama.cpp runs it by its encoder; one that looks back only has some, which is emptied
@@ -12,6 +14,8 @@ use thiserror::Error;
 pub(crate) struct LlamaEmbedder<'model> {
     context: LlamaContext<'model>,
     spec: EmbeddingSpec,
+    /// What makes a score of llama.cpp's numbers, of a model that ranks.
+    head: Option<Head>,
     batch: LlamaBatch<'static>,
 }
 
@@ -41,8 +45,8 @@ enum Fault {
     NoSuchToken(TokenId),
     #[error("llama_decode: {0}")]
     Decode(#[source] DecodeError),
-    #[error("llama.cpp has no vector of {dimensions} numbers for input {input}")]
-    NoVector { input: usize, dimensions: u32 },
+    #[error("llama.cpp has no vector of {numbers} numbers for input {input}")]
+    NoVector { input: usize, numbers: usize },
 }
 
 impl From<Fault> for DeviceError {
@@ -52,9 +56,14 @@ impl From<Fault> for DeviceError {
 }
 
 impl<'model> LlamaEmbedder<'model> {
-    /// `batch_tokens` is what the context takes at once.
-    pub(crate) fn new(context: LlamaContext<'model>, spec: EmbeddingSpec, batch_tokens: NonZero<u32>) -> Self {
-        Self { context, spec, batch: LlamaBatch::new(batch_tokens.get() as usize, 1) }
+    /// `batch_tokens` is what the context takes at once. A model has a `head` when it ranks.
+    pub(crate) fn new(
+        context: LlamaContext<'model>,
+        spec: EmbeddingSpec,
+        head: Option<Head>,
+        batch_tokens: NonZero<u32>,
+    ) -> Self {
+        Self { context, spec, head, batch: LlamaBatch::new(batch_tokens.get() as usize, 1) }
     }
 
     /// Computes one token: weights are touched for the first time here rather than under the first request, and a model that computes
@@ -66,7 +75,8 @@ impl<'model> LlamaEmbedder<'model> {
         let mut vector = Vec::new();
         self.embed(&[&[token]], &mut vector).map_err(|error| format!("a first token cannot be computed: {error:?}"))?;
         let finite = vector.iter().all(|number| number.is_finite());
-        if finite { Ok(()) } else { Err("the model produced a vector that is not finite".into()) }
+        let what = if self.head.is_some() { "score" } else { "vector" };
+        if finite { Ok(()) } else { Err(format!("the model produced a {what} that is not finite")) }
     }
 
     /// Fills the batch. Everything is checked, because llama.cpp aborts the process on sequences, tokens and sizes that it does not have.
@@ -99,7 +109,7 @@ impl EmbeddingBackend for LlamaEmbedder<'_> {
 
     fn embed(&mut self, inputs: &[&[TokenId]], out: &mut Vec<f32>) -> Result<(), DeviceError> {
         self.fill_batch(inputs)?;
-        let Self { context, spec, batch } = self;
+        let &mut Self { ref mut context, ref spec, head, ref mut batch } = self;
         // Nothing, where there is no memory.
         context.clear_kv_cache();
         // Encodes, where the model has no decoder.
@@ -107,8 +117,13 @@ impl EmbeddingBackend for LlamaEmbedder<'_> {
         for (input, sequence) in (0..inputs.len()).zip(0..) {
             // Waits for the device, the first time.
             let vector = context.embeddings_seq_ith(sequence).ok();
-            let vector = vector.filter(|vector| vector.len() == spec.dimensions as usize);
-            out.extend(vector.ok_or(Fault::NoVector { input, dimensions: spec.dimensions })?);
+            let numbers = head.map_or(spec.dimensions as usize, Head::labels);
+            let vector = vector.filter(|vector| vector.len() == numbers);
+            let vector = vector.ok_or(Fault::NoVector { input, numbers })?;
+            match head {
+                Some(head) => out.push(head.score(vector)),
+                None => out.extend(vector),
+            }
         }
         Ok(())
     }

@@ -6,10 +6,10 @@
 //! sample is the logits of a chunk's last token.
 //!
 //! A file whose model turns texts into vectors is run by a backend of its own (`embedder`): each input is a sequence, and all of a pass are
-//! computed in one call.
+//! computed in one call. One that ranks documents is run in the same way (`ranking`).
 //!
 //! llama.cpp trusts its input: a forged file, a sequence id that it does not have or logits that were not computed end in an abort, a
-//! panic or worse. So files are checked before it sees them (`tandem_gguf`, `model_file`, `hyper_parameters`, `adapter_file`) and steps before they
+//! panic or worse. So files are checked before it sees them (`tandem_gguf`, `model_file`, `hyper_parameters`, `ranking`, `adapter_file`) and steps before they
 //! reach it (`backend`, `embedder`).
 //!
 //! Invariants: no `unsafe` here, all of it is behind the safe wrapper; nothing of a model outlives
@@ -24,6 +24,7 @@ mod logged;
 mod model_file;
 mod params;
 mod plan;
+mod ranking;
 mod runtime;
 mod settings;
 mod tokenizer;

@@ -15,8 +15,10 @@ use crate::{
     adapter_file::AdapterFile,
     backend::{KvPools, LlamaCpp},
     embedder::LlamaEmbedder,
-    model_file::{ModelFile, Purpose},
-    params, runtime,
+    model_file::ModelFile,
+    params,
+    ranking::{self, Head},
+    runtime,
     tokenizer::GgufTokenizer,
     vocab,
 };
@@ -80,33 +82,37 @@ impl LlamaCppLoader {
         })
     }
 
-    /// The rest of a load, for a model that turns texts into vectors.
+    /// The rest of a load, for a model that turns texts into vectors, or ranks documents by its head.
     fn with_embedder(
         &self,
         llama: &LlamaBackend,
         model: &LlamaModel,
-        pooling: Pooling,
-        vocab: Arc<Vocab>,
-        tokenizer: Arc<GgufTokenizer>,
+        file: ModelFile,
+        (pooling, head): (Pooling, Option<Head>),
+        (vocab, tokenizer): (Arc<Vocab>, Arc<GgufTokenizer>),
         serve: &mut dyn FnMut(Loaded<'_>),
     ) -> Result<(), LoadError> {
         let Self { settings, .. } = self;
         let invalid = |reason| LoadError::Invalid { path: settings.model.display().to_string(), reason };
         let sizes = settings.embedder_sizes(model.n_ctx_train())?;
+        if head.is_some() {
+            ranking::check_pairs(&file, &vocab).map_err(invalid)?;
+            ranking::warn_of_token_types(&file);
+        }
         let dimensions = u32::try_from(model.n_embd_out()).ok().filter(|dimensions| *dimensions > 0);
         let dimensions = dimensions.ok_or_else(|| invalid("llama.cpp says that its vectors have no numbers".into()))?;
         let context = self.context(llama, model, params::embedding_context(settings, sizes, pooling))?;
         let spec = EmbeddingSpec {
             name: "llama-cpp",
             vocab_size: vocab.len() as u32,
-            dimensions,
+            dimensions: if head.is_some() { 1 } else { dimensions },
             max_input_tokens: sizes.input,
             max_inputs: sizes.inputs,
             max_pass_tokens: sizes.pass,
             pooling,
         };
         tracing::info!(?spec, model = %settings.model.display(), "the embedding model is loaded");
-        let mut backend = LlamaEmbedder::new(context, spec, sizes.batch);
+        let mut backend = LlamaEmbedder::new(context, spec, head, sizes.batch);
         backend.warm_up(vocab.opening().unwrap_or(0)).map_err(invalid)?;
         serve(Loaded {
             backend: Backend::Embedder(&mut backend),
@@ -115,6 +121,7 @@ impl LlamaCppLoader {
             chat_template: None,
             defaults: GenerationDefaults::default(),
             matryoshka: Matryoshka::No,
+            pair_template: file.pair_template,
         });
         Ok(())
     }
@@ -145,14 +152,14 @@ impl BackendLoader for LlamaCppLoader {
         check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let mut model = self.model(llama, &file)?;
-        let vocab = Arc::new(vocab::build(&model, file.has_word_pieces, file.fill_in_the_middle));
-        if let Purpose::Embed(pooling) = file.purpose {
+        let vocab = Arc::new(vocab::build(&model, file.vocab_kind, file.fill_in_the_middle));
+        if let Some(kind) = file.purpose.embedder() {
             if !adapter_files.is_empty() {
                 return Err(LoadError::Unsupported(
-                    "adapters are for models that generate, and this one embeds".into(),
+                    "adapters are for models that generate, and this one does not".into(),
                 ));
             }
-            return self.with_embedder(llama, &model, pooling, vocab, tokenizer, serve);
+            return self.with_embedder(llama, &model, file, kind, (vocab, tokenizer), serve);
         }
         // Before there is a context: it takes room for the largest graph that there may be.
         let adapters = adapter_files.iter().map(|file| file.load(&mut model)).collect::<Result<_, _>>()?;
@@ -188,7 +195,8 @@ impl BackendLoader for LlamaCppLoader {
         self.warm_up(&mut backend, vocab.bos().unwrap_or(0))?;
         let backend = Backend::Generator(&mut backend);
         let (chat_template, defaults) = (file.chat_template, file.defaults);
-        serve(Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka: Matryoshka::No });
+        let matryoshka = Matryoshka::No;
+        serve(Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka, pair_template: None });
         Ok(())
     }
 }

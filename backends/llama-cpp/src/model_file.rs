@@ -8,18 +8,24 @@ use llama_cpp_2::{
 };
 use tandem_core::{FillInTheMiddle, GenerationDefaults, LoadError, Pooling};
 use tandem_gguf::{
-    GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type, sampling,
+    GgufFile, Header, Shard, Tensor, Value, chat_template, check_tokenizer, fill_in_the_middle, ggml_type,
+    pair_template, sampling,
 };
 
-use crate::{Numa, hyper_parameters, runtime};
+use crate::{
+    Numa, hyper_parameters,
+    ranking::{self, Head},
+    runtime,
+    vocab::VocabKind,
+};
 
 /// What `tokenizer.ggml.token_type` has for a token that stands for one byte.
 const BYTE_TOKEN: f64 = 6.0;
 
 /// llama.cpp aborts when it spells a byte in the vocabulary of word pieces, which has none.
-fn check_byte_tokens(file: &GgufFile, has_word_pieces: bool) -> Result<(), LoadError> {
+fn check_byte_tokens(file: &GgufFile, kind: VocabKind) -> Result<(), LoadError> {
     const KEY: &str = "tokenizer.ggml.token_type";
-    let types = if has_word_pieces { file.numbers(KEY)? } else { None };
+    let types = if kind == VocabKind::WordPieces { file.numbers(KEY)? } else { None };
     match types.iter().flatten().position(|kind| *kind == BYTE_TOKEN) {
         Some(token) => Err(LoadError::Invalid {
             path: file.path().display().to_string(),
@@ -53,6 +59,19 @@ const NOT_SERVED: &[&str] =
 pub(crate) enum Purpose {
     Generate,
     Embed(Pooling),
+    /// Documents, by how well they answer a query.
+    Rank(Head),
+}
+
+impl Purpose {
+    /// How it pools, of a model that does not generate, and the head of one that ranks.
+    pub(crate) fn embedder(self) -> Option<(Pooling, Option<Head>)> {
+        match self {
+            Self::Generate => None,
+            Self::Embed(pooling) => Some((pooling, None)),
+            Self::Rank(head) => Some((Pooling::Rank, Some(head))),
+        }
+    }
 }
 
 /// A file that llama.cpp may see, and what it says of its model.
@@ -63,12 +82,13 @@ pub(crate) struct ModelFile {
     shards: Vec<Shard>,
     architecture: String,
     pub(crate) purpose: Purpose,
-    /// Its vocabulary is one of word pieces, as BERT's is.
-    pub(crate) has_word_pieces: bool,
+    pub(crate) vocab_kind: VocabKind,
     /// Of all its files.
     tensors: Vec<Tensor>,
     /// The Jinja source that the file ships, whole.
     pub(crate) chat_template: Option<String>,
+    /// Of a model that ranks: the prompt that a query and a document are put into.
+    pub(crate) pair_template: Option<String>,
     /// How the model's makers would have its tokens chosen.
     pub(crate) defaults: GenerationDefaults,
     pub(crate) fill_in_the_middle: Option<FillInTheMiddle>,
@@ -96,13 +116,22 @@ impl ModelFile {
             .text("general.architecture")
             .ok_or_else(|| invalid("names no architecture (`general.architecture`)".into()))?
             .to_owned();
-        let purpose = purpose(header, &architecture).map_err(invalid)?;
+        let tensors: Vec<_> = files.iter().flat_map(|file| file.header().tensors()).cloned().collect();
+        let purpose = purpose(header, &tensors, &architecture).map_err(invalid)?;
         hyper_parameters::check(&files[0], &architecture)?;
         check_tensor_types(header).map_err(invalid)?;
+        if architecture == "jina-bert-v2" {
+            check_wide_mlp(header, &tensors).map_err(invalid)?;
+        }
         check_tokenizer(header).map_err(invalid)?;
-        let has_word_pieces = header.text("tokenizer.ggml.model") == Some("bert");
-        check_byte_tokens(&files[0], has_word_pieces)?;
+        let vocab_kind = VocabKind::of(header, &architecture);
+        check_byte_tokens(&files[0], vocab_kind)?;
         let chat_template = chat_template(header).map_err(invalid)?;
+        let pair_template = match purpose {
+            Purpose::Rank(_) => pair_template(header).map_err(invalid)?,
+            Purpose::Generate | Purpose::Embed(_) => None,
+        };
+        pair_template.iter().try_for_each(|template| ranking::check_template(template)).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
         let bytes = |name: &str| header.tensors().iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
@@ -111,10 +140,11 @@ impl ModelFile {
             path: path.to_owned(),
             architecture,
             purpose,
-            has_word_pieces,
-            tensors: files.iter().flat_map(|file| file.header().tensors()).cloned().collect(),
+            vocab_kind,
+            tensors,
             shards: files.iter().map(|file| file.shard().clone()).collect(),
             chat_template,
+            pair_template,
             defaults: sampling(header),
             fill_in_the_middle: fill_in_the_middle(header),
             has_sliding_window,
@@ -186,7 +216,7 @@ fn refuse_directory(path: &Path) -> Result<(), LoadError> {
 }
 
 /// A model that looks back only may be either: a file that says how to pool the vectors of its tokens is an embedder's.
-fn purpose(header: &Header, architecture: &str) -> Result<Purpose, String> {
+fn purpose(header: &Header, tensors: &[Tensor], architecture: &str) -> Result<Purpose, String> {
     if NOT_SERVED.contains(&architecture) {
         return Err(format!("a model of architecture `{architecture}` cannot generate text"));
     }
@@ -198,7 +228,7 @@ fn purpose(header: &Header, architecture: &str) -> Result<Purpose, String> {
         Some(1) => Ok(Purpose::Embed(Pooling::Mean)),
         Some(2) => Ok(Purpose::Embed(Pooling::Cls)),
         Some(3) => Ok(Purpose::Embed(Pooling::Last)),
-        Some(4) => Err("a reranker, which gives scores and no embeddings: rerankers are not served".into()),
+        Some(4) => Head::check(header, tensors, architecture).map(Purpose::Rank),
         Some(other) if other > 0 => Err(format!("unknown pooling: `{key}` is {other}")),
         Some(_) | None if looks_ahead => Err(format!(
             "a model of architecture `{architecture}` that embeds tokens and no texts: `{key}` names no pooling"
@@ -210,9 +240,20 @@ fn purpose(header: &Header, architecture: &str) -> Result<Purpose, String> {
 /// What is added to activations, or multiplied with them, is of their own type: ggml aborts on others.
 fn check_tensor_types(header: &Header) -> Result<(), String> {
     let is_added =
-        |name: &str| name.ends_with(".bias") || name.ends_with("_norm.weight") || name == "token_types.weight";
+        |name: &str| name.ends_with(".bias") || name.ends_with("norm.weight") || name == "token_types.weight";
     match header.tensors().iter().find(|tensor| is_added(&tensor.name) && tensor.kind != ggml_type::F32) {
         Some(tensor) => Err(format!("tensor `{}`: type {}, F32 expected", tensor.name, tensor.kind)),
+        None => Ok(()),
+    }
+}
+
+/// The inner layer of a Jina BERT v2 may hold its gate too, which llama.cpp tells by its width, and asserts.
+fn check_wide_mlp(header: &Header, tensors: &[Tensor]) -> Result<(), String> {
+    let inner = header.unsigned("jina-bert-v2.feed_forward_length").unwrap_or(0);
+    let has_gate = tensors.iter().any(|tensor| tensor.name.ends_with("ffn_gate.weight"));
+    let fits = |rows: u64| rows == inner || rows == 2 * inner && !has_gate;
+    match tensors.iter().find(|tensor| tensor.name.ends_with("ffn_up.weight") && !fits(tensor.shape()[1])) {
+        Some(tensor) => Err(format!("tensor `{}`: shape {:?}, {inner} rows expected", tensor.name, tensor.dims)),
         None => Ok(()),
     }
 }

@@ -82,6 +82,7 @@ pub(crate) fn embedding_context(
             Pooling::Mean => LlamaPoolingType::Mean,
             Pooling::Cls => LlamaPoolingType::Cls,
             Pooling::Last => LlamaPoolingType::Last,
+            Pooling::Rank => LlamaPoolingType::Rank,
         })
         .with_n_seq_max(sizes.inputs)
         .with_n_ctx(Some(sizes.batch))

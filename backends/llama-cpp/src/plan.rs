@@ -144,7 +144,7 @@ impl Planner {
     pub fn most_sequences(&self, bytes: u64) -> Result<Option<u32>, LoadError> {
         let most = match self.purpose {
             Purpose::Generate => self.settings.max_step_tokens.min(LlamaCppSettings::MAX_PARALLEL),
-            Purpose::Embed(_) => 1,
+            Purpose::Embed(_) | Purpose::Rank(_) => 1,
         };
         largest(most, |parallel| self.fits(&LlamaCppSettings { parallel, ..self.settings.clone() }, bytes))
     }
@@ -159,9 +159,9 @@ impl Planner {
 
     fn sizes(&self, settings: &LlamaCppSettings) -> Result<ContextSizes, LoadError> {
         let trained = self.model.n_ctx_train();
-        Ok(match self.purpose {
-            Purpose::Generate => ContextSizes::Generator(settings.sizes(trained)?),
-            Purpose::Embed(pooling) => ContextSizes::Embedder(settings.embedder_sizes(trained)?, pooling),
+        Ok(match self.purpose.embedder() {
+            None => ContextSizes::Generator(settings.sizes(trained)?),
+            Some((pooling, _)) => ContextSizes::Embedder(settings.embedder_sizes(trained)?, pooling),
         })
     }
 

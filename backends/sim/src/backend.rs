@@ -138,6 +138,7 @@ impl BackendLoader for SimLoader {
             chat_template: Some(self.settings.chat_template.clone()),
             defaults: self.settings.defaults.clone(),
             matryoshka: Matryoshka::No,
+            pair_template: None,
         });
         Ok(())
     }

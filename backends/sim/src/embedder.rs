@@ -25,8 +25,19 @@ pub struct SimEmbedderSettings {
     pub pass_delay: Duration,
     /// How vectors may be cut.
     pub matryoshka: Matryoshka,
+    /// What it ranks documents by, if it does that instead of having vectors.
+    pub pairs: Option<SimPairs>,
     /// What goes wrong. It has no KV memory that could be full.
     pub faults: Faults,
+}
+
+/// How a query and a document stand in an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SimPairs {
+    /// Each before the token that ends a text, as with BERT; or with another one between them, as with XLM-R.
+    Framed { separated: bool },
+    /// In this prompt.
+    Template(String),
 }
 
 impl Default for SimEmbedderSettings {
@@ -38,6 +49,7 @@ impl Default for SimEmbedderSettings {
             max_pass_tokens: 512,
             pass_delay: Duration::ZERO,
             matryoshka: Matryoshka::No,
+            pairs: None,
             faults: Faults::default(),
         }
     }
@@ -59,15 +71,19 @@ impl SimEmbedderLoader {
 
 impl BackendLoader for SimEmbedderLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
-        let matryoshka = self.settings.matryoshka.clone();
+        let SimEmbedderSettings { matryoshka, pairs, .. } = self.settings.clone();
         let mut backend = SimEmbedder::new(self.settings);
         serve(Loaded {
             backend: Backend::Embedder(&mut backend),
-            vocab: Arc::new(model::embedder_vocab()),
+            vocab: Arc::new(model::embedder_vocab(pairs == Some(SimPairs::Framed { separated: true }))),
             tokenizer: Arc::new(ByteTokenizer),
             chat_template: None,
             defaults: GenerationDefaults::default(),
             matryoshka,
+            pair_template: match pairs {
+                Some(SimPairs::Template(template)) => Some(template),
+                Some(SimPairs::Framed { .. }) | None => None,
+            },
         });
         Ok(())
     }
@@ -83,6 +99,10 @@ struct SimEmbedder {
 impl SimEmbedder {
     fn new(settings: SimEmbedderSettings) -> Self {
         let SimEmbedderSettings { dimensions, max_input_tokens, max_inputs, max_pass_tokens, .. } = settings;
+        let (dimensions, pooling) = match settings.pairs {
+            Some(_) => (1, Pooling::Rank),
+            None => (dimensions, Pooling::Last),
+        };
         let spec = EmbeddingSpec {
             name: "sim",
             vocab_size: VOCAB_SIZE,
@@ -90,7 +110,7 @@ impl SimEmbedder {
             max_input_tokens,
             max_inputs,
             max_pass_tokens,
-            pooling: Pooling::Last,
+            pooling,
         };
         Self { spec, settings, passes: 0, vectors: 0 }
     }
@@ -114,7 +134,10 @@ impl EmbeddingBackend for SimEmbedder {
         for input in inputs {
             self.vectors += 1;
             let start = out.len();
-            out.extend(model::vector(input, spec.dimensions));
+            match spec.pooling {
+                Pooling::Rank => out.push(model::score(input)),
+                Pooling::Mean | Pooling::Cls | Pooling::Last => out.extend(model::vector(input, spec.dimensions)),
+            }
             if self.vectors.checked_rem(faults.nan_every) == Some(0) {
                 out[start] = f32::NAN;
             }

@@ -4,7 +4,8 @@
 //! cell that the sequence can see. A stale, shared or misplaced cell therefore changes the answer, and [`Oracle`] knows what the answer must
 //! be. KV memory is kept as a real backend keeps it, by slot or by block; reading a cell that was never written panics.
 //!
-//! Beside it there is an embedding model, whose vectors are hashes of their inputs.
+//! Beside it there is an embedding model, whose vectors are hashes of their inputs; or, in its place, one that ranks documents by the words that
+//! they share with a query.
 
 mod backend;
 mod embedder;
@@ -12,5 +13,5 @@ mod memory;
 mod model;
 
 pub use backend::{Faults, SimLayout, SimLoader, SimSettings};
-pub use embedder::{SimEmbedderLoader, SimEmbedderSettings};
-pub use model::{CHAT_TEMPLATE, Oracle, VOCAB_SIZE, vector, vocab};
+pub use embedder::{SimEmbedderLoader, SimEmbedderSettings, SimPairs};
+pub use model::{CHAT_TEMPLATE, Oracle, VOCAB_SIZE, score, vector, vocab};

@@ -27,9 +27,11 @@ pub(crate) fn vocab_with(fills_in_the_middle: bool) -> Vocab {
     Vocab::new(VocabParts { fill_in_the_middle: fills_in_the_middle.then_some(marks), ..parts() })
 }
 
-/// The same for the embedding model, which wants a token in front of a text and one behind it, as BERT does.
-pub(crate) fn embedder_vocab() -> Vocab {
-    Vocab::new(VocabParts { bos: Some(TURN_START), adds_bos: true, closing: Some(TURN_END), ..parts() })
+/// The same for the embedding model, which wants a token in front of a text and one behind it, as BERT does; between two texts it may want
+/// another one.
+pub(crate) fn embedder_vocab(separated: bool) -> Vocab {
+    let separator = separated.then_some(END_OF_TEXT);
+    Vocab::new(VocabParts { bos: Some(TURN_START), adds_bos: true, closing: Some(TURN_END), separator, ..parts() })
 }
 
 fn parts() -> VocabParts {
@@ -43,6 +45,7 @@ fn parts() -> VocabParts {
         eos: Some(TURN_END),
         adds_bos: false,
         closing: None,
+        separator: None,
         fill_in_the_middle: None,
     }
 }
@@ -92,6 +95,27 @@ pub fn vector(input: &[TokenId], dimensions: u32) -> impl Iterator<Item = f32> +
         let noise = mix(digest ^ mix(u64::from(dimension) + 1)) >> 40;
         8.0 * (noise as f32 / (1u32 << 24) as f32) - 4.0
     })
+}
+
+/// How well a document answers a query, from 0 to 1: by the words of the query that stand behind it too, and a little by everything else. The
+/// query ends with the first control token behind a text.
+#[must_use]
+pub fn score(input: &[TokenId]) -> f32 {
+    let is_text = |token: &TokenId| *token < END_OF_TEXT;
+    let begin = input.iter().position(is_text).unwrap_or(input.len());
+    let end = input[begin..].iter().position(|token| !is_text(token)).map_or(input.len(), |len| begin + len);
+    let (query, document) = (words(&input[begin..end]), words(&input[end..]));
+    let found = query.iter().filter(|word| document.contains(word)).count();
+    let noise = vector(input, 1).next().map_or(0.0, |number| (number + 4.0) / 8.0);
+    0.99 * (found as f32 / query.len().max(1) as f32) + 0.01 * noise
+}
+
+/// Runs of letters, digits and bytes above ASCII, in lower case.
+fn words(tokens: &[TokenId]) -> Vec<Vec<u8>> {
+    let byte = |token: &TokenId| u8::try_from(*token).map_or(b' ', |byte| byte.to_ascii_lowercase());
+    let bytes: Vec<u8> = tokens.iter().map(byte).collect();
+    let runs = bytes.split(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric());
+    runs.filter(|run| !run.is_empty()).map(<[u8]>::to_vec).collect()
 }
 
 /// Makes the text readable enough for a person to see that something is being generated.

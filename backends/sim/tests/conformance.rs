@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use tandem_core::conformance;
-use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimSettings};
+use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimPairs, SimSettings};
 
 fn check(layout: SimLayout, mixes_phases: bool) {
     let adapters = vec!["one".to_owned(), "two".to_owned()];
@@ -27,11 +27,21 @@ fn with_separate_phases() {
     check(SimLayout::Blocks { count: 64, block_size: 8 }, false);
 }
 
-#[test]
-fn vectors() {
+fn check_embedder(pairs: Option<&SimPairs>) {
     for (max_inputs, max_pass_tokens) in [(3, 16), (3, 40), (8, 100)] {
-        let settings =
-            SimEmbedderSettings { max_input_tokens: 40, max_inputs, max_pass_tokens, ..SimEmbedderSettings::default() };
+        let pairs = pairs.cloned();
+        let defaults = SimEmbedderSettings::default();
+        let settings = SimEmbedderSettings { max_input_tokens: 40, max_inputs, max_pass_tokens, pairs, ..defaults };
         conformance::check_embedder(Box::new(SimEmbedderLoader::new(settings)), 0.0).unwrap();
     }
+}
+
+#[test]
+fn vectors() {
+    check_embedder(None);
+}
+
+#[test]
+fn ranks() {
+    check_embedder(Some(&SimPairs::Framed { separated: false }));
 }

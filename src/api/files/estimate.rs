@@ -13,7 +13,7 @@ use crate::store::Tenant;
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(in crate::api) struct EstimateParams {
     /// That of the batch; that of the file's first line, if absent.
-    #[schemars(extend("enum" = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]))]
+    #[schemars(extend("enum" = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]))]
     endpoint: Option<String>,
 }
 

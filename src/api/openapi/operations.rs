@@ -5,7 +5,9 @@ use super::super::files::EstimateParams;
 use super::super::health::{Status, Version};
 use super::super::listing::ListQuery;
 use super::operation::{Answer, Body, Operation, Schemas};
-use super::requests::{ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest};
+use super::requests::{
+    ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, RerankRequest, TokenizeRequest,
+};
 use super::submissions::{BatchRequest, ContentHeaders, ResultsHeaders, StartHeaders, UploadForm};
 use crate::completion::{Detokenized, Tokenized};
 use crate::openai::batches::{BatchObject, OutputRecord, ResultList};
@@ -14,6 +16,7 @@ use crate::openai::completions::Completion;
 use crate::openai::embeddings::EmbeddingList;
 use crate::openai::files::{EstimateObject, FileDeleted, FileObject, ListObject};
 use crate::openai::models::{Model, ModelList};
+use crate::openai::rerank::Ranking;
 
 const INFERENCE: &str = "Inference";
 const BATCHES: &str = "Batches";
@@ -97,6 +100,42 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Needs a model that embeds.",
         body: Some(Body::Json(Schemas::request::<EmbeddingRequest>)),
         answers: &[Answer::Json(Schemas::response::<EmbeddingList<'_>>)],
+        fails: &[ANY, KEYED, JSON, MODEL],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/v1/rerank",
+        id: "rerank",
+        tag: INFERENCE,
+        summary: "Rank documents by how well they answer a query",
+        about: "Needs a model that reranks.",
+        body: Some(Body::Json(Schemas::request::<RerankRequest>)),
+        answers: &[Answer::Json(Schemas::response::<Ranking<'_>>)],
+        fails: &[ANY, KEYED, JSON, MODEL],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/v2/rerank",
+        id: "rerankV2",
+        tag: INFERENCE,
+        summary: "Rank documents by how well they answer a query",
+        about: "The same as `/v1/rerank`, where Cohere's clients look for it.",
+        body: Some(Body::Json(Schemas::request::<RerankRequest>)),
+        answers: &[Answer::Json(Schemas::response::<Ranking<'_>>)],
+        fails: &[ANY, KEYED, JSON, MODEL],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/rerank",
+        id: "rerankPlain",
+        tag: INFERENCE,
+        summary: "Rank documents by how well they answer a query",
+        about: "The same as `/v1/rerank`.",
+        body: Some(Body::Json(Schemas::request::<RerankRequest>)),
+        answers: &[Answer::Json(Schemas::response::<Ranking<'_>>)],
         fails: &[ANY, KEYED, JSON, MODEL],
         ..PLAIN
     },

@@ -153,6 +153,57 @@ pub(super) struct EmbeddingRequest {
     hints: Hints,
 }
 
+/// Documents to rank by how well they answer a query.
+#[derive(JsonSchema)]
+pub(super) struct RerankRequest {
+    /// One of `/v1/models` that reranks.
+    #[schemars(length(min = 1), example = &"reranker")]
+    model: String,
+    /// What is looked for.
+    #[schemars(length(min = 1), example = &"Where do pandas live?")]
+    query: String,
+    /// What may answer it.
+    #[schemars(length(min = 1, max = 2048), example = json!(["Pandas live in China.", "Paris is in France."]), example = json!([{"text": "Pandas live in China."}]))]
+    documents: Vec<Document>,
+    /// So many of the best alone; 0, as if it were absent, is all of them.
+    #[schemars(example = 1)]
+    top_n: Option<u32>,
+    /// Tell the documents beside their scores; `true` if absent.
+    #[schemars(example = false)]
+    return_documents: Option<bool>,
+    /// Documents of longer inputs lose tokens, so that each input, with the query and what the model wants around both, has so many; -1 is as
+    /// many as the model takes.
+    #[schemars(extend("anyOf" = [{"const": -1}, {"minimum": 1, "maximum": 4_294_967_295u32}, {"type": "null"}]), example = 64, example = -1)]
+    truncate_prompt_tokens: Option<i64>,
+    /// At which end texts lose tokens; `right` if absent.
+    #[schemars(extend("enum" = ["left", "right", null]), example = &"left")]
+    truncation_side: Option<String>,
+    /// Longer documents lose tokens; 0 is no limit.
+    #[schemars(example = 64)]
+    max_tokens_per_doc: Option<u32>,
+    /// A longer query loses tokens; 0 is no limit.
+    #[schemars(example = 64)]
+    max_tokens_per_query: Option<u32>,
+    #[schemars(flatten)]
+    handling: Handling,
+    #[schemars(flatten)]
+    hints: Hints,
+}
+
+/// A text, or an object with one.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+enum Document {
+    Text(String),
+    Object(DocumentObject),
+}
+
+#[derive(JsonSchema)]
+#[schemars(inline, extend("additionalProperties" = false))]
+struct DocumentObject {
+    text: String,
+}
+
 /// What chat and text completions have in common.
 #[derive(JsonSchema)]
 struct Generation {

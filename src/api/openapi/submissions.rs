@@ -14,7 +14,7 @@ pub(super) struct BatchRequest {
     #[schemars(example = &"file-abc123")]
     input_file_id: String,
     /// Where all its requests go.
-    #[schemars(extend("enum" = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]), example = &"/v1/chat/completions")]
+    #[schemars(extend("enum" = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]), example = &"/v1/chat/completions")]
     endpoint: String,
     /// What is not done by then is given up. `24h`, and what else the server is set to take.
     #[schemars(example = &"24h")]

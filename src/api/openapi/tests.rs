@@ -171,6 +171,7 @@ fn request_of(endpoint: Endpoint) -> &'static str {
         Endpoint::ChatCompletions => "ChatRequest",
         Endpoint::Completions => "CompletionRequest",
         Endpoint::Embeddings => "EmbeddingRequest",
+        Endpoint::Rerank => "RerankRequest",
     }
 }
 

@@ -101,6 +101,21 @@ async fn lines_of_embeddings_are_checked_for_theirs() {
 }
 
 #[tokio::test]
+async fn lines_of_reranking_are_checked_for_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start(dir.path()).await;
+    let bodies = [json!({"model": "m1", "query": "x", "documents": ["y"]}), json!({"model": "m1", "query": "x"})];
+    let lines = bodies.iter().enumerate().map(|(at, body)| {
+        json!({"custom_id": at.to_string(), "method": "POST", "url": "/v1/rerank", "body": body}).to_string() + "\n"
+    });
+    let file = world.upload(&lines.collect::<String>()).await;
+    let id = world.create_for(Endpoint::Rerank, &file).await;
+    let errors: Vec<BatchError> = serde_json::from_str(&world.ended(&id).await.errors.unwrap()).unwrap();
+    let errors: Vec<_> = errors.iter().map(|error| (error.line, error.message.as_str())).collect();
+    assert_eq!(errors, [(Some(2), "Documents parameter is required.")]);
+}
+
+#[tokio::test]
 async fn bad_files_are_named_whole() {
     let two_models = line("a", "hello") + &with("b", |line| line["body"]["model"] = json!("m2"));
     for (text, code, line) in [

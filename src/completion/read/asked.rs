@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::{chat, completions, embeddings};
+use super::{chat, completions, embeddings, rerank};
 use crate::completion::Limits;
 use crate::openai::Endpoint;
 use crate::openai::error::ApiError;
@@ -32,5 +32,6 @@ pub(crate) fn read(endpoint: Endpoint, body: &Map<String, Value>) -> Result<(), 
         Endpoint::ChatCompletions => chat(body, &limits).map(|_| ()),
         Endpoint::Completions => completions(body, &limits).map(|_| ()),
         Endpoint::Embeddings => embeddings(body, &limits).map(|_| ()),
+        Endpoint::Rerank => rerank(body, &limits).map(|_| ()),
     }
 }

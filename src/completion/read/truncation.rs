@@ -24,16 +24,21 @@ pub(in crate::completion) enum Side {
 impl Truncation {
     /// As vLLM has it: a number of tokens, or -1 for what the model takes; `side` when the request does not say.
     pub(super) fn read(fields: &mut Fields<'_>, side: Side) -> Result<Option<Self>, ApiError> {
+        Ok(Self::read_with_side(fields, side)?.0)
+    }
+
+    /// The same, and the side for limits beside it.
+    pub(super) fn read_with_side(fields: &mut Fields<'_>, side: Side) -> Result<(Option<Self>, Side), ApiError> {
         let side = match fields.one_of("truncation_side", &["left", "right"])? {
             Some("left") => Side::Left,
             Some(_) => Side::Right,
             None => side,
         };
-        let Some(tokens) = fields.integer(TRUNCATE, -1..=i64::from(u32::MAX))? else { return Ok(None) };
+        let Some(tokens) = fields.integer(TRUNCATE, -1..=i64::from(u32::MAX))? else { return Ok((None, side)) };
         match u32::try_from(tokens) {
             Ok(0) => Err(ApiError::nothing_left(TRUNCATE)),
-            Ok(tokens) => Ok(Some(Self { tokens: Some(tokens), side })),
-            Err(_) => Ok(Some(Self { tokens: None, side })),
+            Ok(tokens) => Ok((Some(Self { tokens: Some(tokens), side }), side)),
+            Err(_) => Ok((Some(Self { tokens: None, side }), side)),
         }
     }
 
@@ -48,17 +53,32 @@ impl Truncation {
         fits: u32,
         more: usize,
     ) -> Result<(), ApiError> {
-        if let Some(asked) = self.tokens.filter(|asked| *asked > max) {
-            return Err(ApiError::integer_above(TRUNCATE, max.into(), &asked.to_string()));
-        }
-        let room = (self.tokens.unwrap_or(fits) as usize).saturating_sub(more);
+        let room = (self.within(max)?.unwrap_or(fits) as usize).saturating_sub(more);
         if room == 0 {
             return Err(ApiError::nothing_left(TRUNCATE));
         }
-        match self.side {
-            Side::Left => drop(ids.drain(..ids.len().saturating_sub(room))),
-            Side::Right => ids.truncate(room),
-        }
+        self.side.cut(ids, room);
         Ok(())
+    }
+
+    /// The number of tokens that was asked for.
+    ///
+    /// # Errors
+    /// When it is more than the `max` that the model takes.
+    pub(in crate::completion) fn within(self, max: u32) -> Result<Option<u32>, ApiError> {
+        match self.tokens {
+            Some(asked) if asked > max => Err(ApiError::integer_above(TRUNCATE, max.into(), &asked.to_string())),
+            asked => Ok(asked),
+        }
+    }
+}
+
+impl Side {
+    /// Leaves `room` at most.
+    pub(in crate::completion) fn cut(self, ids: &mut Vec<TokenId>, room: usize) {
+        match self {
+            Self::Left => drop(ids.drain(..ids.len().saturating_sub(room))),
+            Self::Right => ids.truncate(room),
+        }
     }
 }

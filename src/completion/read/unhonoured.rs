@@ -58,6 +58,27 @@ const NOT_OFFERED_FOR_EMBEDDINGS: &[(&str, Neutral)] = &[
     ("use_activation", Neutral::Is(true)),
 ];
 
+/// The same for reranking, by the names that Cohere, Jina, Voyage and vLLM have.
+const NOT_OFFERED_FOR_RERANKING: &[(&str, Neutral)] = &[
+    ("activation", Neutral::Is(true)),
+    ("instruct", Neutral::Never),
+    ("instruction", Neutral::Never),
+    ("max_chunks_per_doc", Neutral::Never),
+    ("max_doc_length", Neutral::Never),
+    ("max_query_length", Neutral::Never),
+    ("messages", Neutral::Never),
+    ("normalize", Neutral::Is(true)),
+    ("rank_fields", Neutral::Never),
+    ("raw_scores", Neutral::Is(false)),
+    ("return_embeddings", Neutral::Is(false)),
+    ("softmax", Neutral::Is(true)),
+    ("stream", Neutral::Is(false)),
+    ("top_k", Neutral::Never),
+    ("truncate", Neutral::Is(false)),
+    ("truncation", Neutral::Is(false)),
+    ("use_activation", Neutral::Is(true)),
+];
+
 /// The value of a field by which nothing is asked for.
 enum Neutral {
     Never,
@@ -103,6 +124,11 @@ pub(super) fn rest(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, 
 /// The same for a request for embeddings.
 pub(super) fn rest_of_embeddings(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, ApiError> {
     rest_but(fields, limits, NOT_OFFERED_FOR_EMBEDDINGS)
+}
+
+/// The same for a request to rank documents.
+pub(super) fn rest_of_reranking(fields: &Fields<'_>, limits: &Limits) -> Result<Vec<String>, ApiError> {
+    rest_but(fields, limits, NOT_OFFERED_FOR_RERANKING)
 }
 
 /// Refuses what no request may ask for, where there is no place to name what was passed over.

@@ -21,6 +21,8 @@ pub(crate) struct EncoderConfig {
     pub(crate) norm_eps: f32,
     pub(crate) activation: EncoderActivation,
     pub(crate) names: &'static EncoderNames,
+    /// Of a model that ranks documents.
+    pub(crate) head: Option<&'static HeadNames>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,15 @@ pub(crate) struct EncoderNames {
     pub(crate) inner: &'static str,
     pub(crate) outer: &'static str,
     pub(crate) output_norm: &'static str,
+}
+
+/// What a family calls the tensors of its last two layers, of which the first has a hyperbolic tangent behind it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HeadNames {
+    pub(crate) dense: &'static str,
+    /// Whether that is a part of the model without its head, and named like one.
+    pub(crate) within: bool,
+    pub(crate) output: &'static str,
 }
 
 /// What a family calls the fields of its `config.json`.
@@ -83,6 +94,7 @@ impl EncoderConfig {
             norm_eps: fields.optional_positive("layer_norm_eps")?.unwrap_or(1e-12) as f32,
             activation: EncoderActivation::parse(fields, called.activation)?,
             names,
+            head: None,
         })
     }
 

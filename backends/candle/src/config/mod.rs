@@ -10,7 +10,7 @@ pub(crate) use decoder::{
     Activation, Biases, DecoderConfig, Defaults, Head, LayerConfig, LogitMap, MAX_MLP, MlpConfig, NormPlacement,
     NormWeight, Projections, QkNorm, RouteWeights,
 };
-pub(crate) use encoder::{EncoderActivation, EncoderConfig, EncoderFields, EncoderNames};
+pub(crate) use encoder::{EncoderActivation, EncoderConfig, EncoderFields, EncoderNames, HeadNames};
 pub(crate) use fields::Fields;
 pub(crate) use model::{BodyConfig, EmbedderConfig, ModelConfig};
 pub(crate) use rope::{Rope, RopeFrame, RopeScaling};

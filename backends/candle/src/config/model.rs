@@ -62,7 +62,9 @@ impl ModelConfig {
             return Ok(Self::Embedder(EmbedderConfig::new(body, sentence)));
         }
         if named.ends_with("ForSequenceClassification") {
-            return Err(format!("architecture {named} gives scores and no embeddings: rerankers are not served"));
+            return Err(format!(
+                "architecture {named} gives scores, and is none of the rerankers that are served: those of BERT, RoBERTa and XLM-R"
+            ));
         }
         // What a decoder is called that was saved without its head.
         let headless = named.strip_suffix("Model").map(|family| format!("{family}ForCausalLM"));
@@ -102,7 +104,10 @@ impl DecoderConfig {
 impl EmbedderConfig {
     /// Encoders of which no file says how to pool are pooled by the mean, as most are.
     fn new(body: BodyConfig, sentence: Option<&SentenceFiles>) -> Self {
-        let pooling = sentence.map_or(Pooling::Mean, |files| files.pooling);
+        let pooling = match &body {
+            BodyConfig::Encoder(EncoderConfig { head: Some(_), .. }) => Pooling::Rank,
+            BodyConfig::Encoder(_) | BodyConfig::Decoder(_) => sentence.map_or(Pooling::Mean, |files| files.pooling),
+        };
         Self { body, pooling, lower_case: sentence.is_some_and(|files| files.lower_case) }
     }
 }
@@ -119,6 +124,14 @@ impl BodyConfig {
         match self {
             Self::Encoder(config) => config.hidden_size,
             Self::Decoder(config) => config.hidden_size,
+        }
+    }
+
+    /// Rows of its table of token types, if it has one.
+    pub(crate) fn token_types(&self) -> Option<usize> {
+        match self {
+            Self::Encoder(config) => config.token_types,
+            Self::Decoder(_) => None,
         }
     }
 

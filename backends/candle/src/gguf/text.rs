@@ -93,6 +93,7 @@ fn parts(file: &GgufFile, model: Model, tokens: Tokens) -> VocabParts {
         eos,
         adds_bos,
         closing,
+        separator: None,
         fill_in_the_middle: fill_in_the_middle(file.header()),
     }
 }

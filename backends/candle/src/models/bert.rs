@@ -1,4 +1,6 @@
-use crate::config::{EncoderConfig, EncoderFields, EncoderNames, Fields};
+use serde_json::Value;
+
+use crate::config::{EncoderConfig, EncoderFields, EncoderNames, Fields, HeadNames};
 
 const FIELDS: EncoderFields = EncoderFields {
     hidden_size: "hidden_size",
@@ -36,6 +38,11 @@ const DISTIL: EncoderNames = EncoderNames {
     output_norm: "output_layer_norm",
 };
 
+/// The pooler, which counts in a model that ranks, and a layer for its label.
+const BERT_HEAD: HeadNames = HeadNames { dense: "pooler.dense", within: true, output: "classifier" };
+
+const ROBERTA_HEAD: HeadNames = HeadNames { dense: "classifier.dense", within: false, output: "classifier.out_proj" };
+
 /// BERT, and the many embedding models that were made of it.
 pub(super) fn describe(fields: &Fields<'_>) -> Result<EncoderConfig, String> {
     typed(fields, &BERT, 2)
@@ -51,6 +58,27 @@ pub(super) fn describe_roberta(fields: &Fields<'_>) -> Result<EncoderConfig, Str
         return Err(format!("invalid config: pad_token_id: {padding} leaves none of {positions} positions"));
     }
     Ok(EncoderConfig { first_position, ..config })
+}
+
+/// BERT as a cross-encoder.
+pub(super) fn describe_ranking(fields: &Fields<'_>) -> Result<EncoderConfig, String> {
+    one_label(fields)?;
+    Ok(EncoderConfig { head: Some(&BERT_HEAD), ..describe(fields)? })
+}
+
+/// `RoBERTa` and XLM-R as cross-encoders.
+pub(super) fn describe_ranking_roberta(fields: &Fields<'_>) -> Result<EncoderConfig, String> {
+    one_label(fields)?;
+    Ok(EncoderConfig { head: Some(&ROBERTA_HEAD), ..describe_roberta(fields)? })
+}
+
+/// Of several labels nobody says which one tells how well a document answers. A file without names for them has two.
+fn one_label(fields: &Fields<'_>) -> Result<(), String> {
+    let named = fields.optional::<Value>("id2label")?;
+    match named.as_ref().and_then(Value::as_object).map_or(2, |labels| labels.len()) {
+        1 => Ok(()),
+        labels => Err(format!("invalid config: id2label: {labels} labels, where a reranker has one")),
+    }
 }
 
 /// Distilled BERT, which knows no token types.

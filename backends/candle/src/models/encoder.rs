@@ -1,9 +1,10 @@
-use tandem_core::LoadError;
+use tandem_core::{LoadError, TokenId};
 use tandem_kernels::{Attention, Pages, Sight, Span};
 
 use crate::{
     config::EncoderConfig,
     layers::{Embedding, LayerNorm, Linear, PlainMlp},
+    models::Head,
     paged::{KvCache, Ragged},
     weights::Weights,
 };
@@ -16,6 +17,7 @@ pub(crate) struct Encoder {
     embedding: Embedding,
     /// By position from that of the first token of a text on, and with the type that all tokens of a single text have.
     positions: Vec<f32>,
+    second_text: Option<SecondText>,
     norm: LayerNorm,
     layers: Vec<Layer>,
     width: usize,
@@ -32,6 +34,15 @@ struct Buffers {
     delta: Vec<f32>,
 }
 
+/// The tokens of the second of two texts, which have a type of their own.
+#[derive(Debug)]
+struct SecondText {
+    /// What the first one ends with.
+    behind: TokenId,
+    /// The vector of their type, less that of the others.
+    differs_by: Vec<f32>,
+}
+
 /// One layer: attention and an MLP, each added to the hidden state, which is normalised after either.
 #[derive(Debug)]
 struct Layer {
@@ -46,17 +57,25 @@ struct Layer {
 }
 
 impl Encoder {
-    pub(crate) fn load(config: &EncoderConfig, weights: Weights) -> Loaded<Self> {
-        Source::new(config, weights).encoder()
+    /// Of a model that ranks, its head too. `closing` is what a text ends with.
+    pub(crate) fn load(
+        config: &EncoderConfig,
+        weights: Weights,
+        closing: Option<TokenId>,
+    ) -> Loaded<(Self, Option<Head>)> {
+        Source::new(config, weights).encoder(closing)
     }
 
     /// The hidden state of each token of a pass over whole inputs, of which K and V lie in `cache` meanwhile.
     pub(crate) fn forward(&mut self, ragged: &Ragged, cache: &mut KvCache) -> &[f32] {
-        let Self { embedding, positions, norm, layers, width, buffers } = self;
+        let Self { embedding, positions, second_text, norm, layers, width, buffers } = self;
         embedding.forward(&ragged.tokens, &mut buffers.hidden);
         for (row, &position) in buffers.hidden.chunks_exact_mut(*width).zip(&ragged.positions) {
             let vector = &positions[position as usize * *width..][..*width];
             row.iter_mut().zip(vector).for_each(|(x, position)| *x += position);
+        }
+        if let Some(second) = second_text {
+            second.add_to(&mut buffers.hidden, ragged);
         }
         norm.apply(&mut buffers.hidden);
         let spans = ragged.spans();
@@ -64,6 +83,21 @@ impl Encoder {
             layer.forward(&ragged.slots, &spans, cache.layer_mut(at), buffers);
         }
         &self.buffers.hidden
+    }
+}
+
+impl SecondText {
+    fn add_to(&self, hidden: &mut [f32], ragged: &Ragged) {
+        let Self { behind, differs_by } = self;
+        let mut has_begun = false;
+        let tokens = std::iter::zip(&ragged.tokens, &ragged.positions);
+        for (row, (&token, &position)) in hidden.chunks_exact_mut(differs_by.len()).zip(tokens) {
+            has_begun &= position > 0;
+            if has_begun {
+                row.iter_mut().zip(differs_by).for_each(|(x, of_type)| *x += of_type);
+            }
+            has_begun |= token == *behind;
+        }
     }
 }
 
@@ -99,32 +133,40 @@ impl<'a> Source<'a> {
         Self { config, weights, whole: if is_part { whole } else { "" } }
     }
 
-    fn encoder(mut self) -> Loaded<Encoder> {
+    fn encoder(mut self, closing: Option<TokenId>) -> Loaded<(Encoder, Option<Head>)> {
         let &EncoderConfig { vocab_size, hidden_size, .. } = self.config;
         let name = format!("{}embeddings.word_embeddings.weight", self.whole);
         let embedding = self.weights.embedding(&name, vocab_size, hidden_size)?;
-        let positions = self.positions()?;
+        let (positions, differs_by) = self.positions()?;
+        let second_text = closing.zip(differs_by).map(|(behind, differs_by)| SecondText { behind, differs_by });
         let norm = self.norm(&format!("{}embeddings.LayerNorm", self.whole))?;
         let layers = (0..self.config.layers).map(|at| self.layer(at)).collect::<Loaded<_>>()?;
-        let Self { weights, whole, .. } = self;
-        // The pooler is a head for another task, and the ids only count.
+        let Self { mut weights, whole, config } = self;
+        let head = config.head.map(|names| Head::load(names, whole, hidden_size, &mut weights)).transpose()?;
+        // The pooler is a head for another task, where the model does not rank, and the ids only count.
         let (pooler, ids) = (format!("{whole}pooler.dense."), format!("{whole}embeddings.position_ids"));
         weights.finish(|name| name.starts_with(&pooler) || name == ids)?;
-        Ok(Encoder { embedding, positions, norm, layers, width: hidden_size, buffers: Buffers::default() })
+        let buffers = Buffers::default();
+        Ok((Encoder { embedding, positions, second_text, norm, layers, width: hidden_size, buffers }, head))
     }
 
-    fn positions(&mut self) -> Loaded<Vec<f32>> {
+    /// With the first type of tokens; and of a model that ranks, what the second differs by from it.
+    fn positions(&mut self) -> Loaded<(Vec<f32>, Option<Vec<f32>>)> {
         let &EncoderConfig { hidden_size, positions: rows, first_position, token_types, .. } = self.config;
         let name = |table: &str| format!("{}embeddings.{table}_embeddings.weight", self.whole);
         let mut positions = self.weights.table(&name("position"), rows, hidden_size)?;
         positions.drain(..first_position * hidden_size);
+        let mut differs_by = None;
         if let Some(types) = token_types {
             let types = self.weights.table(&name("token_type"), types, hidden_size)?;
             for row in positions.chunks_exact_mut(hidden_size) {
                 row.iter_mut().zip(&types).for_each(|(x, of_type)| *x += of_type);
             }
+            let (first, others) = types.split_at(hidden_size);
+            let second = others.get(..hidden_size).filter(|_| self.config.head.is_some());
+            differs_by = second.map(|second| second.iter().zip(first).map(|(b, a)| b - a).collect());
         }
-        Ok(positions)
+        Ok((positions, differs_by))
     }
 
     fn layer(&mut self, at: usize) -> Loaded<Layer> {

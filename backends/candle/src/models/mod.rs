@@ -5,6 +5,7 @@ mod decoder;
 mod encoder;
 mod gemma;
 mod granite;
+mod head;
 mod layer;
 mod llama;
 mod mistral;
@@ -17,6 +18,7 @@ mod windows;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
+pub(crate) use head::Head;
 pub(crate) use trunk::Trunk;
 
 use crate::config::{DecoderConfig, EncoderConfig, Fields};
@@ -50,6 +52,13 @@ const ENCODERS: [(&str, DescribeEncoder); 4] = [
     ("DistilBertModel", bert::describe_distilled),
 ];
 
+/// Architectures that give a score to a query and a document.
+const RANKERS: [(&str, DescribeEncoder); 3] = [
+    ("BertForSequenceClassification", bert::describe_ranking),
+    ("RobertaForSequenceClassification", bert::describe_ranking_roberta),
+    ("XLMRobertaForSequenceClassification", bert::describe_ranking_roberta),
+];
+
 /// The family of an architecture, `None` when this backend does not run it.
 pub(crate) fn family(architecture: &str) -> Option<Describe> {
     FAMILIES.iter().find(|(name, _)| *name == architecture).map(|(_, describe)| *describe)
@@ -57,9 +66,11 @@ pub(crate) fn family(architecture: &str) -> Option<Describe> {
 
 /// The same for encoders.
 pub(crate) fn encoder_family(architecture: &str) -> Option<DescribeEncoder> {
-    ENCODERS.iter().find(|(name, _)| *name == architecture).map(|(_, describe)| *describe)
+    let mut all = ENCODERS.iter().chain(&RANKERS);
+    all.find(|(name, _)| *name == architecture).map(|(_, describe)| *describe)
 }
 
 pub(crate) fn architectures() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, _)| *name).chain(ENCODERS.iter().map(|(name, _)| *name))
+    let encoders = ENCODERS.iter().chain(&RANKERS).map(|(name, _)| *name);
+    FAMILIES.iter().map(|(name, _)| *name).chain(encoders)
 }

@@ -33,7 +33,7 @@ impl EmbeddingModel {
             config: json("config.json").unwrap(),
             modules: json("modules.json"),
             pooling: json("1_Pooling/config.json"),
-            tokenizer: word_pieces(),
+            tokenizer: if name == "roberta_ranks" { with_pairs(&["[SEP]"], 0) } else { word_pieces() },
             tokenizer_config: json!({ "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]" }),
             transformer: None,
         }
@@ -77,12 +77,23 @@ pub(crate) fn embed(backend: &mut dyn EmbeddingBackend, inputs: &[&[TokenId]]) -
 
 /// Word pieces of a few words, in lower case, between `[CLS]` and `[SEP]`.
 pub(crate) fn word_pieces() -> Value {
+    with_pairs(&[], 1)
+}
+
+/// The same with more between the texts of a pair, the second of which has tokens of this type.
+pub(crate) fn with_pairs(between: &[&str], second_type: u32) -> Value {
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "wor", "##ld", "a", "quick", "brown", "fox"];
     let vocab: serde_json::Map<String, Value> =
         words.iter().zip(0..).map(|(word, id)| ((*word).to_owned(), id.into())).collect();
     let special = |id: u32, text: &str| json!({ "id": text, "ids": [id], "tokens": [text] });
     let piece = |text: &str| json!({ "SpecialToken": { "id": text, "type_id": 0 } });
     let text = json!({ "Sequence": { "id": "A", "type_id": 0 } });
+    let second = [
+        json!({ "Sequence": { "id": "B", "type_id": second_type } }),
+        json!({ "SpecialToken": { "id": "[SEP]", "type_id": second_type } }),
+    ];
+    let first = [piece("[CLS]"), text.clone(), piece("[SEP]")].into_iter();
+    let pair: Vec<Value> = first.chain(between.iter().map(|text| piece(text))).chain(second).collect();
     json!({
         "version": "1.0", "truncation": { "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0 },
         "padding": null,
@@ -90,7 +101,7 @@ pub(crate) fn word_pieces() -> Value {
         "normalizer": { "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true },
         "pre_tokenizer": { "type": "BertPreTokenizer" },
         "post_processor": {
-            "type": "TemplateProcessing", "single": [piece("[CLS]"), text, piece("[SEP]")], "pair": [text],
+            "type": "TemplateProcessing", "single": [piece("[CLS]"), text, piece("[SEP]")], "pair": pair,
             "special_tokens": { "[CLS]": special(2, "[CLS]"), "[SEP]": special(3, "[SEP]") }
         },
         "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },

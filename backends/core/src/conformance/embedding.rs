@@ -42,6 +42,8 @@ impl Rig<'_> {
         assert_eq!(out.len(), 1 + inputs.len() * dimensions, "a vector of its dimensions for each input");
         assert!(out[0] == 0.5, "vectors are appended");
         assert!(out.iter().all(|number| number.is_finite()), "the model's vectors are finite");
+        let ranks = self.backend.spec().ranks();
+        assert!(!ranks || out.iter().all(|number| (0.0..=1.0).contains(number)), "ranks are from 0 to 1");
         out[1..].chunks_exact(dimensions).map(<[f32]>::to_vec).collect()
     }
 
@@ -54,6 +56,7 @@ impl Rig<'_> {
         let spec = self.backend.spec();
         assert!(vocab <= spec.vocab_size as usize, "every token of the vocabulary can be in an input");
         assert!(spec.dimensions > 0, "vectors have numbers");
+        assert!(spec.dimensions == 1 || !spec.ranks(), "a rank is one number");
         assert!(spec.max_input_tokens >= 16, "the suite needs inputs of 16 tokens");
         assert!(spec.max_inputs >= 3, "the suite needs passes of three inputs");
         assert!(spec.max_pass_tokens >= 16, "the suite needs passes of 16 tokens");

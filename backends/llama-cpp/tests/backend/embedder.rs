@@ -15,14 +15,15 @@ use crate::{
 const TOLERANCE: f32 = 1e-3;
 
 const CONTEXT: u64 = 48;
-const MEAN: u32 = 1;
-const CLS: u32 = 2;
-const LAST: u32 = 3;
-const RANK: u32 = 4;
+/// Of its hidden states.
+pub(crate) const WIDTH: u64 = 32;
+pub(crate) const MEAN: u32 = 1;
+pub(crate) const CLS: u32 = 2;
+pub(crate) const LAST: u32 = 3;
+pub(crate) const RANK: u32 = 4;
 
 /// A small BERT with random weights and a vocabulary of word pieces.
-fn bert(pooling: Option<u32>) -> Gguf {
-    const WIDTH: u64 = 32;
+pub(crate) fn bert(pooling: Option<u32>) -> Gguf {
     const INNER: u64 = 64;
     let mut file = Gguf::bare("bert");
     for (key, number) in [
@@ -101,15 +102,15 @@ pub(crate) fn all() -> [Gguf; 2] {
     [bert(Some(MEAN)), causal(LAST)]
 }
 
-fn embedder(path: &Path, context: u32, max_step_tokens: u32) -> LlamaCppLoader {
+pub(crate) fn embedder(path: &Path, context: u32, max_step_tokens: u32) -> LlamaCppLoader {
     LlamaCppLoader::new(LlamaCppSettings { model: path.to_owned(), max_step_tokens, ..settings(2, context) })
 }
 
-fn backend(loaded: Loaded<'_>) -> &mut dyn EmbeddingBackend {
+pub(crate) fn backend(loaded: Loaded<'_>) -> &mut dyn EmbeddingBackend {
     loaded.backend.embedder().expect("the model is an embedder")
 }
 
-fn embed(backend: &mut dyn EmbeddingBackend, inputs: &[&[TokenId]]) -> Vec<Vec<f32>> {
+pub(crate) fn embed(backend: &mut dyn EmbeddingBackend, inputs: &[&[TokenId]]) -> Vec<Vec<f32>> {
     let mut out = Vec::new();
     backend.embed(inputs, &mut out).expect("inputs that fit");
     out.chunks_exact(backend.spec().dimensions as usize).map(<[f32]>::to_vec).collect()
@@ -129,7 +130,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The reason, of a file that is there and wrong.
-fn invalid(file: &Gguf) -> String {
+pub(crate) fn invalid(file: &Gguf) -> String {
     let path = file.write();
     let result = Box::new(embedder(&path, 48, 64)).with_backend(&mut |_| panic!("a failed load serves nothing"));
     match result.expect_err("the load fails") {
@@ -246,10 +247,6 @@ fn files_that_say_no_pooling_or_another() {
         "a model of architecture `bert` that embeds tokens and no texts: `bert.pooling_type` names no pooling"
     );
     assert_eq!(invalid(&bert(Some(0))), invalid(&bert(None)));
-    assert_eq!(
-        invalid(&bert(Some(RANK))),
-        "a reranker, which gives scores and no embeddings: rerankers are not served"
-    );
     assert_eq!(invalid(&bert(Some(9))), "unknown pooling: `bert.pooling_type` is 9");
 }
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tandem_core::BackendLoader;
 use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings};
 
-use crate::{architectures, embedder, forger::Forger, gguf, helpers::settings};
+use crate::{architectures, embedder, forger::Forger, gguf, helpers::settings, reranker};
 
 /// Loads forged files of each architecture for as long as `more` says, beginning with forgery `seed`.
 fn forge(mut seed: u64, more: impl Fn(u64) -> bool) {
-    let files = architectures::all().into_iter().chain(embedder::all());
+    let files = architectures::all().into_iter().chain(embedder::all()).chain(reranker::all());
     let originals: Vec<_> = files.map(|file| (file.bytes(), file.header_len())).collect();
     let (mut loaded, mut refused) = (0, 0);
     while more(seed) {

@@ -8,6 +8,7 @@ const EOS: u32 = 256;
 const ALIGNMENT: usize = 32;
 
 /// A file to be written.
+#[derive(Clone)]
 pub(crate) struct Gguf {
     architecture: &'static str,
     values: Vec<(String, Value)>,
@@ -23,8 +24,10 @@ pub(crate) enum Value {
     Text(String),
     Texts(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
+#[derive(Clone)]
 struct Tensor {
     name: String,
     dims: Vec<u64>,
@@ -108,6 +111,11 @@ impl Gguf {
         self.tensors.push(Tensor { name: name.to_owned(), dims: dims.to_vec(), data });
     }
 
+    /// The numbers of a tensor.
+    pub(crate) fn numbers(&self, name: &str) -> &[f32] {
+        &self.tensors.iter().find(|tensor| tensor.name == name).expect("the tensor is in the file").data
+    }
+
     /// Takes a tensor out.
     pub(crate) fn remove(&mut self, name: &str) {
         self.tensors.retain(|tensor| tensor.name != name);
@@ -189,6 +197,12 @@ impl Value {
                 out.extend((numbers.len() as u64).to_le_bytes());
                 numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
             }
+            Self::F32s(numbers) => {
+                kind(out, 9);
+                kind(out, 6);
+                out.extend((numbers.len() as u64).to_le_bytes());
+                numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+            }
         }
     }
 }
@@ -209,6 +223,7 @@ fn spelled(byte: u8) -> char {
 }
 
 /// Numbers between -1 and 1, always the same.
+#[derive(Clone)]
 struct Noise(u64);
 
 impl Noise {

@@ -14,6 +14,7 @@ mod gguf;
 mod helpers;
 mod hybrids;
 mod pins;
+mod reranker;
 mod text;
 
 use tandem_core::conformance;
