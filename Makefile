@@ -19,7 +19,7 @@ schema = $(step) "requests made up from /openapi.json" $(TANDEM_CACHE)/schema/bi
 # Colours and progress bars are for people.
 nextest_profile := $(if $(CI),ci,default)
 
-.PHONY: help demo test test-slow lint fmt t setup fmt-check clippy features doc unit doctest sdk schema deny
+.PHONY: help demo test test-slow lint fmt t setup setup-slow fmt-check clippy features doc unit doctest sdk schema slow frameworks deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,9 +29,7 @@ demo: ## from a fresh machine to two answers
 
 test: setup fmt-check clippy features doc unit doctest sdk schema ## the whole suite
 
-test-slow: setup ## the tests in modules called `slow`, and many requests made up, which take minutes
-	$(step) "slow tests" cargo nextest run --locked --workspace --profile slow
-	$(call schema,thorough)
+test-slow: setup-slow slow frameworks ## the tests in modules called `slow`, many requests made up, and frameworks: minutes
 
 t: ## the inner loop: no backend but sim, a few seconds once built
 	cargo t
@@ -43,6 +41,9 @@ fmt: ## format the code
 
 setup: ## install what the tests need
 	$(step) "setup" scripts/setup test
+
+setup-slow:
+	$(step) "setup" scripts/setup slow
 
 fmt-check:
 	$(step) "formatting" cargo fmt --all --check
@@ -75,6 +76,14 @@ sdk: ## the official Python and Node SDKs against the binary that the tests buil
 
 schema: ## a few requests for each operation, the same each time; many more in test-slow
 	$(call schema,quick)
+
+slow:
+	$(step) "slow tests" cargo nextest run --locked --workspace --profile slow
+	$(call schema,thorough)
+
+frameworks: ## LangChain, LiteLLM, Instructor and the AI SDK against the binary that the tests built; needs `make setup-slow` once
+	$(step) "LangChain, LiteLLM and Instructor" $(TANDEM_CACHE)/frameworks/bin/python -m pytest tests/frameworks
+	$(step) "AI SDK" scripts/node --test --test-reporter=tap tests/frameworks/vercel.test.js
 
 deny: ## licences, advisories and sources of dependencies; needs cargo-deny and the network
 	cargo deny --locked check

@@ -7,20 +7,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should panic")]
 
+mod server;
+
 use std::{
-    io::{BufRead as _, Write as _},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
+    io::Write as _,
     time::{Duration, Instant},
 };
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
-    time::timeout,
-};
+
+use server::{Connection, Server, post, range};
 
 /// Requests at once, each on a connection of its own.
 const CONNECTIONS: usize = 64;
@@ -29,25 +26,21 @@ const TOKENS: usize = 512;
 /// Requests on one connection, one after the other.
 const ROUNDS: usize = 4;
 const REPEATS: usize = 3;
-/// Nothing that works takes this long.
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// What `/proc` counts in; the same on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One thread reads all connections: with a thread for each, the server would pay for waking it at every write.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let server = Server::start().await;
+    let server = Server::start(&[("TANDEM__BACKEND__PARALLEL", &CONNECTIONS.to_string())]).await;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{CONNECTIONS} connections, {ROUNDS} requests each, {TOKENS} tokens; median of {REPEATS} (from, to)")
         .unwrap();
     for endpoint in [Endpoint::Chat, Endpoint::Completions] {
-        let (whole, _) = server.measure(endpoint, false).await;
+        let (whole, _) = measure(&server, endpoint, false).await;
         let texts: Vec<String> = whole.iter().map(|answers| endpoint.text(&answers[0])).collect();
         for stream in [true, false] {
             let mut runs = Vec::new();
             for _ in 0..REPEATS {
-                let (answers, cost) = server.measure(endpoint, stream).await;
+                let (answers, cost) = measure(&server, endpoint, stream).await;
                 check(endpoint, stream, &answers, &texts);
                 runs.push(cost);
             }
@@ -95,9 +88,7 @@ impl Endpoint {
             body["stream"] = true.into();
             body["stream_options"] = json!({"include_usage": true});
         }
-        let body = body.to_string();
-        let head = format!("POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: ");
-        format!("{head}{}\r\n\r\n{body}", body.len()).into_bytes()
+        post(path, &body)
     }
 
     /// The text of an answer that is not a stream.
@@ -164,157 +155,23 @@ fn summary(runs: &[Cost]) -> String {
     text
 }
 
-/// The median, and from where to where.
-fn range(values: impl Iterator<Item = f64>) -> String {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let digits = usize::from(values[0] < 100.0) * 2;
-    let (least, median, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
-    format!("{median:.digits$} ({least:.digits$}, {most:.digits$})")
-}
-
-/// The program, on a port and a data directory of its own.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-    _storage: tempfile::TempDir,
-}
-
-impl Server {
-    async fn start() -> Self {
-        let storage = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tandem"))
-            .args(["serve", "--profile", "sim", "--port", "0"])
-            .env("STORAGE_PATH", storage.path())
-            .env("TANDEM__BACKEND__PARALLEL", CONNECTIONS.to_string())
-            .env("TANDEM__BACKEND__STEP_DELAY_MS", "0")
-            .env("RUST_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("Tandem is listening on http://").unwrap_or_else(|| panic!("{line:?}"));
-        let server = Self { address: address.parse().unwrap(), child, _storage: storage };
-        let started = Instant::now();
-        while !server.is_ready().await {
-            assert!(started.elapsed() < TIMEOUT, "the server does not become ready");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+/// Every connection's bodies, and what they cost.
+async fn measure(server: &Server, endpoint: Endpoint, stream: bool) -> (Vec<Vec<Vec<u8>>>, Cost) {
+    let connections = join_all((0..CONNECTIONS).map(|_| Connection::open(server.address))).await;
+    let clients = connections.into_iter().enumerate().map(|(number, mut connection)| async move {
+        let request = endpoint.request(number, stream);
+        let mut bodies = Vec::new();
+        for _ in 0..ROUNDS {
+            let (status, body) = connection.ask(&request).await;
+            assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+            bodies.push(body);
         }
-        server
-    }
-
-    async fn is_ready(&self) -> bool {
-        let request = b"GET /health/ready HTTP/1.1\r\nhost: bench\r\n\r\n";
-        Connection::open(self.address).await.ask(request).await.0 == 200
-    }
-
-    /// Every connection's bodies, and what they cost.
-    async fn measure(&self, endpoint: Endpoint, stream: bool) -> (Vec<Vec<Vec<u8>>>, Cost) {
-        let connections = join_all((0..CONNECTIONS).map(|_| Connection::open(self.address))).await;
-        let clients = connections.into_iter().enumerate().map(|(number, mut connection)| async move {
-            let request = endpoint.request(number, stream);
-            let mut bodies = Vec::new();
-            for _ in 0..ROUNDS {
-                let (status, body) = connection.ask(&request).await;
-                assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-                bodies.push(body);
-            }
-            bodies
-        });
-        let before = self.processor();
-        let started = Instant::now();
-        let bodies = join_all(clients).await;
-        let wall = started.elapsed();
-        let processor = before.zip(self.processor()).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
-        (bodies, Cost { wall, processor })
-    }
-
-    /// Processor seconds of the whole program and of its engine's thread so far.
-    fn processor(&self) -> Option<(f64, f64)> {
-        let process = format!("/proc/{}", self.child.id());
-        let all = processor_seconds(&format!("{process}/stat"))?.1;
-        let threads = fs_err::read_dir(format!("{process}/task")).ok()?;
-        let of_threads = threads.filter_map(|thread| processor_seconds(thread.ok()?.path().join("stat").to_str()?));
-        let engine = of_threads.filter(|(name, _)| name == "engine").map(|(_, seconds)| seconds).sum();
-        Some((all, engine))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Name, and user and system time, from a `stat` of `/proc`: fields 2, 14 and 15 of `proc(5)`, counted behind the name, which may hold
-/// spaces.
-fn processor_seconds(path: &str) -> Option<(String, f64)> {
-    let stat = fs_err::read_to_string(path).ok()?;
-    let (head, fields) = stat.rsplit_once(')')?;
-    let name = head.split_once('(')?.1.to_owned();
-    let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse::<u64>().ok());
-    let ticks = ticks.next()?? + ticks.next()??;
-    Some((name, ticks as f64 / TICKS_PER_SECOND))
-}
-
-/// A keep-alive connection that reads answers of a known length or in chunks, and knows nothing else of HTTP.
-struct Connection {
-    socket: BufReader<TcpStream>,
-    line: String,
-}
-
-impl Connection {
-    async fn open(address: SocketAddr) -> Self {
-        let socket = TcpStream::connect(address).await.unwrap();
-        socket.set_nodelay(true).unwrap();
-        Self { socket: BufReader::with_capacity(1 << 16, socket), line: String::new() }
-    }
-
-    /// Status and body.
-    async fn ask(&mut self, request: &[u8]) -> (u16, Vec<u8>) {
-        self.socket.write_all(request).await.unwrap();
-        timeout(TIMEOUT, self.response()).await.expect("an answer comes in time")
-    }
-
-    async fn response(&mut self) -> (u16, Vec<u8>) {
-        let status = self.line().await.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut length = None;
-        loop {
-            let line = self.line().await;
-            if line.is_empty() {
-                break;
-            }
-            let (name, value) = line.split_once(": ").unwrap();
-            if name.eq_ignore_ascii_case("content-length") {
-                length = Some(value.parse().unwrap());
-            }
-        }
-        let mut body = Vec::new();
-        if let Some(length) = length {
-            self.append(&mut body, length).await;
-            return (status, body);
-        }
-        loop {
-            let length = usize::from_str_radix(self.line().await, 16).unwrap();
-            self.append(&mut body, length).await;
-            assert_eq!(self.line().await, "", "a chunk ends with its line");
-            if length == 0 {
-                return (status, body);
-            }
-        }
-    }
-
-    async fn append(&mut self, body: &mut Vec<u8>, length: usize) {
-        let start = body.len();
-        body.resize(start + length, 0);
-        self.socket.read_exact(&mut body[start..]).await.unwrap();
-    }
-
-    async fn line(&mut self) -> &str {
-        self.line.clear();
-        self.socket.read_line(&mut self.line).await.unwrap();
-        self.line.trim_end()
-    }
+        bodies
+    });
+    let before = server.processor();
+    let started = Instant::now();
+    let bodies = join_all(clients).await;
+    let wall = started.elapsed();
+    let processor = before.zip(server.processor()).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
+    (bodies, Cost { wall, processor })
 }

@@ -13,5 +13,7 @@ mod gguf_writer;
 mod helpers;
 mod parity;
 mod prefix;
+mod schemas;
 mod seeds;
+mod structured;
 mod tokenizers;

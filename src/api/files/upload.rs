@@ -145,7 +145,7 @@ async fn receive(
     });
     let filename = filename.unwrap_or_default();
     // A long name may lose its extension when it is shortened.
-    let is_jsonl = filename.to_ascii_lowercase().ends_with(".jsonl");
+    let is_jsonl = may_be_jsonl(&filename);
     let filename = clean_filename(&filename);
     let mut blob = store.blobs().create().await.map_err(store_error)?;
     let mut first_line = FirstLine::default();
@@ -232,6 +232,13 @@ fn clean_filename(name: &str) -> String {
     if clean.is_empty() { "file".to_owned() } else { clean }
 }
 
+/// Whether a file of this name may be the input of a batch. SDKs that are given bytes without a name call them `upload`, so a name without an
+/// extension says nothing.
+fn may_be_jsonl(filename: &str) -> bool {
+    let base = filename.rsplit(['/', '\\']).next().unwrap_or_default();
+    base.to_ascii_lowercase().ends_with(".jsonl") || (!base.is_empty() && !base.contains('.'))
+}
+
 /// Characters that change the direction of text, or have no width.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
@@ -280,6 +287,16 @@ mod tests {
             assert_eq!(clean_filename(name), expected, "{name:?}");
         }
         assert_eq!(clean_filename(&long).len(), 254);
+    }
+
+    #[test]
+    fn an_extension_if_there_is_one_is_jsonl() {
+        for name in ["in.jsonl", "IN.JSONL", "upload", "a.b/upload", ".jsonl"] {
+            assert!(may_be_jsonl(name), "{name:?}");
+        }
+        for name in ["in.txt", "in.jsonl.gz", "in.json", "jsonl/in.csv", "in.", "", "a/"] {
+            assert!(!may_be_jsonl(name), "{name:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,8 @@
 
 mod compiler;
 mod ebnf;
+mod ecma;
+mod format;
 mod part;
 mod pattern;
 mod schema;
@@ -29,7 +31,7 @@ pub use state::{DeadEnd, GrammarState};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GrammarSpec {
-    /// JSON that is valid under this JSON Schema, which is itself JSON text.
+    /// JSON that is valid under this JSON Schema, which is itself JSON text. Its formats are enforced too.
     ///
     /// Output is compact: one blank at most after a comma or a colon and none elsewhere, since a weak model that may always emit white
     /// space can do so for ever. Properties come in the order of the schema.

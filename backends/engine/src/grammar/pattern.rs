@@ -1,22 +1,22 @@
 use regex_syntax::ast::{self, Ast, ErrorKind, RepetitionKind, RepetitionRange};
 
-use super::MAX_NESTING;
+use super::{MAX_NESTING, ecma};
 
 /// Atoms of a pattern when its repetitions are written out. Each may become a state of the lexer.
 const MAX_ATOMS: u64 = 10_000;
 
-/// Checks a regular expression in the syntax of Rust's `regex`.
+/// The pattern of a JSON Schema in the syntax of Rust's `regex`.
 ///
 /// # Errors
 /// What is wrong with it, as a sentence.
-pub(super) fn check(pattern: &str) -> Result<(), &'static str> {
-    parse(pattern).map(|_| ())
+pub(super) fn from_ecma(pattern: &str) -> Result<String, &'static str> {
+    ecma::translated(pattern, &parse(pattern)?)
 }
 
 /// The pattern without the anchors around the whole of it, for a match that has to be whole anyway.
 ///
 /// # Errors
-/// As [`check`], and for anchors elsewhere.
+/// What is wrong with it, as a sentence.
 pub(super) fn unanchored(pattern: &str) -> Result<&str, &'static str> {
     let ast = parse(pattern)?;
     let (mut start, mut end) = (0, pattern.len());

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::format::{self, Format};
 use super::{GrammarError, MAX_NESTING, pattern};
 
 type Result<T> = std::result::Result<T, GrammarError>;
@@ -12,9 +13,6 @@ const MAX_ITEMS: u64 = 10_000;
 const MAX_LENGTH: u64 = 10_000;
 
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
-/// The formats that the grammar compiler knows an expression for.
-const FORMATS: [&str; 10] =
-    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"];
 /// Say something about the schema or to a person, and nothing about what is valid.
 const ANNOTATIONS: [&str; 14] = [
     "$schema",
@@ -126,6 +124,8 @@ impl Reader {
         {
             return place.invalid("'prefixItems' cannot be combined with the tuples of older drafts.");
         }
+        countable(&kept, &place)?;
+        write_out_format(&mut kept);
         let names_properties = kept.contains_key("properties") || kept.contains_key("patternProperties");
         if self.closed && names_properties && !kept.contains_key("additionalProperties") {
             kept.insert("additionalProperties".to_owned(), false.into());
@@ -147,10 +147,13 @@ impl Reader {
                 let mut kept = Map::new();
                 for (name, value) in map {
                     let there = here.key(name);
-                    if keyword == "patternProperties" {
-                        pattern::check(name).or_else(|reason| there.invalid(reason))?;
+                    let name = match keyword {
+                        "patternProperties" => pattern::from_ecma(name).or_else(|reason| there.invalid(reason))?,
+                        _ => name.clone(),
+                    };
+                    if kept.insert(name, self.schema(value, there.clone())?).is_some() {
+                        return there.invalid("Patterns must not match the same name.");
                     }
-                    kept.insert(name.clone(), self.schema(value, there)?);
                 }
                 return Ok(Some(Value::Object(kept)));
             }
@@ -176,10 +179,10 @@ impl Reader {
             "multipleOf" => return here.invalid("Expected a number above 0."),
             "pattern" => {
                 let Value::String(text) = value else { return here.invalid("Expected a string.") };
-                pattern::check(text).or_else(|reason| here.invalid(reason))?;
+                return pattern::from_ecma(text).or_else(|reason| here.invalid(reason)).map(|text| Some(text.into()));
             }
             "format" => {
-                if !value.as_str().is_some_and(|name| FORMATS.contains(&name)) {
+                if value.as_str().and_then(format::named).is_none() {
                     return here.invalid("Unsupported format.");
                 }
             }
@@ -209,6 +212,34 @@ impl Reader {
         let Some(pointer) = percent_decoded(fragment) else { return place.invalid("This $ref leads to no schema.") };
         self.references.push((place.path.clone(), pointer));
         Ok(())
+    }
+}
+
+/// A text may say a name twice, which counts once, and nothing keeps it from that. So names that have to be there are counted, and one more.
+fn countable(kept: &Map<String, Value>, place: &Place) -> Result<()> {
+    let required = kept.get("required").and_then(Value::as_array);
+    let required: HashSet<_> = required.into_iter().flatten().filter_map(Value::as_str).collect();
+    match kept.get("minProperties").and_then(Value::as_u64) {
+        Some(least) if least > required.len() as u64 + 1 => {
+            place.key("minProperties").invalid("'minProperties' is supported up to one more than 'required' has names.")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a pattern of a format that has one.
+fn write_out_format(kept: &mut Map<String, Value>) {
+    let format = kept.get("format").and_then(Value::as_str).and_then(format::named);
+    let Some(Format::Pattern(pattern)) = format else { return };
+    kept.remove("format");
+    if kept.contains_key("pattern") {
+        let further = Map::from_iter([("pattern".to_owned(), pattern.into())]);
+        let all = kept.entry("allOf").or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(all) = all {
+            all.push(Value::Object(further));
+        }
+    } else {
+        kept.insert("pattern".to_owned(), pattern.into());
     }
 }
 

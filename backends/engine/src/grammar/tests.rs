@@ -417,7 +417,16 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"type": "string", "minLength": 3, "maxLength": 2}), "", "No output"),
         (json!({"$ref": "#"}), "", "cannot be enforced"),
         (json!({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}), "", "oneOf"),
-        (json!({"properties": {"a": true, "b": true}, "minProperties": 2, "type": "object"}), "", "minProperties"),
+        (json!({"properties": {"a": true, "b": true}, "minProperties": 1, "type": "object"}), "", "minProperties"),
+        (json!({"items": {"type": "object", "minProperties": 2}}), "items.minProperties", "one more than 'required'"),
+        (json!({"type": "string", "pattern": "[a&&b]"}), "pattern", "Classes within classes"),
+        (json!({"type": "string", "pattern": "[a[b]"}), "pattern", "not a valid"),
+        (json!({"type": "string", "pattern": "[[:alpha:]]"}), "pattern", "Classes within classes"),
+        (
+            json!({"patternProperties": {".": true, "[^\\n\\r\\x{2028}\\x{2029}]": true}}),
+            "patternProperties.[^\\n\\r\\x{2028}\\x{2029}]",
+            "same name",
+        ),
     ] {
         let error = refusal(&schema(&source));
         let GrammarError::Invalid { place: got, reason } = &error else { panic!("{source}: {error:?}") };
@@ -518,8 +527,13 @@ ws ::= | " " | "\n" [ \t]{0,20}
 "#;
 
 fn accepts(source: &str, text: &str) -> bool {
+    takes(&GrammarSpec::Ebnf(source.to_owned()), text)
+}
+
+/// Whether a grammar allows the text, as it is and no further.
+fn takes(spec: &GrammarSpec, text: &str) -> bool {
     let model = bytes_model();
-    let mut state = GrammarState::new(&model.compile(&GrammarSpec::Ebnf(source.to_owned())));
+    let mut state = GrammarState::new(&model.compile(spec));
     let mut mask = TokenMask::empty(model.size);
     for byte in text.bytes() {
         let token = (0..model.size).find(|token| model.vocab.bytes(*token) == [byte]).unwrap();
@@ -557,6 +571,93 @@ fn an_ebnf_grammar_is_followed_exactly() {
         for model in models() {
             let text = model.walk(&model.compile(&GrammarSpec::Ebnf(JSON_EBNF.to_owned())), seed);
             assert!(parsed(&text).is_none_or(|value| value.is_object()), "{text}");
+        }
+    }
+}
+
+/// As validators check them.
+#[test]
+fn strings_of_a_format_are_of_it() {
+    let x = |count: usize| "x".repeat(count);
+    let mailbox = |count: usize| format!("{}@b.co", x(count));
+    let cases: [(&str, Vec<String>, &[&str]); 7] = [
+        (
+            "duration",
+            ["P1Y2M3DT4H5M6S", "P2W", "PT1M", "P1M", "PT1H2M", "P10D"].map(str::to_owned).into(),
+            &["P", "PT", "P1YT", "P1Y2D", "P1W2D", "1D", "P1H", "PT1D", "P-1D", "P1234567890D"],
+        ),
+        (
+            "date",
+            ["2024-02-29", "2000-02-29", "0001-01-01", "9999-12-31", "2023-04-30", "0004-02-29"]
+                .map(str::to_owned)
+                .into(),
+            &[
+                "2023-02-29",
+                "1900-02-29",
+                "0000-01-01",
+                "2023-04-31",
+                "2023-13-01",
+                "2023-00-10",
+                "2023-1-1",
+                "0000-02-29",
+            ],
+        ),
+        (
+            "time",
+            ["23:59:59Z", "00:00:00.123456789+05:30"].map(str::to_owned).into(),
+            &["23:59:60Z", "24:00:00Z", "12:00:00", "12:00:00.Z", "12:00:00+24:00"],
+        ),
+        (
+            "date-time",
+            ["2024-02-29T12:00:00Z", "2023-12-31t23:59:59-01:00"].map(str::to_owned).into(),
+            &["2023-02-29T12:00:00Z", "2024-02-29 12:00:00Z", "2024-02-29"],
+        ),
+        (
+            "email",
+            vec!["a@b.co".into(), "a.b.c.d@x-y.example".into(), "x+y@a.b.c.museum".into(), mailbox(64)],
+            &["a@b", "a..b@c.de", ".a@b.co", "a@-b.co", "a@b.c", "a@b.1a", &mailbox(65)],
+        ),
+        (
+            "hostname",
+            vec!["localhost".into(), "a.b.svc.cluster.local".into(), "1.2".into(), x(62)],
+            &["-a", "a-", "a..b", "a.", "a_b", &x(64), &[x(62), x(62), x(62), x(62), x(62)].join(".")],
+        ),
+        ("uuid", vec!["123e4567-e89b-12d3-a456-426614174000".into()], &["123e4567-e89b-12d3-a456-42661417400"]),
+    ];
+    for (format, good, bad) in cases {
+        let spec = schema(&json!({"type": "string", "format": format}));
+        for text in good {
+            assert!(takes(&spec, &format!("\"{text}\"")), "{format} has {text}");
+        }
+        for text in bad {
+            assert!(!takes(&spec, &format!("\"{text}\"")), "{format} does not have {text}");
+        }
+    }
+    let both = schema(&json!({"type": "string", "format": "date", "pattern": "^19|-02-"}));
+    assert!(takes(&both, "\"1999-12-31\"") && takes(&both, "\"2024-02-29\""));
+    assert!(!takes(&both, "\"2024-12-31\"") && !takes(&both, "\"2023-02-29\"") && !takes(&both, "\"1\""));
+}
+
+/// In JavaScript a dot is no end of a line, and a validator's white space is not ours.
+#[test]
+fn patterns_of_schemas_are_those_of_javascript() {
+    for (pattern, good, bad) in [
+        ("^.$", "a é \\t", "\\n \\r \u{2028} \u{2029}"),
+        ("^[.]$", ".", "a"),
+        ("^\\s$", "\\t \\n \\r", "a \u{85} \u{feff} \u{2003}"),
+        ("^\\S$", "a é", "\\t \u{85} \u{feff} \u{2003}"),
+        ("^[x\\s]$", "x \\t", "a \u{feff}"),
+        ("^[^x\\s]$", "a", "x \\t \u{85} \u{feff}"),
+        ("^[^x\\S]$", "\\t", "a x \u{85}"),
+        ("^[\\w\\d]$", "a 1 _", "é ٣"),
+        ("^(?s:.)$", "a \\n", ""),
+    ] {
+        let spec = schema(&json!({"type": "string", "pattern": pattern}));
+        for text in good.split(' ') {
+            assert!(takes(&spec, &format!("\"{text}\"")), "{pattern} matches {text:?}");
+        }
+        for text in bad.split(' ').filter(|text| !text.is_empty()) {
+            assert!(!takes(&spec, &format!("\"{text}\"")), "{pattern} does not match {text:?}");
         }
     }
 }
