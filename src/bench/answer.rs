@@ -204,8 +204,10 @@ mod tests {
     #[test]
     fn a_stream_and_a_whole_answer_come_to_the_same() {
         let streamed = answer(&[r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, HELLO, END, USAGE]);
-        let whole = answer(&[r#"{"choices":[{"message":{"role":"assistant","content":"Hello"},"finish_reason":"length",
-            "logprobs":null}],"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#]);
+        let whole = answer(&[
+            r#"{"choices":[{"message":{"role":"assistant","content":"Hello"},"finish_reason":"length",
+            "logprobs":null}],"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#,
+        ]);
         assert_eq!(streamed, whole);
         assert_eq!(whole.usage, Some(Usage { input: 9, output: 3, cached: 4 }));
         assert_eq!(whole.check(Expect::Tokens(3)), Verdict::Ok);

@@ -85,22 +85,22 @@ fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-fn text_style(size: u32, colour: RGBColor, h: HPos) -> TextStyle<'static> {
-    TextStyle::from((FONT, size).into_font()).color(&colour).pos(Pos::new(h, VPos::Center))
+fn text_style(size: u32, colour: &'static RGBColor, h: HPos) -> TextStyle<'static> {
+    TextStyle::from((FONT, size).into_font()).color(colour).pos(Pos::new(h, VPos::Center))
 }
 
 fn draw_bars(area: &Area<'_>, title: &str, bars: &[Bar]) -> Drawn {
     const LEFT: i32 = 190;
     const RIGHT: i32 = 190;
     area.fill(&WHITE)?;
-    area.draw(&Text::new(title.to_owned(), (20, 26), text_style(19, INK, HPos::Left)))?;
+    area.draw(&Text::new(title.to_owned(), (20, 26), text_style(19, &INK, HPos::Left)))?;
     let most = bars.iter().map(|bar| bar.spread.max).fold(f64::MIN_POSITIVE, f64::max);
     let wide = f64::from(i32::try_from(WIDTH)? - LEFT - RIGHT);
     let x = |value: f64| LEFT + (value / most * wide) as i32;
     for (index, Bar { name, spread }) in bars.iter().enumerate() {
         let top = 52 + i32::try_from(index)? * i32::try_from(BAR_HEIGHT)?;
         let (bottom, middle) = (top + 28, top + 14);
-        area.draw(&Text::new(shortened(name), (LEFT - 12, middle), text_style(15, INK, HPos::Right)))?;
+        area.draw(&Text::new(shortened(name), (LEFT - 12, middle), text_style(15, &INK, HPos::Right)))?;
         area.draw(&Rectangle::new([(LEFT, top), (x(spread.median), bottom)], colour(index).filled()))?;
         let whisker = INK.stroke_width(2);
         let (from, to) = (x(spread.min), x(spread.max));
@@ -109,7 +109,7 @@ fn draw_bars(area: &Area<'_>, title: &str, bars: &[Bar]) -> Drawn {
             area.draw(&PathElement::new([(end, middle - 6), (end, middle + 6)], whisker))?;
         }
         let figure = format!("{}  ({} to {})", shown(spread.median), shown(spread.min), shown(spread.max));
-        area.draw(&Text::new(figure, (to.max(x(spread.median)) + 10, middle), text_style(14, MUTED, HPos::Left)))?;
+        area.draw(&Text::new(figure, (to.max(x(spread.median)) + 10, middle), text_style(14, &MUTED, HPos::Left)))?;
     }
     Ok(())
 }
@@ -117,7 +117,7 @@ fn draw_bars(area: &Area<'_>, title: &str, bars: &[Bar]) -> Drawn {
 fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
     let Chart::Lines { title, x, y, lines, x_base, y_max } = chart else { return Ok(()) };
     area.fill(&WHITE)?;
-    area.draw(&Text::new(title.clone(), (20, 26), text_style(19, INK, HPos::Left)))?;
+    area.draw(&Text::new(title.clone(), (20, 26), text_style(19, &INK, HPos::Left)))?;
     let points = || lines.iter().flat_map(|line| &line.points).copied();
     let top = y_max.unwrap_or_else(|| points().map(|(_, y)| y).fold(0.0, f64::max) * 1.08).max(f64::MIN_POSITIVE);
     let least = points().map(|(x, _)| x).fold(f64::INFINITY, f64::min).max(1e-3);
@@ -125,7 +125,13 @@ fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
     let legend_width = lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0).min(24) * 9 + 60;
     let (plot, legend) = area.split_horizontally(i32::try_from(WIDTH)? - i32::try_from(legend_width)?);
     let mut builder = ChartBuilder::on(&plot);
-    builder.margin_top(48).margin_left(14).margin_right(12).margin_bottom(10).x_label_area_size(44).y_label_area_size(64);
+    builder
+        .margin_top(48)
+        .margin_left(14)
+        .margin_right(12)
+        .margin_bottom(10)
+        .x_label_area_size(44)
+        .y_label_area_size(64);
     // A little room on both sides, so that no point lies on an edge.
     let range = (least / 1.06)..(most * 1.06).max(least * 1.2);
     let mut drawn = builder.build_cartesian_2d(range.log_scale().base(*x_base), 0.0..top)?;
@@ -139,7 +145,7 @@ fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
     for (index, line) in lines.iter().enumerate() {
         let middle = 62 + i32::try_from(index)? * 24;
         legend.draw(&PathElement::new([(4, middle), (28, middle)], colour(index).stroke_width(4)))?;
-        legend.draw(&Text::new(shortened(&line.name), (36, middle), text_style(14, INK, HPos::Left)))?;
+        legend.draw(&Text::new(shortened(&line.name), (36, middle), text_style(14, &INK, HPos::Left)))?;
     }
     Ok(())
 }
@@ -159,11 +165,11 @@ where
         .light_line_style(TRANSPARENT)
         .bold_line_style(PALE)
         .axis_style(PALE)
-        .x_label_style(text_style(13, MUTED, HPos::Center))
-        .y_label_style(text_style(13, MUTED, HPos::Right))
+        .x_label_style(text_style(13, &MUTED, HPos::Center))
+        .y_label_style(text_style(13, &MUTED, HPos::Right))
         .x_label_formatter(&|value| shown(*value))
         .y_label_formatter(&|value| shown(*value))
-        .axis_desc_style(text_style(14, INK, HPos::Center))
+        .axis_desc_style(text_style(14, &INK, HPos::Center))
         .x_desc(x)
         .y_desc(y)
         .draw()?;

@@ -253,7 +253,8 @@ impl<'a> Contest<'a> {
         let load = self.order.loads[level];
         let Opened { program, client, load_s } = opened;
         let conversations = self.requests(repeat, level);
-        let prepared = conversations.iter().map(|conversation| conversation.iter().map(|r| client.prepare(r)).collect());
+        let prepared =
+            conversations.iter().map(|conversation| conversation.iter().map(|r| client.prepare(r)).collect());
         let prepared = prepared.collect::<Result<Vec<Vec<_>>, String>>()?;
         let requests = conversations.iter().flatten().count() as u64;
         let what = format!("{name}, repeat {repeat} of {}, {}", self.order.repeats, load.label());

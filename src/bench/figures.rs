@@ -21,11 +21,7 @@ impl Spread {
     #[must_use]
     pub fn of(values: &[f64]) -> Option<Self> {
         let sorted = sorted(values);
-        Some(Self {
-            min: rounded(*sorted.first()?),
-            median: rounded(median(&sorted)?),
-            max: rounded(*sorted.last()?),
-        })
+        Some(Self { min: rounded(*sorted.first()?), median: rounded(median(&sorted)?), max: rounded(*sorted.last()?) })
     }
 }
 
@@ -40,22 +36,19 @@ impl Percentiles {
 }
 
 /// The smallest of the values, which are in order, that so many percent of them do not exceed.
-#[must_use]
-pub fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
+pub(super) fn percentile(sorted: &[f64], percent: f64) -> Option<f64> {
     let rank = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
 /// `a` over `b`, pair by pair; a pair without a figure on both sides is left out.
-#[must_use]
-pub fn ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Spread> {
+pub(super) fn ratios(pairs: impl IntoIterator<Item = (f64, f64)>) -> Option<Spread> {
     let each: Vec<f64> = pairs.into_iter().filter(|(a, b)| *a > 0.0 && *b > 0.0).map(|(a, b)| a / b).collect();
     Spread::of(&each)
 }
 
 /// To three digits after the point: what is beyond is noise, and would be most of a report.
-#[must_use]
-pub fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }
 

@@ -72,9 +72,11 @@ mod tests {
 
     #[test]
     fn bad_lines_are_named_and_the_others_kept() {
-        let good = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"x","messages":[]}}"#;
+        let good =
+            r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"x","messages":[]}}"#;
         let vectors = r#"{"custom_id":"b","url":"/v1/embeddings","body":{"input":["x","y"]}}"#;
-        let text = [good, "", "{", r#"{"url":"/v1/images","body":{}}"#, r#"{"url":"/v1/completions","body":[]}"#, vectors];
+        let text =
+            [good, "", "{", r#"{"url":"/v1/images","body":{}}"#, r#"{"url":"/v1/completions","body":[]}"#, vectors];
         let file = tempfile::NamedTempFile::new().unwrap();
         fs_err::write(file.path(), text.join("\n")).unwrap();
         let Lines { conversations, bad } = read(file.path(), None).unwrap();

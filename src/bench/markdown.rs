@@ -15,8 +15,18 @@ struct Table {
 #[must_use]
 pub fn table(report: &Report) -> String {
     let head = vec![
-        "target", "requests/s", "output tok/s (min to max)", "TTFT p50/p99 ms", "ITL p50/p99 ms", "E2E p50/p99 ms", "ok",
-        "bad", "cached", "memory MiB", "CPU s", "roofline",
+        "target",
+        "requests/s",
+        "output tok/s (min to max)",
+        "TTFT p50/p99 ms",
+        "ITL p50/p99 ms",
+        "E2E p50/p99 ms",
+        "ok",
+        "bad",
+        "cached",
+        "memory MiB",
+        "CPU s",
+        "roofline",
     ];
     let rows = report.targets.iter().map(target_row).collect();
     Table { head, rows }.render()
@@ -99,7 +109,8 @@ pub fn section(report: &Report) -> String {
 /// What was asked, in a paragraph.
 fn about(report: &Report) -> String {
     let workload = &report.workload;
-    let sized = workload.sized_by.as_ref().map_or_else(String::new, |name| format!(", measured by the tokenizer of {name}"));
+    let sized =
+        workload.sized_by.as_ref().map_or_else(String::new, |name| format!(", measured by the tokenizer of {name}"));
     format!(
         "{} requests of `{}` a run, {} input and {} output tokens{sized}; {}; {}; {} interleaved repeats. Rates are medians, ratios pair by \
          pair; failed, empty and cut answers are counted and not averaged in.",
@@ -141,7 +152,9 @@ fn target_row(target: &TargetReport) -> Vec<String> {
     let figures = &target.figures;
     let spread = match (&target.sweep[..], target.concurrency) {
         ([], _) => output_spread(target.runs.iter().filter(|run| run.broken.is_none())),
-        (levels, at) => levels.iter().find(|level| Some(level.concurrency) == at).and_then(|level| level.output_tokens_per_s),
+        (levels, at) => {
+            levels.iter().find(|level| Some(level.concurrency) == at).and_then(|level| level.output_tokens_per_s)
+        }
     };
     let requests = &figures.requests;
     vec![
@@ -205,7 +218,15 @@ fn agreement_sentence(agreement: &Agreement) -> String {
 }
 
 fn sweep(target: &TargetReport) -> String {
-    let head = vec!["at a time", "requests/s", "output tok/s (min to max)", "TTFT p50/p99 ms", "ITL p50/p99 ms", "E2E p50/p99 ms", "good"];
+    let head = vec![
+        "at a time",
+        "requests/s",
+        "output tok/s (min to max)",
+        "TTFT p50/p99 ms",
+        "ITL p50/p99 ms",
+        "E2E p50/p99 ms",
+        "good",
+    ];
     let row = |level: &Level| {
         vec![
             level.concurrency.to_string(),
@@ -222,8 +243,19 @@ fn sweep(target: &TargetReport) -> String {
 
 fn runs(report: &Report) -> String {
     let head = vec![
-        "run", "at a time", "wall s", "requests/s", "output tok/s", "input tok/s", "TTFT p50/p99 ms", "E2E p50/p99 ms", "ok",
-        "bad", "load s", "CPU s", "client CPU s",
+        "run",
+        "at a time",
+        "wall s",
+        "requests/s",
+        "output tok/s",
+        "input tok/s",
+        "TTFT p50/p99 ms",
+        "E2E p50/p99 ms",
+        "ok",
+        "bad",
+        "load s",
+        "CPU s",
+        "client CPU s",
     ];
     let row = |target: &TargetReport, run: &Run| {
         let Figures { requests, .. } = &run.figures;
@@ -293,11 +325,19 @@ fn number(value: Option<f64>) -> String {
 }
 
 fn short(value: f64) -> String {
-    if value >= 1000.0 { format!("{value:.0}") } else if value >= 10.0 { format!("{value:.1}") } else { format!("{value:.2}") }
+    if value >= 1000.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 fn spread_cell(spread: Option<Spread>) -> String {
-    spread.map_or_else(none, |Spread { min, median, max }| format!("{} ({} to {})", short(median), short(min), short(max)))
+    spread.map_or_else(none, |Spread { min, median, max }| {
+        format!("{} ({} to {})", short(median), short(min), short(max))
+    })
 }
 
 fn percentiles(of: Option<Percentiles>) -> String {

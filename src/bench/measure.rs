@@ -235,8 +235,11 @@ mod tests {
     #[test]
     fn goodput_is_of_all_requests() {
         let goal = Goal { ttft_ms: Some(60.0), ..Goal::default() };
-        let samples =
-            [sample(Verdict::Ok, 50.0, 2), sample(Verdict::Ok, 70.0, 2), sample(Verdict::Failed(String::new()), 1.0, 1)];
+        let samples = [
+            sample(Verdict::Ok, 50.0, 2),
+            sample(Verdict::Ok, 70.0, 2),
+            sample(Verdict::Failed(String::new()), 1.0, 1),
+        ];
         let goodput = figures(&samples, Duration::from_secs(2), goal).goodput.unwrap();
         assert_eq!((goodput.requests_per_s, goodput.fraction), (0.5, 0.333));
     }

@@ -43,12 +43,7 @@ pub use workload::{Sizes, Workload, sample_batch};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use self::{
-    contest::Contest,
-    measure::Measured,
-    standing::Standing,
-    workload::sha256,
-};
+use self::{contest::Contest, measure::Measured, standing::Standing, workload::sha256};
 use crate::clock::Clock;
 
 /// Measures what is ordered, writes what was found to [`Order::out`], and tells it. Ended by `interrupted`, it tells what was finished.

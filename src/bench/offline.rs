@@ -138,7 +138,8 @@ mod tests {
             {"message":{"content":"Hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1}}},"error":null}"#;
         let (id, answer) = record(&good.replace('\n', "")).unwrap();
         assert_eq!((id.as_str(), answer.unwrap().text.as_str()), ("0", "Hi"));
-        let bad = r#"{"custom_id":"1","response":{"status_code":400,"body":{"error":{"message":"too long"}}},"error":null}"#;
+        let bad =
+            r#"{"custom_id":"1","response":{"status_code":400,"body":{"error":{"message":"too long"}}},"error":null}"#;
         assert_eq!(record(bad).unwrap().1.unwrap_err(), "too long (400)");
         let expired = r#"{"custom_id":"2","response":null,"error":{"code":"batch_expired","message":"too late"}}"#;
         assert_eq!(record(expired).unwrap().1.unwrap_err(), "too late");

@@ -106,9 +106,11 @@ fn bars(report: &Report, measured: &[(&str, &[Measured])]) -> Vec<Bar> {
     let bar = |(target, (name, runs)): (&super::report::TargetReport, &(&str, &[Measured]))| {
         let level = target.sweep.iter().position(|level| Some(level.concurrency) == target.concurrency).unwrap_or(0);
         let runs = super::measure::finished(runs, level);
-        let spread = super::measure::spread(&runs, |figures| {
-            if output { figures.output_tokens_per_s } else { figures.requests_per_s }
-        })?;
+        let spread = if output {
+            super::measure::spread(&runs, |figures| figures.output_tokens_per_s)
+        } else {
+            super::measure::spread(&runs, |figures| figures.requests_per_s)
+        }?;
         Some(Bar { name: (*name).to_owned(), spread })
     };
     std::iter::zip(&report.targets, measured).filter_map(bar).collect()
@@ -122,10 +124,7 @@ fn lines(report: &Report, of: impl Fn(&super::report::TargetReport) -> Vec<(f64,
     report.targets.iter().filter_map(line).collect()
 }
 
-fn lines_of(
-    measured: &[(&str, &[Measured])],
-    of: impl Fn(&[super::sample::Sample]) -> Vec<(f64, f64)>,
-) -> Vec<Line> {
+fn lines_of(measured: &[(&str, &[Measured])], of: impl Fn(&[super::sample::Sample]) -> Vec<(f64, f64)>) -> Vec<Line> {
     let line = |(name, runs): &(&str, &[Measured])| {
         let finished = runs.iter().filter(|measured| measured.run.broken.is_none());
         let samples: Vec<_> = finished.flat_map(|measured| measured.samples.iter().cloned()).collect();

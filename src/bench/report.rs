@@ -240,7 +240,8 @@ impl Report {
     #[must_use]
     pub fn is_all_well(&self) -> bool {
         let well = |target: &TargetReport| {
-            target.error.is_none() && target.runs.iter().all(|run| run.broken.is_none() && run.figures.requests.all_ok())
+            target.error.is_none()
+                && target.runs.iter().all(|run| run.broken.is_none() && run.figures.requests.all_ok())
         };
         !self.interrupted && self.workload.bad_lines.is_empty() && self.targets.iter().all(well)
     }

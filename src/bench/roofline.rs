@@ -85,10 +85,14 @@ pub(super) fn bytes_per_s() -> f64 {
         (0..PASSES).map(pass).collect::<Vec<_>>()
     };
     let times: Vec<Vec<f64>> = thread::scope(|scope| {
-        let readers: Vec<_> = (0..cores).map(|core| scope.spawn({
+        let readers: Vec<_> = (0..cores)
+            .map(|core| {
+                scope.spawn({
                     let read = &read;
                     move || read(core)
-                })).collect();
+                })
+            })
+            .collect();
         readers.into_iter().filter_map(|reader| reader.join().ok()).collect()
     });
     let slowest = |pass: usize| times.iter().filter_map(|times| times.get(pass)).copied().fold(0.0, f64::max);

@@ -4,14 +4,15 @@ use super::client::Client;
 
 /// Words of which prompts are made: short and common ones, most of them a token of a usual vocabulary.
 const WORDS: &[&str] = &[
-    "the", "river", "old", "stone", "bridge", "market", "morning", "lamp", "letter", "winter", "garden", "road", "station",
-    "window", "music", "paper", "bread", "and", "of", "near", "under", "with", "city", "north", "summer", "house", "water",
-    "light", "night", "field", "story", "voice", "table", "glass", "train", "ship", "cloud", "forest", "mountain", "valley",
-    "early", "quiet", "open", "green", "small", "large", "long", "new", "first", "last", "where", "when", "which", "because",
-    "before", "after", "while", "between", "every", "other", "many", "some", "people", "children", "teacher", "doctor",
-    "farmer", "captain", "question", "answer", "number", "picture", "reason", "history", "science", "language", "country",
-    "island", "village", "street", "door", "wall", "roof", "fire", "rain", "snow", "wind", "sun", "moon", "star", "tree",
-    "leaf", "flower", "horse", "bird", "fish", "apple", "salt", "sugar", "milk", "tea", "hand", "eye", "heart", "mind",
+    "the", "river", "old", "stone", "bridge", "market", "morning", "lamp", "letter", "winter", "garden", "road",
+    "station", "window", "music", "paper", "bread", "and", "of", "near", "under", "with", "city", "north", "summer",
+    "house", "water", "light", "night", "field", "story", "voice", "table", "glass", "train", "ship", "cloud",
+    "forest", "mountain", "valley", "early", "quiet", "open", "green", "small", "large", "long", "new", "first",
+    "last", "where", "when", "which", "because", "before", "after", "while", "between", "every", "other", "many",
+    "some", "people", "children", "teacher", "doctor", "farmer", "captain", "question", "answer", "number", "picture",
+    "reason", "history", "science", "language", "country", "island", "village", "street", "door", "wall", "roof",
+    "fire", "rain", "snow", "wind", "sun", "moon", "star", "tree", "leaf", "flower", "horse", "bird", "fish", "apple",
+    "salt", "sugar", "milk", "tea", "hand", "eye", "heart", "mind",
 ];
 /// Words for a token, where nothing better is known; for English text and usual vocabularies.
 const WORDS_PER_TOKEN: f64 = 0.75;

@@ -56,7 +56,7 @@ pub(super) struct Set {
 }
 
 /// Medians of prompts and answers, in tokens, and the standard deviations of their logarithms. They are ours, near to what is published of
-/// ShareGPT's conversations as benchmarks filter them (means of about 200 and 200, few beyond 1,000); nothing of the data set is used.
+/// the `ShareGPT` conversations as benchmarks filter them (means of about 200 and 200, few beyond 1,000); nothing of the data set is used.
 const SHAREGPT_INPUT: (f64, f64) = (110.0, 1.1);
 const SHAREGPT_OUTPUT: (f64, f64) = (140.0, 0.9);
 /// Fewer are no question.
@@ -144,7 +144,7 @@ impl Maker<'_> {
             let known = (known as f64 / self.writer.words_per_token) as usize;
             self.writer.write(self.random, (input as usize).saturating_sub(known), count).await
         };
-        exactly(with(&text), output)
+        exactly(&with(&text), output)
     }
 
     async fn sharegpt(&mut self) -> Conversation {
@@ -169,7 +169,7 @@ impl Maker<'_> {
                 messages.push(json!({"role": "assistant", "content": self.text(output).await}));
             }
             messages.push(json!({"role": "user", "content": self.text(input / turns.max(1)).await}));
-            conversation.push(exactly(messages.clone().into(), output));
+            conversation.push(exactly(&messages.clone().into(), output));
         }
         conversation
     }
@@ -204,9 +204,9 @@ impl Maker<'_> {
     }
 }
 
-/// A greedy chat that does not end before it has so many tokens. `ignore_eos` is understood by vLLM, SGLang, llama-server and Tandem; where
+/// A greedy chat that does not end before it has so many tokens. `ignore_eos` is understood by vLLM, llama-server and Tandem; where
 /// it is not, shorter answers are counted as cut.
-fn exactly(messages: Value, output: u32) -> Request {
+fn exactly(messages: &Value, output: u32) -> Request {
     let body = json!({"messages": messages, "max_tokens": output, "temperature": 0, "ignore_eos": true});
     Request { endpoint: Endpoint::ChatCompletions, body, expect: Expect::Tokens(output.into()) }
 }
@@ -260,8 +260,8 @@ const SYSTEMS: [&str; 4] = [
     "You answer questions of travellers. Be brief and friendly, and say so when you do not know.",
 ];
 const PLACES: [&str; 16] = [
-    "France", "Japan", "Kenya", "Peru", "Norway", "Egypt", "Canada", "Italy", "Chile", "Poland", "India", "Ghana", "Iceland",
-    "Vietnam", "Portugal", "Mexico",
+    "France", "Japan", "Kenya", "Peru", "Norway", "Egypt", "Canada", "Italy", "Chile", "Poland", "India", "Ghana",
+    "Iceland", "Vietnam", "Portugal", "Mexico",
 ];
 
 #[cfg(test)]
@@ -343,6 +343,9 @@ mod tests {
         assert_eq!(lines.len(), 5000);
         assert_eq!(lines, sample_batch(5000, "tiny", 100, 1).collect::<Vec<_>>());
         let last: Value = serde_json::from_str(&lines[4999]).unwrap();
-        assert_eq!((last["custom_id"].as_str(), last["url"].as_str()), (Some("request-5000"), Some("/v1/chat/completions")));
+        assert_eq!(
+            (last["custom_id"].as_str(), last["url"].as_str()),
+            (Some("request-5000"), Some("/v1/chat/completions"))
+        );
     }
 }

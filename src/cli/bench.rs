@@ -11,7 +11,8 @@ use indicatif::ProgressBar;
 
 use super::{bar::bar, exit::Failure, print};
 use crate::bench::{
-    self, BenchError, Comparison, Goal, Load, Mode, Order, Own, Place, Remote, Report, Sizes, Verdict, Watcher, Workload,
+    self, BenchError, Comparison, Goal, Load, Mode, Order, Own, Place, Remote, Report, Sizes, Verdict, Watcher,
+    Workload,
 };
 
 /// Measure servers side by side: profiles of ours, and any others that speak OpenAI's API

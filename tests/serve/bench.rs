@@ -20,8 +20,7 @@ const DIES: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\nfaults = { hangs_
 const EMBEDS: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\n[models.sim]\ntask = \"embed\"\n";
 
 /// A few short requests.
-const SMALL: [&str; 8] =
-    ["--requests", "12", "--concurrency", "4", "--input-tokens", "64", "--output-tokens", "8"];
+const SMALL: [&str; 8] = ["--requests", "12", "--concurrency", "4", "--input-tokens", "64", "--output-tokens", "8"];
 
 /// A directory with profiles of its own.
 struct Place(TempDir);
@@ -92,7 +91,10 @@ fn profiles_are_measured_by_turns_on_the_same_requests() {
         // The prompts have exactly the tokens that were asked for, as the model counts them.
         assert_eq!((&target["input_tokens"], &target["output_tokens"]), (&json!(24 * 64), &json!(24 * 8)), "{target}");
         assert_eq!(target["requests"], json!({"ok": 24, "failed": 0, "empty": 0, "cut": 0}));
-        assert_eq!((&target["backend"], &target["mode"], &target["model"]), (&json!("sim"), &json!("server"), &json!("sim")));
+        assert_eq!(
+            (&target["backend"], &target["mode"], &target["model"]),
+            (&json!("sim"), &json!("server"), &json!("sim"))
+        );
         assert_eq!(target["runs"].as_array().unwrap().len(), 2);
         for figure in ["ttft_ms", "itl_ms", "e2e_ms"] {
             assert!(number(&target[figure]["p50"]) <= number(&target[figure]["p99"]), "{target}");
@@ -130,7 +132,9 @@ fn profiles_are_measured_by_turns_on_the_same_requests() {
 fn shape(value: &Value) -> String {
     fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         match value {
-            Value::Object(object) => object.iter().for_each(|(name, value)| fields(value, &format!("{path}.{name}"), found)),
+            Value::Object(object) => {
+                object.iter().for_each(|(name, value)| fields(value, &format!("{path}.{name}"), found))
+            }
             Value::Array(values) => match values.first() {
                 Some(first) => fields(first, &format!("{path}[]"), found),
                 None => drop(found.insert(format!("{path}[]"))),
@@ -158,7 +162,8 @@ async fn what_cannot_be_measured_is_named_beside_what_can() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (gone, here) = (format!("gone=http://{closed}/v1"), format!("here={}", server.url()));
     let other = format!("other={}/v1#nosuch", server.url());
-    let targets = ["--target", &gone, "--target", &other, "--target", &here, "--profile", "nowhere", "--profile", "fast,tempo=1"];
+    let targets =
+        ["--target", &gone, "--target", &other, "--target", &here, "--profile", "nowhere", "--profile", "fast,tempo=1"];
     let Ended { code, out, err } = place.bench(&[&targets, &["--repeats", "1", "--out", "out"], &SMALL]);
     assert_eq!(code, Some(1), "{out}{err}");
     let report = place.report("out");
