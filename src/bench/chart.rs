@@ -118,6 +118,9 @@ fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
     let Chart::Lines { title, x, y, lines, x_base, y_max } = chart else { return Ok(()) };
     area.fill(&WHITE)?;
     area.draw(&Text::new(title.clone(), (20, 26), text_style(19, &INK, HPos::Left)))?;
+    if lines.iter().all(|line| line.points.is_empty()) {
+        return Ok(());
+    }
     let points = || lines.iter().flat_map(|line| &line.points).copied();
     let top = y_max.unwrap_or_else(|| points().map(|(_, y)| y).fold(0.0, f64::max) * 1.08).max(f64::MIN_POSITIVE);
     let least = points().map(|(x, _)| x).fold(f64::INFINITY, f64::min).max(1e-3);
@@ -202,7 +205,7 @@ mod tests {
         let bars = vec![Bar { name: "a<b".to_owned(), spread }, Bar { name: "demo:candle".to_owned(), spread }];
         let text = svg(&Chart::Bars { title: "Throughput".to_owned(), bars }).unwrap();
         assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
-        assert!(text.contains("a&lt;b") && text.contains("demo:candle") && text.contains("(90.0 to 130)"), "{text}");
+        assert!(text.contains("a&lt;b") && text.contains("demo:candle") && text.contains("(90 to 130)"), "{text}");
     }
 
     #[test]

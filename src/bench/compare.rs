@@ -37,11 +37,12 @@ const LEAST: f64 = 0.03;
 
 /// A figure, how a run has it, and whether more is better.
 type Figure = (&'static str, fn(&Figures) -> Option<f64>, bool);
-const FIGURES: [Figure; 5] = [
+const FIGURES: [Figure; 6] = [
     ("requests/s", |figures| figures.requests_per_s, true),
     ("output tokens/s", |figures| figures.output_tokens_per_s, true),
     ("TTFT p50 ms", |figures| figures.ttft_ms.map(|ttft| ttft.p50), false),
     ("ITL p50 ms", |figures| figures.itl_ms.map(|itl| itl.p50), false),
+    ("E2E p50 ms", |figures| figures.e2e_ms.map(|e2e| e2e.p50), false),
     ("peak memory MiB", |figures| figures.peak_memory_bytes.map(|bytes| (bytes >> 20) as f64), false),
 ];
 

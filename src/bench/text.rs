@@ -54,7 +54,8 @@ impl Writer {
             let words = |tokens: usize| ((tokens as f64 * self.words_per_token) as usize).max(1);
             match tokens.checked_sub(counted) {
                 Some(0) => break,
-                Some(few @ 1..=4) => draft.stops += few,
+                // As many as the longest word has, with a vocabulary of letters: else a word too much and a word too few would take turns.
+                Some(few @ 1..=8) => draft.stops += few,
                 Some(missing) => draft.add_words(random, words(missing)),
                 None if draft.stops > 0 => draft.stops = draft.stops.saturating_sub(counted - tokens),
                 None if draft.words.len() == 1 => break,

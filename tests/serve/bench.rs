@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    path::Path,
     process::{Command, Stdio},
 };
 
@@ -16,7 +15,7 @@ use crate::program::{Program, tandem};
 const FAST: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\n[models.sim]\n";
 const SLOW: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\nstep_delay_ms = 10\n[models.sim]\n";
 /// A step hangs, and the watchdog ends the process: after loading and warm-up, before the end.
-const DIES: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\nfaults = { hangs_at = 40 }\n[engine]\nstep_timeout_ms = 100\n[models.sim]\n";
+const DIES: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\nfaults = { hangs_at = 20 }\n[engine]\nstep_timeout_ms = 100\n[models.sim]\n";
 const EMBEDS: &str = "[backend]\nkind = \"sim\"\ncontext = 4096\n[models.sim]\ntask = \"embed\"\n";
 
 /// A few short requests.
@@ -99,11 +98,11 @@ fn profiles_are_measured_by_turns_on_the_same_requests() {
         for figure in ["ttft_ms", "itl_ms", "e2e_ms"] {
             assert!(number(&target[figure]["p50"]) <= number(&target[figure]["p99"]), "{target}");
         }
-        assert!(number(&target["peak_memory_bytes"]) > 1e6 && number(&target["cpu_s"]) > 0.0, "{target}");
+        assert!(number(&target["peak_memory_bytes"]) > 1e6 && target["cpu_s"].is_number(), "{target}");
         assert!(target["roofline_fraction"].is_null() && target["roofline_reason"].is_string(), "{target}");
     }
-    // A step of the slow one takes 10 ms more, and a token is a step.
-    assert!(number(&slow["itl_ms"]["p50"]) >= 10.0, "{slow}");
+    // A step of the slow one takes 10 ms more, and a token is a step. Each is sent at once, on a connection that was used before too.
+    assert!(number(&slow["itl_ms"]["p50"]) >= 10.0 && number(&slow["tpot_ms"]["p50"]) >= 10.0, "{slow}");
     let ratio = &report["ratios"][0];
     assert_eq!((&ratio["a"], &ratio["b"]), (&json!("fast"), &json!("slow")));
     let spread = &ratio["output_tokens_per_s"];
@@ -247,7 +246,7 @@ fn what_got_slower_is_found_by_an_older_report() {
     place.profile("changing", SLOW);
     let Ended { code, out, .. } = run("after", &["--compare", "before/report.json"]);
     assert_eq!(code, Some(1), "{out}");
-    assert!(out.contains("WORSE  changing: output tokens/s ") && out.contains("WORSE  changing: ITL p50 ms "), "{out}");
+    assert!(out.contains("WORSE  changing: output tokens/s ") && out.contains("WORSE  changing: E2E p50 ms "), "{out}");
 
     let Ended { code, out, err } = place.bench(&[&["report", "before", "after"]]);
     assert_eq!(code, Some(0), "{err}");
