@@ -1,6 +1,8 @@
 use plotters::{
-    chart::MeshStyle,
-    coord::{Shift, ranged1d::ValueFormatter, types::RangedCoordf64},
+    coord::{
+        Shift,
+        ranged1d::{AsRangedCoord, ValueFormatter},
+    },
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
@@ -13,15 +15,15 @@ pub(super) enum Chart {
     /// A bar for each target, as long as the median, with a whisker from the least to the most.
     Bars { title: String, bars: Vec<Bar> },
     /// A line for each target.
-    Lines {
-        title: String,
-        x: &'static str,
-        y: &'static str,
-        lines: Vec<Line>,
-        /// Of the logarithm that x is drawn by: there are ticks at its powers.
-        x_base: f64,
-        y_max: Option<f64>,
-    },
+    Lines { title: String, x: &'static str, y: &'static str, lines: Vec<Line>, scale: Scale, y_max: Option<f64> },
+}
+
+/// How x is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scale {
+    FromZero,
+    /// Each doubling is as wide as any other.
+    Doublings,
 }
 
 #[derive(Clone, Debug)]
@@ -115,7 +117,7 @@ fn draw_bars(area: &Area<'_>, title: &str, bars: &[Bar]) -> Drawn {
 }
 
 fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
-    let Chart::Lines { title, x, y, lines, x_base, y_max } = chart else { return Ok(()) };
+    let Chart::Lines { title, x, y, lines, scale, y_max } = chart else { return Ok(()) };
     area.fill(&WHITE)?;
     area.draw(&Text::new(title.clone(), (20, 26), text_style(19, &INK, HPos::Left)))?;
     if lines.iter().all(|line| line.points.is_empty()) {
@@ -135,14 +137,12 @@ fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
         .margin_bottom(10)
         .x_label_area_size(44)
         .y_label_area_size(64);
-    // A little room on both sides, so that no point lies on an edge.
-    let range = (least / 1.06)..(most * 1.06).max(least * 1.2);
-    let mut drawn = builder.build_cartesian_2d(range.log_scale().base(*x_base), 0.0..top)?;
-    mesh(&mut drawn.configure_mesh(), x, y)?;
-    for (index, line) in lines.iter().enumerate() {
-        drawn.draw_series(LineSeries::new(line.points.iter().copied(), colour(index).stroke_width(3)))?;
-        if line.points.len() <= POINTS_SHOWN {
-            drawn.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour(index).filled())))?;
+    match scale {
+        Scale::FromZero => draw_axes(&mut builder, 0.0..most * 1.04, top, (x, y), lines)?,
+        Scale::Doublings => {
+            // A little room on both sides, so that no point lies on an edge.
+            let range = (least / 1.06)..(most * 1.06).max(least * 1.2);
+            draw_axes(&mut builder, range.log_scale().base(2.0), top, (x, y), lines)?;
         }
     }
     for (index, line) in lines.iter().enumerate() {
@@ -153,18 +153,21 @@ fn draw_lines(area: &Area<'_>, chart: &Chart) -> Drawn {
     Ok(())
 }
 
-/// Pale lines behind, and what the axes are.
-fn mesh<'a, 'b, X, DB>(
-    style: &mut MeshStyle<'a, 'b, X, RangedCoordf64, DB>,
-    x: &str,
-    y: &str,
-) -> Result<(), Box<dyn std::error::Error>>
+/// The lines, over pale ones behind them, and what the axes are.
+fn draw_axes<X>(
+    builder: &mut ChartBuilder<'_, '_, SVGBackend<'_>>,
+    range: X,
+    top: f64,
+    (x, y): (&str, &str),
+    lines: &[Line],
+) -> Drawn
 where
-    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
-    DB: DrawingBackend,
-    DB::ErrorType: 'static,
+    X: AsRangedCoord<Value = f64>,
+    X::CoordDescType: ValueFormatter<f64>,
 {
-    style
+    let mut drawn = builder.build_cartesian_2d(range, 0.0..top)?;
+    drawn
+        .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(PALE)
         .axis_style(PALE)
@@ -176,6 +179,12 @@ where
         .x_desc(x)
         .y_desc(y)
         .draw()?;
+    for (index, line) in lines.iter().enumerate() {
+        drawn.draw_series(LineSeries::new(line.points.iter().copied(), colour(index).stroke_width(3)))?;
+        if line.points.len() <= POINTS_SHOWN {
+            drawn.draw_series(line.points.iter().map(|point| Circle::new(*point, 4, colour(index).filled())))?;
+        }
+    }
     Ok(())
 }
 
@@ -210,9 +219,10 @@ mod tests {
 
     #[test]
     fn lines_of_one_point_and_of_none_are_drawn_too() {
-        for points in [vec![(8.0, 100.0)], Vec::new(), vec![(1.0, 50.0), (2.0, 90.0), (4.0, 95.0)]] {
+        let points = [vec![(8.0, 100.0)], Vec::new(), vec![(1.0, 50.0), (2.0, 90.0), (4.0, 95.0)]];
+        for (points, scale) in points.into_iter().flat_map(|p| [(p.clone(), Scale::FromZero), (p, Scale::Doublings)]) {
             let lines = vec![Line { name: "demo".to_owned(), points }];
-            let chart = Chart::Lines { title: "Sweep".to_owned(), x: "x", y: "y", lines, x_base: 2.0, y_max: None };
+            let chart = Chart::Lines { title: "Sweep".to_owned(), x: "x", y: "y", lines, scale, y_max: None };
             assert!(svg(&chart).unwrap().trim_end().ends_with("</svg>"));
         }
     }

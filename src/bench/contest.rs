@@ -58,6 +58,8 @@ struct Opened {
 
 /// How often a bar moves.
 const LOOK: Duration = Duration::from_millis(100);
+/// Between the end of connections and that of the process that had them.
+const LAST_GASP: Duration = Duration::from_millis(300);
 /// Requests before the time runs, at most.
 const WARM_UP_MAX: u32 = 32;
 const WARM_UP_TOKENS: u32 = 8;
@@ -272,6 +274,14 @@ impl<'a> Contest<'a> {
             let round = load::round(client, prepared, load, seed, &done, ended);
             self.watched(round, &done).await
         };
+        let mut broken = round.broken;
+        if let Some(program) = program
+            && broken.is_none()
+            && round.samples.iter().any(|sample| !sample.is_ok())
+        {
+            // Requests fail when a process ends, and a moment before that is seen.
+            broken = time::timeout(LAST_GASP, program.ended()).await.ok();
+        }
         let (after, own_after) = (program.as_ref().map(Program::taken), taken(process::id()));
         let figures = Figures {
             client_cpu_s: between(own_before, own_after),
@@ -283,7 +293,7 @@ impl<'a> Contest<'a> {
             Load::Open(rate) => Some(rate),
             Load::Closed(_) => None,
         };
-        let run = Run { repeat, concurrency: load.concurrency(), rate, load_s: *load_s, broken: round.broken, figures };
+        let run = Run { repeat, concurrency: load.concurrency(), rate, load_s: *load_s, broken, figures };
         Ok(Measured { run, samples: round.samples, level })
     }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{
     answer::Verdict,
-    chart::{self, Bar, Chart, Line},
+    chart::{self, Bar, Chart, Line, Scale},
     figures::percentile,
     markdown,
     measure::Measured,
@@ -69,7 +69,14 @@ fn charts(report: &Report, measured: &[(&str, &[Measured])]) -> Vec<(&'static st
         let title = "Throughput by requests at a time".to_owned();
         charts.push((
             "sweep.svg",
-            Chart::Lines { title, x: "requests at a time", y: what, lines: sweeps, x_base: 2.0, y_max: None },
+            Chart::Lines {
+                title,
+                x: "requests at a time",
+                y: what,
+                lines: sweeps,
+                scale: Scale::Doublings,
+                y_max: None,
+            },
         ));
     }
     for (name, title, of) in CURVES {
@@ -80,7 +87,7 @@ fn charts(report: &Report, measured: &[(&str, &[Measured])]) -> Vec<(&'static st
                 x: "milliseconds",
                 y: "% of requests",
                 lines: curves,
-                x_base: 10.0,
+                scale: Scale::FromZero,
                 y_max: Some(100.0),
             };
             charts.push((name, chart));
