@@ -2,7 +2,7 @@
 //!
 //! The code map, from the outside in; each depends only on what stands below it:
 //!
-//! - [`cli`]: the commands. [`app`]: the server as a value with a port.
+//! - [`cli`]: the commands. [`bench`]: servers side by side. [`app`]: the server as a value with a port.
 //! - [`api`]: HTTP handlers, one file per resource.
 //! - [`access`]: who may ask for what, and how much.
 //! - [`batch`]: the Batch API's life, from an input file to an output file. [`store`]: SQLite and files on disk.
@@ -16,6 +16,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod batch;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod completion;

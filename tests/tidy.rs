@@ -58,7 +58,8 @@ const MODULES: &[(&str, &[&str])] = &[
         "http",
         &["api", "app", "batch", "bench", "cli", "completion", "models", "openai", "settings", "store", "webhooks"],
     ),
-    ("app", &["cli"]),
+    ("bench", &["access", "api", "batch", "cli", "completion", "store", "webhooks"]),
+    ("app", &["bench", "cli"]),
 ];
 
 #[test]

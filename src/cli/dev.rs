@@ -1,13 +1,41 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args, Subcommand};
 
 use super::{bar::bar, exit::Failure, print};
-use crate::models::{self, SynthFailure, SynthOrder};
+use crate::{
+    bench::sample_batch,
+    models::{self, SynthFailure, SynthOrder},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DevCommand {
     Synth(Synth),
+    SampleBatch(SampleBatch),
+}
+
+/// Write a batch file of chats, to try batches and to measure with; the same seed gives the same file
+#[derive(Debug, Args)]
+pub(super) struct SampleBatch {
+    /// Where to write it; - is standard output
+    #[arg(long, value_name = "FILE.jsonl")]
+    out: PathBuf,
+    /// Requests in it
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    lines: usize,
+    /// What its requests name
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    model: String,
+    /// Of an answer, at most
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    max_tokens: u32,
+    /// What the requests follow from
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 /// Write a model of a true shape with random weights, to test and measure with where none can be downloaded
@@ -40,6 +68,7 @@ impl DevCommand {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         match self {
             Self::Synth(synth) => synth.run(),
+            Self::SampleBatch(sample) => sample.run(),
         }
     }
 }
@@ -59,6 +88,24 @@ impl Synth {
             bar.finish_and_clear();
         }
         written.iter().for_each(|path| print(&path.display().to_string()));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl SampleBatch {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let Self { out, lines, model, max_tokens, seed } = self;
+        let failed = |error: std::io::Error| Failure::new(Failure::CANNOT_CREATE, error.to_string());
+        let mut file: Box<dyn Write> = if out == Path::new("-") {
+            Box::new(std::io::stdout().lock())
+        } else {
+            Box::new(fs_err::File::create(&out).map_err(failed)?)
+        };
+        let mut text = BufWriter::new(&mut file);
+        for line in sample_batch(lines, &model, max_tokens, seed) {
+            writeln!(text, "{line}").map_err(failed)?;
+        }
+        text.flush().map_err(failed)?;
         Ok(ExitCode::SUCCESS)
     }
 }

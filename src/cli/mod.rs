@@ -2,6 +2,7 @@
 
 mod bar;
 mod batch;
+mod bench;
 mod config;
 mod db;
 mod dev;
@@ -37,6 +38,7 @@ enum Command {
     Serve(serve::Serve),
     RunBatch(run_batch::RunBatch),
     Batch(batch::BatchCommand),
+    Bench(Box<bench::BenchCommand>),
     Plan(plan::PlanCommand),
     /// Show or check settings
     #[command(subcommand)]
@@ -86,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(),
         Command::RunBatch(run_batch) => run_batch.run(),
         Command::Batch(batch) => batch.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Plan(plan) => plan.run(),
         Command::Config(command) => command.run(),
         Command::Keys(command) => command.run(),

@@ -1,0 +1,38 @@
+use super::report::Host;
+
+impl Host {
+    /// This machine, as far as it tells.
+    #[must_use]
+    pub fn here() -> Self {
+        let read = |path: &str| fs_err::read_to_string(path).ok();
+        let field = |text: &str, name: &str| {
+            let value = text.lines().find(|line| line.starts_with(name))?.split_once(':')?.1;
+            Some(value.trim().to_owned())
+        };
+        let cpu = read("/proc/cpuinfo").and_then(|text| field(&text, "model name"));
+        let memory = read("/proc/meminfo").and_then(|text| field(&text, "MemTotal"));
+        let memory = memory.and_then(|text| text.strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let load = read("/proc/loadavg").and_then(|text| text.split_whitespace().next()?.parse().ok());
+        let kernel = read("/proc/sys/kernel/osrelease").map_or_else(String::new, |text| format!(" {}", text.trim()));
+        Self {
+            cpu: cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory.map(|kib| kib << 10),
+            os: format!("{}{kernel}", std::env::consts::OS),
+            gpu: gpu(),
+            load_before: load,
+            memory_bytes_per_s: None,
+        }
+    }
+}
+
+/// The first card that NVIDIA's driver tells of.
+fn gpu() -> Option<String> {
+    let cards = fs_err::read_dir("/proc/driver/nvidia/gpus").ok()?;
+    let names = cards.filter_map(Result::ok).filter_map(|card| {
+        let text = fs_err::read_to_string(card.path().join("information")).ok()?;
+        Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
+    });
+    let names: Vec<String> = names.collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}

@@ -1,0 +1,157 @@
+use std::{hint::black_box, sync::Barrier, thread, time::Instant};
+
+use super::{figures::rounded, sample::Sample};
+use crate::{
+    models::{self, Plan},
+    settings::{BackendSettings, Settings},
+};
+
+/// What a step has to read from memory, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reads {
+    pub(super) weights: u64,
+    pub(super) kv_per_token: u64,
+    /// Sequences of one step.
+    pub(super) parallel: u32,
+}
+
+/// What all cores together read at a time, at least: far beyond usual caches.
+const READ_BYTES_MIN: u64 = 512 << 20;
+const PASSES: usize = 3;
+/// Where a plan's memory is, if it is the processor's own.
+const MAIN_MEMORY: &str = "free memory";
+
+impl Reads {
+    /// Of the only model of these settings.
+    ///
+    /// # Errors
+    /// When it cannot be told, with the reason.
+    pub(super) fn of(settings: &Settings, plan: Option<&Plan>) -> Result<Self, String> {
+        if matches!(settings.backend, BackendSettings::Sim { .. }) {
+            return Err("the simulated model reads no weights".to_owned());
+        }
+        let plan = plan.ok_or("the size of the weights is not known")?;
+        if plan.place != MAIN_MEMORY {
+            return Err("what a GPU reads in a second is not measured".to_owned());
+        }
+        let cache = last_level_cache();
+        if plan.weights <= cache {
+            let size = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
+            let (weights, cache) = (size(plan.weights), size(cache));
+            return Err(format!("weights of {weights} fit the caches of {cache}, so that memory is no bound"));
+        }
+        let tokens = u64::from(plan.parallel) * u64::from(plan.context);
+        Ok(Self { weights: plan.weights, kv_per_token: plan.kv / tokens.max(1), parallel: plan.parallel })
+    }
+
+    /// The least time that reading takes for these answers with so many at once, over the time that was taken.
+    ///
+    /// A step reads all weights once and brings one token for each sequence, and a token reads what K and V its sequence has. Prompts are
+    /// left out: what they take is computing. With answers of which nothing is known but the load, the fewest steps are assumed.
+    pub(super) fn fraction(&self, samples: &[Sample], concurrency: u32, wall_s: f64, bytes_per_s: f64) -> Option<f64> {
+        let good = samples.iter().filter(|sample| sample.is_ok());
+        let (mut tokens, mut kv) = (0.0, 0.0);
+        for sample in good {
+            let (input, output) = (sample.input_tokens as f64, sample.output_tokens as f64);
+            tokens += output;
+            kv += input * output + output * output / 2.0;
+        }
+        let steps = tokens / f64::from(concurrency.min(self.parallel).max(1));
+        let bytes = steps * self.weights as f64 + kv * self.kv_per_token as f64;
+        (wall_s > 0.0 && bytes_per_s > 0.0 && tokens > 0.0).then(|| rounded(bytes / bytes_per_s / wall_s))
+    }
+}
+
+/// How much memory a model takes, where its backend knows.
+pub(super) fn plan(settings: &Settings) -> Option<Plan> {
+    models::plan(&settings.backend, settings.models.first()?, None).ok()
+}
+
+/// Bytes that all cores together read from memory in a second: the best of a few passes over what fits no cache.
+pub(super) fn bytes_per_s() -> f64 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let bytes = READ_BYTES_MIN.max(4 * last_level_cache());
+    let words = usize::try_from(bytes).unwrap_or(usize::MAX) / cores / size_of::<u64>();
+    let start = Barrier::new(cores);
+    let read = |core: usize| {
+        // Written by the core that reads it, so that it lies in that core's memory.
+        let block = vec![core as u64 + 1; words];
+        let pass = |_| {
+            start.wait();
+            let started = Instant::now();
+            black_box(sum(black_box(&block)));
+            started.elapsed().as_secs_f64()
+        };
+        (0..PASSES).map(pass).collect::<Vec<_>>()
+    };
+    let times: Vec<Vec<f64>> = thread::scope(|scope| {
+        let readers: Vec<_> = (0..cores)
+            .map(|core| {
+                scope.spawn({
+                    let read = &read;
+                    move || read(core)
+                })
+            })
+            .collect();
+        readers.into_iter().filter_map(|reader| reader.join().ok()).collect()
+    });
+    let slowest = |pass: usize| times.iter().filter_map(|times| times.get(pass)).copied().fold(0.0, f64::max);
+    let rate = |pass| (cores * words * size_of::<u64>()) as f64 / slowest(pass);
+    (0..PASSES).map(rate).filter(|rate| rate.is_finite()).fold(0.0, f64::max)
+}
+
+/// Several sums side by side, so that adding is never what is waited for.
+fn sum(words: &[u64]) -> u64 {
+    let mut sums = [0_u64; 16];
+    for chunk in words.chunks_exact(sums.len()) {
+        for (sum, word) in sums.iter_mut().zip(chunk) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Bytes of the largest cache of the first core; 0 where the system does not tell.
+fn last_level_cache() -> u64 {
+    let sizes = (0..8).filter_map(|index| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let text = fs_err::read_to_string(path).ok()?;
+        let text = text.trim();
+        let (number, unit) = text.split_at(text.len().checked_sub(1)?);
+        let shift = match unit {
+            "K" => 10,
+            "M" => 20,
+            _ => return None,
+        };
+        number.parse::<u64>().ok().map(|number| number << shift)
+    });
+    sizes.max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::answer::Verdict;
+
+    #[test]
+    fn eight_at_once_share_the_reading_of_weights() {
+        let sample = Sample {
+            e2e_ms: 1.0,
+            ttft_ms: None,
+            gaps_ms: Vec::new(),
+            input_tokens: 100,
+            output_tokens: 10,
+            cached_tokens: 0,
+            verdict: Verdict::Ok,
+            refused: false,
+        };
+        let reads = Reads { weights: 1_000_000, kv_per_token: 10, parallel: 8 };
+        let samples = vec![sample; 16];
+        // 160 tokens in 20 steps, and K and V of 16 times 1,050 tokens.
+        let bytes = 20.0 * 1e6 + 16.0 * 1050.0 * 10.0;
+        let fraction = reads.fraction(&samples, 32, 1.0, 1e8).unwrap();
+        assert!((fraction - bytes / 1e8).abs() < 1e-3, "{fraction}");
+        assert!(reads.fraction(&samples, 1, 1.0, 1e8).unwrap() > 7.0 * fraction);
+        assert_eq!(reads.fraction(&[], 1, 1.0, 1e8), None);
+    }
+}
