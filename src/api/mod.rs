@@ -5,6 +5,7 @@ pub mod batches;
 mod body;
 mod chat;
 mod completions;
+mod connection;
 mod debug;
 mod embeddings;
 mod error;
@@ -31,6 +32,7 @@ use crate::openai::error::ApiError;
 
 pub use auth::Rule;
 pub use body::{JsonBody, MAX_JSON_BYTES};
+pub use connection::{Connections, serve};
 pub use files::UploadLimits;
 pub use guard::{Guard, with_guard};
 pub use request_id::{RequestId, with_request_id};
