@@ -41,11 +41,13 @@ pub struct Guard {
     pub origins: Arc<[String]>,
     /// In which a body has to bring a KiB.
     pub body_timeout: Duration,
+    /// Refuse parameters of a URL that are not known, instead of naming them in the response.
+    pub strict_params: bool,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { hosts: Arc::default(), origins: Arc::default(), body_timeout: Duration::from_secs(30) }
+        Self { hosts: Arc::default(), origins: Arc::default(), body_timeout: Duration::from_secs(30), strict_params: false }
     }
 }
 

@@ -15,6 +15,7 @@ mod health;
 mod listing;
 mod models;
 mod openapi;
+mod query;
 mod repetition;
 mod request_id;
 mod sse;

@@ -365,6 +365,11 @@ impl ApiError {
     }
 
     #[must_use]
+    pub fn file_expired() -> Self {
+        Self::request(404, "file_expired", Some("id".to_owned()), "This file has expired and is no longer stored.")
+    }
+
+    #[must_use]
     pub fn stopping() -> Self {
         let error = Self::server(503, "server_stopping", "The server is stopping, please reconnect later.");
         Self { retry_after: Some(5), ..error }

@@ -33,6 +33,14 @@ impl Blobs {
         Ok(Self { dir: Arc::from(dir) })
     }
 
+    /// Bytes that are free on the disk for whoever runs the server.
+    pub async fn free_bytes(&self) -> Result<u64, StoreError> {
+        let dir = Arc::clone(&self.dir);
+        let stat = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&*dir)).await.map_err(std::io::Error::other)?;
+        let stat = stat.map_err(std::io::Error::from)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Starts a blob; it exists once [`BlobWriter::finish`] has returned.
     pub async fn create(&self) -> Result<BlobWriter, StoreError> {
         let key = ids::new_blob_key();
