@@ -39,6 +39,11 @@ struct Head {
 }
 
 impl Framing {
+    /// Whether no answer is under way.
+    pub(super) fn is_between(self) -> bool {
+        self.skip == 0 && self.next == Next::Head
+    }
+
     /// The first bare refusal in what is to be written.
     pub(super) fn bare_refusal(mut self, bytes: &[u8]) -> Option<Bare> {
         let mut at = 0;

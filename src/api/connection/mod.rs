@@ -74,9 +74,9 @@ where
     let stop = builder.graceful_shutdown_signal();
     let builder = match tls {
         None => builder.listen(NAME, listener, move || {
-            fn_service(|io: TcpStream| async move {
+            fn_service(move |io: TcpStream| async move {
                 let peer = io.peer_addr().ok();
-                Ok::<_, DispatchError>((Worded::new(io), Protocol::Http1, peer))
+                Ok::<_, DispatchError>((Worded::new(io, connections.head_timeout), Protocol::Http1, peer))
             })
             .and_then(http(connections, stop.clone(), app()))
         })?,
@@ -90,7 +90,7 @@ where
                     async move {
                         let io = handshake.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                         let peer = io.get_ref().0.peer_addr().ok();
-                        Ok::<_, DispatchError>((Worded::new(io), Protocol::Http1, peer))
+                        Ok::<_, DispatchError>((Worded::new(io, connections.head_timeout), Protocol::Http1, peer))
                     }
                 })
                 .and_then(http(connections, stop.clone(), app()))

@@ -23,12 +23,16 @@ const LINE_BYTES_MAX: usize = URI_BYTES_MAX + 64;
 /// A connection on which the HTTP library's own refusals are put into words.
 ///
 /// What the library cannot read as a request never reaches the app; it answers with a status, an empty body, and the end of the connection.
-/// Such an answer is replaced here.
+/// Such an answer is replaced here. And the library times the first head of a connection alone, so later ones are timed here.
 #[derive(Debug)]
 pub(super) struct Worded<T> {
     io: T,
     sent: Framing,
     asked: Asked,
+    /// In which a head that has begun has to end.
+    head_timeout: Duration,
+    /// Set while one has begun.
+    head_due: Option<Pin<Box<Sleep>>>,
     refusal: Option<Refusal>,
 }
 
@@ -39,6 +43,9 @@ struct Asked {
     /// Bytes of the first line.
     line: usize,
     line_ended: bool,
+    /// How many bytes of the empty line that ends a head came last.
+    ending: usize,
+    head_ended: bool,
 }
 
 /// What is said in the place of a bare refusal. Nothing comes after it.
@@ -58,20 +65,35 @@ enum Step {
 }
 
 impl<T> Worded<T> {
-    pub(super) fn new(io: T) -> Self {
-        Self { io, sent: Framing::default(), asked: Asked::default(), refusal: None }
+    pub(super) fn new(io: T, head_timeout: Duration) -> Self {
+        let (sent, asked) = (Framing::default(), Asked::default());
+        Self { io, sent, asked, head_timeout, head_due: None, refusal: None }
     }
 }
 
 impl Asked {
     fn note(&mut self, bytes: &[u8]) {
         self.bytes = self.bytes.saturating_add(bytes.len());
-        if self.line_ended {
-            return;
+        if !self.line_ended {
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            self.line += end.unwrap_or(bytes.len());
+            self.line_ended = end.is_some();
         }
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        self.line += end.unwrap_or(bytes.len());
-        self.line_ended = end.is_some();
+        for byte in bytes {
+            if self.head_ended {
+                return;
+            }
+            self.ending = match (self.ending, byte) {
+                (0 | 2, b'\r') | (1 | 3, b'\n') => self.ending + 1,
+                (_, b'\r') => 1,
+                _ => 0,
+            };
+            self.head_ended = self.ending == 4;
+        }
+    }
+
+    fn is_head(self) -> bool {
+        self.bytes > 0 && !self.head_ended
     }
 
     /// Why the library refuses it, which knows no more than a status of it. `None` is for who has not asked for anything.
@@ -155,13 +177,29 @@ fn words(error: &ApiError) -> Vec<u8> {
     words
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Worded<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Worded<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(refusal) = &mut this.refusal {
+            // Whatever else comes is not read.
+            return refusal.poll(&mut this.io, cx);
+        }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        this.asked.note(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
+            this.asked.note(&buf.filled()[before..]);
+            if !this.asked.is_head() {
+                this.head_due = None;
+            }
+            return Poll::Ready(read);
+        }
+        // An answer that is under way is not interrupted.
+        if !this.asked.is_head() || !this.sent.is_between() {
+            return Poll::Pending;
+        }
+        let timeout = this.head_timeout;
+        let due = this.head_due.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
+        ready!(due.as_mut().poll(cx));
+        this.refusal.insert(Refusal::new(Some(&ApiError::head_timeout()))).poll(&mut this.io, cx)
     }
 }
 
@@ -186,6 +224,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Worded<T> {
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, rest))?;
         if this.sent.advance(bytes, written) {
             this.asked = Asked::default();
+            this.head_due = None;
         }
         Poll::Ready(Ok(written))
     }
@@ -217,7 +256,7 @@ mod tests {
         let (client, server) = tokio::io::duplex(1 << 20);
         let (mut hears, mut says) = tokio::io::split(client);
         says.write_all(asked).await.unwrap();
-        let mut server = Worded::new(server);
+        let mut server = Worded::new(server, Duration::from_secs(60));
         if !asked.is_empty() {
             let mut taken = vec![0; asked.len()];
             server.read_exact(&mut taken).await.unwrap();
@@ -231,6 +270,28 @@ mod tests {
         });
         sent.unwrap();
         heard
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_end_is_not_waited_for() {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let mut server = Worded::new(server, Duration::from_millis(50));
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut taken = [0; 18];
+        server.read_exact(&mut taken).await.unwrap();
+        server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        client.write_all(b"GET /").await.unwrap();
+        let mut rest = Vec::new();
+        let heard = async {
+            let mut heard = String::new();
+            client.read_to_string(&mut heard).await.unwrap();
+            drop(client);
+            heard
+        };
+        let (read, heard) = tokio::join!(server.read_to_end(&mut rest), heard);
+        read.unwrap();
+        assert_eq!(rest, b"GET /");
+        assert!(heard.contains("HTTP/1.1 408 Request Timeout\r\n") && heard.contains("Request head was not received"), "{heard}");
     }
 
     #[tokio::test]
