@@ -10,17 +10,18 @@ use sha2::{Digest, Sha256};
 pub(super) use results::ResultsParams;
 
 use super::listing::{ListQuery, list, page_error, store_error};
+use super::query::is_strict;
 use super::repetition::is_repetition;
 use super::{JsonBody, Rule, resource, sse};
 use crate::access::{Caller, Scope};
 use crate::batch::{BatchStatus, Batches, Settings};
 use crate::completion::json_object;
-use crate::openai::{AllowedModels, Endpoint};
 use crate::openai::batches::{
     BatchErrors, BatchObject, BatchProgress, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
 };
 use crate::openai::error::ApiError;
 use crate::openai::files::ListObject;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, Created, Identity, NewBatch, StoreError, Tenant, hex};
 
 const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::BatchesWrite };
@@ -65,6 +66,9 @@ async fn create(
     };
     new.identity = Some(identity(&request, key, &body)?);
     let ignored: Vec<String> = object.keys().filter(|key| !CREATE_FIELDS.contains(&key.as_str())).cloned().collect();
+    if let Some(name) = ignored.first().filter(|_| is_strict(&request)) {
+        return Err(ApiError::unknown_parameter(name));
+    }
     let created = answer_created(&batches, batches.create(new).await.map_err(store_error)?)?;
     let mut response = HttpResponse::Ok();
     let mut response = response.json(created);
@@ -232,8 +236,10 @@ fn read_metadata(body: &Map<String, Value>) -> Result<Option<String>, ApiError> 
         Some(other) => return Err(ApiError::invalid_type("metadata", "an object", type_of(other))),
     };
     if pairs.len() > METADATA_PAIRS_MAX {
-        let message =
-            format!("Invalid 'metadata': expected at most {METADATA_PAIRS_MAX} pairs, but got {} instead.", pairs.len());
+        let message = format!(
+            "Invalid 'metadata': expected at most {METADATA_PAIRS_MAX} pairs, but got {} instead.",
+            pairs.len()
+        );
         return Err(ApiError::invalid_value("metadata", message));
     }
     for (key, value) in pairs {

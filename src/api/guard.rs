@@ -47,7 +47,12 @@ pub struct Guard {
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { hosts: Arc::default(), origins: Arc::default(), body_timeout: Duration::from_secs(30), strict_params: false }
+        Self {
+            hosts: Arc::default(),
+            origins: Arc::default(),
+            body_timeout: Duration::from_secs(30),
+            strict_params: false,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use actix_web::HttpRequest;
 use actix_web::dev::ServiceRequest;
 use actix_web::web::{Data, Query};
 
@@ -22,9 +23,13 @@ pub(super) fn unknown(request: &ServiceRequest) -> Result<Vec<String>, ApiError>
     let known = openapi::query_names(request.method(), &request.match_pattern().unwrap_or_default());
     let unknown: BTreeSet<String> =
         pairs.into_iter().map(|(name, _)| name).filter(|name| !known.contains(&name.as_str())).collect();
-    let strict = request.app_data::<Data<Guard>>().is_some_and(|guard| guard.strict_params);
     match unknown.first() {
-        Some(name) if strict => Err(ApiError::unknown_parameter(name)),
+        Some(name) if is_strict(request.request()) => Err(ApiError::unknown_parameter(name)),
         _ => Ok(unknown.into_iter().collect()),
     }
+}
+
+/// Whether what is unknown is refused.
+pub(super) fn is_strict(request: &HttpRequest) -> bool {
+    request.app_data::<Data<Guard>>().is_some_and(|guard| guard.strict_params)
 }

@@ -14,9 +14,9 @@ use super::meter::Meter;
 use super::offline::first_endpoint;
 use super::settings::Settings;
 use super::validate::{Check, empty_file, too_many};
-use crate::openai::{AllowedModels, Endpoint};
 use crate::openai::batches::BatchError;
 use crate::openai::error::ApiError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Store, StoreError, Tenant};
 
 /// Estimates that are made at a time: each keeps a thread busy.

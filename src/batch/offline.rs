@@ -10,8 +10,8 @@ use super::jsonl::JsonlReader;
 use super::line::LineExecutor;
 use super::settings::{CompletionWindow, Settings};
 use super::state::BatchStatus;
-use crate::openai::{AllowedModels, Endpoint};
 use crate::openai::batches::BatchError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, Tenant, hex};
 
 /// A batch file to answer without a server.

@@ -9,8 +9,8 @@ use super::line::{LineExecutor, custom_hash, digest};
 use super::order::{Body, LineOrder, Outline, Prefixes};
 use super::settings::Settings;
 use crate::failpoint::failpoint;
-use crate::openai::{AllowedModels, Endpoint};
 use crate::openai::batches::BatchError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, IngestPoint, NewLine, Store, StoreError};
 
 /// Errors that are listed; a file with more of them is no easier to mend for seeing them all.

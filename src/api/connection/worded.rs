@@ -165,7 +165,8 @@ fn words(error: &ApiError) -> Vec<u8> {
     let status = response.status();
     let (head, body) = response.into_parts();
     let body = body.try_into_bytes().unwrap_or_default();
-    let mut words = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len()).into_bytes();
+    let mut words =
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n", body.len()).into_bytes();
     for (name, value) in head.headers() {
         words.extend_from_slice(name.as_str().as_bytes());
         words.extend_from_slice(b": ");
@@ -291,7 +292,10 @@ mod tests {
         let (read, heard) = tokio::join!(server.read_to_end(&mut rest), heard);
         read.unwrap();
         assert_eq!(rest, b"GET /");
-        assert!(heard.contains("HTTP/1.1 408 Request Timeout\r\n") && heard.contains("Request head was not received"), "{heard}");
+        assert!(
+            heard.contains("HTTP/1.1 408 Request Timeout\r\n") && heard.contains("Request head was not received"),
+            "{heard}"
+        );
     }
 
     #[tokio::test]

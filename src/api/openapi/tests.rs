@@ -13,8 +13,8 @@ use super::*;
 use crate::batch;
 use crate::completion::{Completions, Limits, asked};
 use crate::models::Models;
-use crate::openai::{AllowedModels, Endpoint};
 use crate::openai::error::ApiError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::Tenant;
 
 type Set = BTreeSet<String>;

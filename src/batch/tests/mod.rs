@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use crate::clock::Clock;
-use crate::openai::{AllowedModels, Endpoint};
 use crate::openai::error::{ApiError, ErrorBody};
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tenant, Tokens};
 
 const NOW: i64 = 1_800_000_000;

@@ -101,7 +101,8 @@ impl Answer {
             _ => Some("false"),
         };
         let waits = self.status == 503 || self.status == 507 || (self.status == 429 && passes);
-        let tells_when = self.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok_and(|after| after > 0));
+        let tells_when =
+            self.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok_and(|after| after > 0));
         let text = error["message"].as_str().unwrap_or_default();
         let laws = [
             (STATUSES.contains(&self.status), "a status of the list"),
@@ -112,7 +113,10 @@ impl Answer {
             (self.header("x-should-retry") == should_retry, "x-should-retry"),
             (tells_when == waits, "Retry-After where waiting helps"),
             (self.status != 401 || self.header("www-authenticate") == Some("Bearer"), "WWW-Authenticate"),
-            (!["src/", ".rs", "SELECT", "panicked"].iter().any(|inside| text.contains(inside)), "nothing of its insides"),
+            (
+                !["src/", ".rs", "SELECT", "panicked"].iter().any(|inside| text.contains(inside)),
+                "nothing of its insides",
+            ),
         ];
         let broken: Vec<&str> = laws.iter().filter(|(holds, _)| !holds).map(|(_, law)| *law).collect();
         if broken.is_empty() { Ok(error.clone()) } else { Err(format!("{} wanting in {self:?}", broken.join(", "))) }

@@ -54,7 +54,7 @@ pub(super) struct Case {
     closes: bool,
     /// In what this answer is not the catalogue's, and why.
     #[serde(default)]
-    deviates: Option<String>,
+    pub(super) deviates: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,10 +96,10 @@ impl Case {
     }
 
     fn request(&self, place: &Arc<Place>) -> RequestBuilder {
-        let chat = json!({"model": "sim", "messages": [{"role": "user", "content": "Hello"}], "seed": 7, "max_tokens": 12});
+        let chat =
+            json!({"model": "sim", "messages": [{"role": "user", "content": "Hello"}], "seed": 7, "max_tokens": 12});
         let text = json!({"model": "sim", "prompt": "x", "seed": 7, "max_tokens": 8});
-        let batch =
-            json!({"input_file_id": "file-x", "endpoint": "/v1/chat/completions", "completion_window": "24h"});
+        let batch = json!({"input_file_id": "file-x", "endpoint": "/v1/chat/completions", "completion_window": "24h"});
         let over = [
             (&self.chat, "/v1/chat/completions", chat),
             (&self.text, "/v1/completions", text),

@@ -48,7 +48,8 @@ fn timed_out(answer: &Answer, message: &str) {
 
 pub(super) async fn a_head_in_drops(place: Arc<Place>) {
     let begun = Instant::now();
-    let answer = in_drops(&place, "GET /version HTTP/1.1\r\nhost: localhost\r\nx: ", b"y", Duration::from_millis(200)).await;
+    let answer =
+        in_drops(&place, "GET /version HTTP/1.1\r\nhost: localhost\r\nx: ", b"y", Duration::from_millis(200)).await;
     timed_out(&answer, "Request head was not received in time.");
     assert!(begun.elapsed() >= HEAD_TIMEOUT / 2, "{:?}", begun.elapsed());
 }
@@ -61,11 +62,14 @@ pub(super) async fn nothing_at_all(place: Arc<Place>) {
     }
     place.is_well().await.unwrap();
     let heard = tokio::task::spawn_blocking(move || {
-        silent.into_iter().map(|mut stream| {
-            stream.set_read_timeout(Some(SOON)).unwrap();
-            let mut heard = Vec::new();
-            stream.read_to_end(&mut heard).map(|_| heard)
-        }).collect::<Vec<_>>()
+        silent
+            .into_iter()
+            .map(|mut stream| {
+                stream.set_read_timeout(Some(SOON)).unwrap();
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).map(|_| heard)
+            })
+            .collect::<Vec<_>>()
     });
     for heard in heard.await.unwrap() {
         assert_eq!(heard.unwrap(), b"", "closed without a word");
@@ -82,7 +86,8 @@ pub(super) async fn a_body_in_drops(place: Arc<Place>) {
 
 /// In the middle of an answer, and in the middle of a question.
 pub(super) async fn clients_that_leave(place: Arc<Place>) {
-    let body = json!({"model": "sim", "prompt": "x", "max_tokens": 2000, "ignore_eos": true, "stream": true}).to_string();
+    let body =
+        json!({"model": "sim", "prompt": "x", "max_tokens": 2000, "ignore_eos": true, "stream": true}).to_string();
     let head = format!(
         "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()

@@ -57,7 +57,11 @@ pub(super) async fn a_file_that_has_expired(place: Arc<Place>) {
     let path = format!("/v1/files/{}", deleted["id"].as_str().unwrap());
     place.ok(place.call(Method::DELETE, &path)).await;
     let answer = place.get(&format!("{path}/content")).await;
-    assert_eq!((answer.status, &answer.json()["error"]["code"]), (404, &json!(null)), "a deleted one is no expired one");
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["code"]),
+        (404, &json!(null)),
+        "a deleted one is no expired one"
+    );
 }
 
 /// What is for no batch may be larger.

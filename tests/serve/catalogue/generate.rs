@@ -37,6 +37,9 @@ pub(super) fn generate(text: &str, names: &BTreeMap<String, String>) -> String {
 #[test]
 fn texts_are_repeated_and_names_filled_in() {
     let names = BTreeMap::from([("file.ok".to_owned(), "file-1".to_owned())]);
-    assert_eq!(generate(r#"{"a": [<<"x#" ,* 3>>], "b": "<<xy * 2>>"}"#, &names), r#"{"a": ["x0","x1","x2"], "b": "xyxy"}"#);
+    assert_eq!(
+        generate(r#"{"a": [<<"x#" ,* 3>>], "b": "<<xy * 2>>"}"#, &names),
+        r#"{"a": ["x0","x1","x2"], "b": "xyxy"}"#
+    );
     assert_eq!(generate("/v1/files/${file.ok}", &names), "/v1/files/file-1");
 }

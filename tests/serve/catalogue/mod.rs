@@ -65,8 +65,11 @@ fn no_entry_is_missing() {
         SECTIONS.iter().flat_map(|(section, count)| (1..=*count).map(move |at| format!("{section}{at}"))).collect();
     let ids: Vec<String> = table.entries.iter().map(|entry| entry.id.clone()).collect();
     assert_eq!(ids, expected);
-    for Entry { id, cases, procedure, .. } in &table.entries {
+    for Entry { id, input, deviates, cases, procedure, .. } in &table.entries {
         assert!(!cases.is_empty() || procedure.is_some(), "{id} tests nothing");
+        assert!(!input.is_empty(), "{id} is not described");
+        let mut reasons = deviates.iter().chain(cases.iter().filter_map(|case| case.deviates.as_ref()));
+        assert!(reasons.all(|reason| reason.ends_with('.')), "{id} deviates for no reason");
     }
     let named: BTreeSet<_> = table.entries.iter().filter_map(|entry| entry.procedure.as_deref()).collect();
     let known: BTreeSet<_> = PROCEDURES.iter().map(|(name, _)| *name).collect();
@@ -103,7 +106,8 @@ async fn run(name: String, table: Arc<Table>) -> Vec<String> {
         }
         if let Some(procedure) = entry.procedure.as_deref().filter(|_| entry.server() == name) {
             let (_, procedure) = PROCEDURES.iter().find(|(known, _)| *known == procedure).expect("it is known");
-            let outcome = tokio::spawn(procedure(Arc::clone(&place))).await.map_err(|error| panic_of(error.into_panic()));
+            let outcome =
+                tokio::spawn(procedure(Arc::clone(&place))).await.map_err(|error| panic_of(error.into_panic()));
             let outcome = match outcome {
                 Ok(()) => place.is_well().await,
                 Err(error) => Err(error),

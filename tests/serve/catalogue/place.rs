@@ -203,7 +203,9 @@ impl Place {
             async move {
                 let response = request.send().await.map_err(|error| format!("the canary: {error:?}"))?;
                 let text = response.text().await.map_err(|error| format!("the canary: {error:?}"))?;
-                text.strip_suffix("data: [DONE]\n\n").map(song).ok_or_else(|| format!("the canary is cut short: {text}"))
+                text.strip_suffix("data: [DONE]\n\n")
+                    .map(song)
+                    .ok_or_else(|| format!("the canary is cut short: {text}"))
             }
         };
         let song = sing().await.unwrap();
@@ -260,14 +262,16 @@ pub(super) const ENDS: [&str; 4] = ["completed", "failed", "expired", "cancelled
 
 /// A line of a batch of completions.
 pub(super) fn line(custom_id: &str, max_tokens: u32) -> String {
-    let body = json!({"model": "sim", "prompt": format!("x {custom_id}"), "max_tokens": max_tokens, "ignore_eos": true});
+    let body =
+        json!({"model": "sim", "prompt": format!("x {custom_id}"), "max_tokens": max_tokens, "ignore_eos": true});
     json!({"custom_id": custom_id, "method": "POST", "url": "/v1/completions", "body": body}).to_string() + "\n"
 }
 
 /// The text of a stream.
 fn song(events: &str) -> String {
     let chunks = events.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
-    let text = |chunk: &str| serde_json::from_str::<Value>(chunk).unwrap()["choices"][0]["text"].as_str().map(str::to_owned);
+    let text =
+        |chunk: &str| serde_json::from_str::<Value>(chunk).unwrap()["choices"][0]["text"].as_str().map(str::to_owned);
     chunks.filter_map(text).collect()
 }
 

@@ -51,14 +51,16 @@ pub(super) async fn stops_within(place: Arc<Place>) {
         (format!("x{astronaut}y"), "\u{1f680}", "x\u{1f469}\u{200d}"),
         ("one, two, three".to_owned(), ", tw", "one"),
     ] {
-        let body = |stream: bool| {
-            json!({"model": "sim", "prompt": "x", "structured_outputs": {"choice": [said]}, "stop": stop, "max_tokens": 40, "stream": stream})
-        };
+        let body = |stream: bool| json!({"model": "sim", "prompt": "x", "structured_outputs": {"choice": [said]}, "stop": stop, "max_tokens": 40, "stream": stream});
         let answer = place.ok(place.call(Method::POST, "/v1/completions").json(&body(false))).await;
         assert_eq!(answer["choices"][0]["text"], kept, "{stop}");
-        assert_eq!((&answer["choices"][0]["finish_reason"], &answer["choices"][0]["stop_reason"]), (&json!("stop"), &json!(stop)));
+        assert_eq!(
+            (&answer["choices"][0]["finish_reason"], &answer["choices"][0]["stop_reason"]),
+            (&json!("stop"), &json!(stop))
+        );
         let stream = place.post("/v1/completions", &body(true)).await.body;
-        let events = stream.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+        let events =
+            stream.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
         let texts = events.map(|data| serde_json::from_str::<Value>(data).unwrap()["choices"][0]["text"].clone());
         let told: String = texts.map(|text| text.as_str().unwrap_or_default().to_owned()).collect();
         assert_eq!(told, kept, "{stop}, streamed");
