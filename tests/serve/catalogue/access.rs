@@ -9,6 +9,7 @@ use super::{
     answer::Answer,
     place::{Place, line},
 };
+use crate::program::keys;
 
 /// A batch of a key that may not use its model fails as one whose model does not exist; an estimate says the same.
 pub(super) async fn lines_for_models_of_others(place: Arc<Place>) {
@@ -32,6 +33,9 @@ pub(super) async fn lines_for_models_of_others(place: Arc<Place>) {
     let body = json!({"input_file_id": file["id"], "endpoint": "/v1/completions", "completion_window": "24h"});
     let batch = place.ok(call(Method::POST, "/v1/batches").json(&body)).await;
     assert_eq!(place.ended(&batch).await["status"], "completed", "its own model is there");
+    let id = limited.split('_').nth(2).unwrap();
+    let listed = keys(&place.data(), &["list"]);
+    assert!(listed.iter().any(|key| key.starts_with(id) && key.contains(", models other,another  active")), "{listed:?}");
 }
 
 /// Nothing is said of them at once, and afterwards what is said of a file that does not exist.

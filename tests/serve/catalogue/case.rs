@@ -7,7 +7,7 @@ use reqwest::{
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{answer::Answer, generate::generate, place::Place};
+use super::{answer::Answer, place::Place};
 
 /// A request and what is answered.
 #[derive(Debug, Deserialize)]
@@ -65,6 +65,17 @@ struct FormPart {
     text: String,
 }
 
+impl FormPart {
+    fn add_to(&self, form: Form, place: &Place) -> Form {
+        let text = Part::text(place.fill(&self.text));
+        let text = match &self.filename {
+            Some(name) => text.file_name(place.fill(name)),
+            None => text,
+        };
+        form.part(self.name.clone(), text)
+    }
+}
+
 impl Case {
     pub(super) fn server(&self) -> &str {
         self.server.as_deref().unwrap_or("open")
@@ -87,7 +98,7 @@ impl Case {
 
     async fn ask(&self, place: &Arc<Place>) -> Result<Answer, String> {
         if let Some(raw) = &self.raw {
-            let (request, port, closes) = (self.fill(place, raw), place.program.port().to_owned(), self.closes);
+            let (request, port, closes) = (place.fill(raw), place.program.port().to_owned(), self.closes);
             let asked = tokio::task::spawn_blocking(move || Answer::to_raw(&port, request.as_bytes(), closes));
             return asked.await.map_err(|error| error.to_string())?;
         }
@@ -111,41 +122,28 @@ impl Case {
             None if self.form.is_some() => "POST /v1/files".to_owned(),
             None => String::new(),
         };
-        let call = self.fill(place, self.call.as_deref().unwrap_or(&usual));
+        let call = place.fill(self.call.as_deref().unwrap_or(&usual));
         let (method, path) = call.split_once(' ').expect("a method and a path");
         let key = self.key.as_ref().map(|key| place.name(&format!("key.{key}"))).unwrap_or_default();
         let mut request = place.program.call(Method::from_bytes(method.as_bytes()).unwrap(), path, &key);
         if let Some((fields, _, base)) = over {
-            request = request.json(&merged(base, &self.fill(place, fields)));
+            request = request.json(&merged(base, &place.fill(fields)));
         }
         if let Some(body) = &self.body {
             if !self.headers.iter().any(|header| header.starts_with("content-type:")) {
                 request = request.header("content-type", "application/json");
             }
-            request = request.body(self.fill(place, body));
+            request = request.body(place.fill(body));
         }
         if let Some(parts) = &self.form {
-            request = request.multipart(parts.iter().fold(Form::new(), |form, part| self.part(place, form, part)));
+            request = request.multipart(parts.iter().fold(Form::new(), |form, part| part.add_to(form, place)));
         }
         for header in &self.headers {
-            let header = self.fill(place, header);
+            let header = place.fill(header);
             let (name, value) = header.split_once(": ").expect("a name and a value");
             request = request.header(name, value.as_bytes());
         }
         request
-    }
-
-    fn part(&self, place: &Arc<Place>, form: Form, part: &FormPart) -> Form {
-        let text = Part::text(self.fill(place, &part.text));
-        let text = match &part.filename {
-            Some(name) => text.file_name(self.fill(place, name)),
-            None => text,
-        };
-        form.part(part.name.clone(), text)
-    }
-
-    fn fill(&self, place: &Place, text: &str) -> String {
-        generate(text, &place.names())
     }
 
     fn check(&self, place: &Place, answer: &Answer) -> Result<(), String> {
@@ -170,7 +168,7 @@ impl Case {
             compare("what is absent", format!("{:?}", None::<()>), format!("{found:?}"));
         }
         if let Some(has) = &self.has {
-            let (body, has) = (answer.json(), self.fill(place, has));
+            let (body, has) = (answer.json(), place.fill(has));
             let has: Map<String, Value> = serde_json::from_str(&has).expect("pointers and values");
             for (pointer, expected) in has {
                 let got = body.pointer(&pointer).cloned().unwrap_or_default();
@@ -185,7 +183,7 @@ impl Case {
             compare("code", of(&self.code, "not said by the table"), text("code"));
             compare("param", of(&self.param, "null"), text("param"));
             if let Some(message) = &self.message {
-                let (expected, got) = (self.fill(place, message), text("message"));
+                let (expected, got) = (place.fill(message), text("message"));
                 let fits = match (expected.strip_suffix('…'), expected.strip_prefix('…')) {
                     (Some(start), _) => got.starts_with(start),
                     (_, Some(end)) => got.ends_with(end),

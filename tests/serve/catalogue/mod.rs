@@ -107,7 +107,7 @@ async fn run(name: String, table: Arc<Table>) -> Vec<String> {
         if let Some(procedure) = entry.procedure.as_deref().filter(|_| entry.server() == name) {
             let (_, procedure) = PROCEDURES.iter().find(|(known, _)| *known == procedure).expect("it is known");
             let outcome =
-                tokio::spawn(procedure(Arc::clone(&place))).await.map_err(|error| panic_of(error.into_panic()));
+                tokio::spawn(procedure(Arc::clone(&place))).await.map_err(|error| panic_of(&*error.into_panic()));
             let outcome = match outcome {
                 Ok(()) => place.is_well().await,
                 Err(error) => Err(error),
@@ -125,7 +125,7 @@ async fn end(place: Arc<Place>) -> Result<(), String> {
     Arc::into_inner(place).ok_or("something still runs")?.farewell().await
 }
 
-fn panic_of(panic: Box<dyn std::any::Any + Send>) -> String {
+fn panic_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }

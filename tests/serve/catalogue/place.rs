@@ -18,7 +18,7 @@ use tandem::{
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
-use super::{answer::Answer, table::ServerSpec};
+use super::{answer::Answer, generate::generate, table::ServerSpec};
 use crate::program::{Program, keys, new_key, tandem};
 
 /// Growth that is no leak: what the largest requests take, and allocators keep.
@@ -76,6 +76,11 @@ impl Place {
 
     pub(super) fn name(&self, name: &str) -> String {
         self.names().get(name).cloned().unwrap_or_else(|| panic!("nothing is named {name}"))
+    }
+
+    /// What the table means by a text.
+    pub(super) fn fill(&self, text: &str) -> String {
+        generate(text, &self.names())
     }
 
     fn set(&self, name: &str, value: &str) {
