@@ -111,7 +111,8 @@ async fn a_body_in_crumbs_is_not_collected() {
     let storage = tempfile::tempdir().unwrap();
     let server = Program::start(storage.path(), 0).await;
     let head = "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close";
-    let crumbs = format!("{head}\r\ntransfer-encoding: chunked\r\n\r\n{}", "1\r\n \r\n".repeat(100_001));
+    let crumbs = "1\r\n \r\n".repeat(100_001);
+    let crumbs = format!("{head}\r\ntransfer-encoding: chunked\r\n\r\n{crumbs}0\r\n\r\n");
     let mut stream = TcpStream::connect(format!("127.0.0.1:{}", server.port())).unwrap();
     stream.write_all(crumbs.as_bytes()).unwrap();
     assert_refused(&read(&mut stream), 413, "\"code\":\"request_too_large\"");
