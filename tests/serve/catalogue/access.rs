@@ -35,7 +35,10 @@ pub(super) async fn lines_for_models_of_others(place: Arc<Place>) {
     assert_eq!(place.ended(&batch).await["status"], "completed", "its own model is there");
     let id = limited.split('_').nth(2).unwrap();
     let listed = keys(&place.data(), &["list"]);
-    assert!(listed.iter().any(|key| key.starts_with(id) && key.contains(", models other,another  active")), "{listed:?}");
+    assert!(
+        listed.iter().any(|key| key.starts_with(id) && key.contains(", models other,another  active")),
+        "{listed:?}"
+    );
 }
 
 /// Nothing is said of them at once, and afterwards what is said of a file that does not exist.
