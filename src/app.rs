@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{App as ActixApp, HttpServer, dev::Server, middleware::from_fn, web::Data};
+use actix_web::{App as ActixApp, dev::Server, middleware::from_fn, web::Data};
 use tandem_core::LoadError;
 use tandem_engine::{EngineLimits, Priority};
 use thiserror::Error;
 
 use crate::{
     access::Access,
-    api::{self, Guard, files::UploadLimits},
+    api::{self, Connections, Guard, files::UploadLimits},
     batch::{self, Batches, LineAnswer, LineExecutor, LineOrder, LineSize},
     clock::Clock,
     completion::{Asker, Completions, Limits},
@@ -109,16 +109,18 @@ impl App {
         let upload_limits = UploadLimits {
             batch_bytes: settings.batch.max_file_bytes,
             tenant_bytes: settings.max_tenant_bytes,
+            free_bytes: settings.min_free_bytes,
             ..UploadLimits::default()
         };
         let guard = Guard {
             hosts: settings.server.allowed_hosts.as_slice().into(),
             origins: settings.server.cors_origins.as_slice().into(),
             body_timeout: settings.server.body_timeout,
+            strict_params: settings.limits.strict_params,
         };
         let shared = (models.clone(), store.clone(), batches.clone(), access.clone());
         let debug = settings.server.debug;
-        let server = HttpServer::new(move || {
+        let app = move || {
             let (models, store, batches, access) = shared.clone();
             ActixApp::new()
                 .wrap(from_fn(api::with_guard))
@@ -136,25 +138,16 @@ impl App {
                     }
                 })
                 .configure(api::routes)
-        })
-        // Without this a client that closes its side is not noticed while an answer is awaited, and keeps its slot.
-        .h1_allow_half_closed(false)
-        // Pieces of a stream are small, and without this each would wait until the client has acknowledged the one before: 40 ms on
-        // connections that are kept.
-        .tcp_nodelay(true)
-        .client_request_timeout(settings.server.header_timeout)
-        .shutdown_timeout(SHUTDOWN_S)
-        .disable_signals();
-        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        // The limit is on each worker's own.
-        let server = server.workers(workers).max_connections(settings.server.max_connections.div_ceil(workers));
-        let encrypted = tls.is_some();
-        let server = match tls {
-            Some(tls) => server.listen_rustls_0_23(listener, tls)?,
-            None => server.listen(listener)?,
         };
+        let connections = Connections {
+            max: settings.server.max_connections,
+            head_timeout: settings.server.header_timeout,
+            shutdown_s: SHUTDOWN_S,
+        };
+        let encrypted = tls.is_some();
+        let server = api::serve(listener, tls, connections, app)?;
         warn_of_exposure(settings);
-        Ok(Self { address, server: server.run(), encrypted, access, models, store, batches, webhooks })
+        Ok(Self { address, server, encrypted, access, models, store, batches, webhooks })
     }
 
     /// Where the server is found, without a `/` behind.

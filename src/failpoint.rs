@@ -42,6 +42,11 @@ pub(crate) fn poison(custom_id: &str) {
     }
 }
 
+/// A place where tests have a handler panic, by `FAILPOINTS=request.begun=panic`.
+pub(crate) fn request_begun() {
+    reach("request.begun");
+}
+
 fn reach(name: &str) {
     // Nothing else reads it where there are no points.
     let _ = name;

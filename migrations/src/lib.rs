@@ -14,6 +14,7 @@ mod m20261101_000003_create_instances;
 mod m20261124_000004_create_api_keys;
 mod m20261124_000005_steer_batches;
 mod m20261124_000006_order_lines;
+mod m20261124_000007_allow_models;
 
 pub use sea_orm_migration::MigratorTrait;
 
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000004_create_api_keys::Migration),
             Box::new(m20261124_000005_steer_batches::Migration),
             Box::new(m20261124_000006_order_lines::Migration),
+            Box::new(m20261124_000007_allow_models::Migration),
         ]
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, Level};
 use super::scope::{Scope, Scopes};
+use crate::openai::AllowedModels;
 use crate::openai::error::ApiError;
 use crate::store::{ApiKey, Tenant};
 
@@ -12,6 +13,7 @@ use crate::store::{ApiKey, Tenant};
 pub struct Caller {
     pub(super) tenant: Tenant,
     pub(super) scopes: Scopes,
+    pub(super) models: AllowedModels,
     /// `None` without a key: nothing is limited then.
     pub(super) meters: Option<Arc<Meters>>,
 }
@@ -45,12 +47,18 @@ pub struct RateLimit {
 impl Caller {
     /// Whoever asks a server that wants no keys.
     pub(super) fn anyone() -> Self {
-        Self { tenant: Tenant::default(), scopes: Scopes::all(), meters: None }
+        Self { tenant: Tenant::default(), scopes: Scopes::all(), models: AllowedModels::default(), meters: None }
     }
 
     #[must_use]
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
+    }
+
+    /// The models that there are for it.
+    #[must_use]
+    pub fn models(&self) -> &AllowedModels {
+        &self.models
     }
 
     #[must_use]

@@ -155,7 +155,7 @@ impl Keyring {
             unread(StoreError::Corrupt(format!("API key {} has scopes that this version does not know", key.id)))
         })?;
         self.note_use(&key.id, &meters, now);
-        Ok(Ok(Caller { tenant: key.tenant(), scopes, meters: Some(meters) }))
+        Ok(Ok(Caller { tenant: key.tenant(), scopes, models: key.models(), meters: Some(meters) }))
     }
 
     async fn known(&self, id: &str) -> Result<Option<Known>, StoreError> {
@@ -205,6 +205,7 @@ fn presented<'a>(authorization: &[&'a [u8]]) -> Result<&'a str, ApiError> {
 mod tests {
     use super::*;
     use crate::access::Scope;
+    use crate::openai::AllowedModels;
     use crate::store::{ApiKeys, NewApiKey, Tenant};
 
     async fn add(dir: &std::path::Path, change: impl FnOnce(&mut NewApiKey)) -> KeyText {
@@ -218,6 +219,7 @@ mod tests {
             max_requests_per_minute: None,
             max_tokens_per_minute: None,
             max_concurrent: None,
+            models: AllowedModels::default(),
             created_at: 0,
             expires_at: None,
         };

@@ -15,8 +15,10 @@ use actix_web::{Error, FromRequest, HttpMessage, HttpRequest, ResponseError};
 use tandem_engine::Priority;
 
 use super::listing::store_error;
+use super::{query, sse};
 use crate::access::{Access, Caller, RateLimit, Running, Scope};
 use crate::completion::{Asker, Meter};
+use crate::failpoint::request_begun;
 use crate::openai::error::ApiError;
 use crate::store::Tenant;
 
@@ -69,8 +71,14 @@ pub(super) async fn authorize<B: MessageBody + 'static>(
             return Ok(response);
         }
     };
+    let unknown = match query::unknown(&request) {
+        Ok(unknown) => unknown,
+        Err(error) => return Ok(refuse(request, &error)),
+    };
+    request_begun();
     request.extensions_mut().insert(caller.clone());
     let mut response = next.call(request).await?.map_into_boxed_body();
+    sse::name_ignored(response.headers_mut(), &unknown);
     tell_limits(response.headers_mut(), &caller.rate_limits());
     Ok(if running.counts() {
         response.map_body(|_, body| BoxBody::new(Held { body, _running: running }))
@@ -169,8 +177,9 @@ impl Meter for Caller {
 impl From<Caller> for Asker {
     fn from(caller: Caller) -> Self {
         let (priority, cache_salt) = (Priority::Interactive, caller.tenant().cache_salt());
+        let models = caller.models().clone();
         let meter: Option<Arc<dyn Meter>> = if caller.is_metered() { Some(Arc::new(caller)) } else { None };
-        Self { priority, cache_salt, meter }
+        Self { priority, cache_salt, models, meter }
     }
 }
 

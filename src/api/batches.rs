@@ -10,17 +10,18 @@ use sha2::{Digest, Sha256};
 pub(super) use results::ResultsParams;
 
 use super::listing::{ListQuery, list, page_error, store_error};
+use super::query::is_strict;
 use super::repetition::is_repetition;
 use super::{JsonBody, Rule, resource, sse};
-use crate::access::Scope;
+use crate::access::{Caller, Scope};
 use crate::batch::{BatchStatus, Batches, Settings};
 use crate::completion::json_object;
-use crate::openai::Endpoint;
 use crate::openai::batches::{
     BatchErrors, BatchObject, BatchProgress, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
 };
 use crate::openai::error::ApiError;
 use crate::openai::files::ListObject;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, Created, Identity, NewBatch, StoreError, Tenant, hex};
 
 const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::BatchesWrite };
@@ -53,21 +54,26 @@ pub fn routes(cfg: &mut ServiceConfig) {
 async fn create(
     request: HttpRequest,
     JsonBody(body): JsonBody,
-    tenant: Tenant,
+    caller: Caller,
     batches: Data<Batches>,
 ) -> Result<HttpResponse, ApiError> {
     let object = json_object(&body)?;
-    let mut new = read_create(&object, tenant, batches.settings())?;
+    let mut new = read_create(&object, caller.tenant().clone(), batches.settings())?;
+    new.models = caller.models().clone();
     let key = match object.get("idempotency_key") {
         None | Some(Value::Null) => None,
         Some(_) => Some(required_text(&object, "idempotency_key")?),
     };
     new.identity = Some(identity(&request, key, &body)?);
     let ignored: Vec<String> = object.keys().filter(|key| !CREATE_FIELDS.contains(&key.as_str())).cloned().collect();
+    if let Some(name) = ignored.first().filter(|_| is_strict(&request)) {
+        return Err(ApiError::unknown_parameter(name));
+    }
     let created = answer_created(&batches, batches.create(new).await.map_err(store_error)?)?;
     let mut response = HttpResponse::Ok();
-    sse::name_ignored(&mut response, &ignored);
-    Ok(response.json(created))
+    let mut response = response.json(created);
+    sse::name_ignored(response.headers_mut(), &ignored);
+    Ok(response)
 }
 
 /// By what a repetition of this request is known: the key that the client gives it, or that the client's library says it is one.
@@ -209,6 +215,7 @@ pub(super) fn read_create(
         window_s: window.seconds,
         metadata: read_metadata(body)?,
         output_expires_s: read_expires_after(body)?,
+        models: AllowedModels::default(),
         identity: None,
     })
 }
@@ -229,20 +236,24 @@ fn read_metadata(body: &Map<String, Value>) -> Result<Option<String>, ApiError> 
         Some(other) => return Err(ApiError::invalid_type("metadata", "an object", type_of(other))),
     };
     if pairs.len() > METADATA_PAIRS_MAX {
-        return Err(ApiError::object_too_large("metadata", METADATA_PAIRS_MAX, pairs.len()));
+        let message = format!(
+            "Invalid 'metadata': expected at most {METADATA_PAIRS_MAX} pairs, but got {} instead.",
+            pairs.len()
+        );
+        return Err(ApiError::invalid_value("metadata", message));
     }
     for (key, value) in pairs {
-        let chars = key.chars().count();
-        if chars > METADATA_KEY_CHARS_MAX {
-            return Err(ApiError::string_too_long("metadata", METADATA_KEY_CHARS_MAX, chars));
+        if key.chars().count() > METADATA_KEY_CHARS_MAX {
+            let message = format!("Invalid 'metadata': a key is longer than {METADATA_KEY_CHARS_MAX} characters.");
+            return Err(ApiError::invalid_value("metadata", message));
         }
         let param = format!("metadata.{key}");
         let Value::String(text) = value else {
             return Err(ApiError::invalid_type(&param, "a string", type_of(value)));
         };
-        let chars = text.chars().count();
-        if chars > METADATA_VALUE_CHARS_MAX {
-            return Err(ApiError::string_too_long(&param, METADATA_VALUE_CHARS_MAX, chars));
+        if text.chars().count() > METADATA_VALUE_CHARS_MAX {
+            let message = format!("Invalid '{param}': the value is longer than {METADATA_VALUE_CHARS_MAX} characters.");
+            return Err(ApiError::invalid_value(&param, message));
         }
     }
     serde_json::to_string(pairs).map(Some).map_err(|error| unreadable(&error))

@@ -69,7 +69,12 @@ async fn content(
     tenant: Tenant,
     store: Data<Store>,
 ) -> Result<HttpResponse, ApiError> {
-    let file = store.file(&tenant, &id, now()).await.map_err(|error| not_found(error, &id))?;
+    let file = match store.file(&tenant, &id, now()).await {
+        Err(StoreError::NotFound) if store.has_expired(&tenant, &id, now()).await.map_err(store_error)? => {
+            return Err(ApiError::file_expired());
+        }
+        file => file.map_err(|error| not_found(error, &id))?,
+    };
     let size = u64::try_from(file.bytes).unwrap_or(0);
     let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok());
     let (status, start, end) = match range.map_or(Range::Whole, |range| read_range(range, size)) {

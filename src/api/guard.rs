@@ -23,9 +23,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::openai::error::ApiError;
 
-const HEAD_BYTES_MAX: usize = 16 << 10;
-const HEADERS_MAX: usize = 64;
-const URI_BYTES_MAX: usize = 8 << 10;
+pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(super) const HEADERS_MAX: usize = 64;
+pub(super) const URI_BYTES_MAX: usize = 8 << 10;
 /// A body has to bring this much in each [`Guard::body_timeout`].
 const BODY_BYTES_MIN: usize = 1024;
 /// Pieces of a body that are smaller than [`SMALL_PIECE`]; whoever sends more does it to cost time.
@@ -41,11 +41,18 @@ pub struct Guard {
     pub origins: Arc<[String]>,
     /// In which a body has to bring a KiB.
     pub body_timeout: Duration,
+    /// Refuse parameters of a URL that are not known, instead of naming them in the response.
+    pub strict_params: bool,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { hosts: Arc::default(), origins: Arc::default(), body_timeout: Duration::from_secs(30) }
+        Self {
+            hosts: Arc::default(),
+            origins: Arc::default(),
+            body_timeout: Duration::from_secs(30),
+            strict_params: false,
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 use actix_web::HttpResponse;
 use actix_web::http::header::ContentType;
 use actix_web::web::Data;
-use tandem_engine::Priority;
 
 use super::{JsonBody, request_id, sse};
 use crate::access::Caller;
@@ -14,10 +13,11 @@ pub(super) async fn create(
     caller: Caller,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
-    let Answered { answer, ignored, request_id } = completions.rerank(&body.0, Priority::Interactive).await?;
+    let Answered { answer, ignored, request_id } = completions.rerank(&body.0, caller.clone()).await?;
     caller.charge(answer.usage.total_tokens);
     let mut response = HttpResponse::Ok();
-    sse::name_ignored(&mut response, &ignored);
     request_id::name(&mut response, request_id.as_deref());
-    Ok(response.content_type(ContentType::json()).body(answer.body.get().to_owned()))
+    let mut response = response.content_type(ContentType::json()).body(answer.body.get().to_owned());
+    sse::name_ignored(response.headers_mut(), &ignored);
+    Ok(response)
 }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use actix_web::http::header::{CACHE_CONTROL, ContentType, HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, ContentType, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use futures_core::Stream;
@@ -25,14 +25,17 @@ const EVENT: Frame = Frame { before: b"data: ", after: b"\n\n" };
 /// Answers a request in the way that it asked for.
 pub(super) async fn answer(started: Started) -> Result<HttpResponse, ApiError> {
     let mut response = HttpResponse::Ok();
-    name_ignored(&mut response, started.ignored());
     request_id::name(&mut response, started.request_id());
-    if started.is_stream() {
+    let ignored = started.ignored().to_vec();
+    let mut response = if started.is_stream() {
         let mut chunks = started.into_chunks();
-        return Ok(stream(&mut response, move |cx: &mut Context<'_>, out: &mut Vec<u8>| chunks.poll(cx, out, EVENT)));
-    }
-    let answer = started.collect().await?;
-    Ok(response.content_type(ContentType::json()).body(answer.body.get().to_owned()))
+        stream(&mut response, move |cx: &mut Context<'_>, out: &mut Vec<u8>| chunks.poll(cx, out, EVENT))
+    } else {
+        let answer = started.collect().await?;
+        response.content_type(ContentType::json()).body(answer.body.get().to_owned())
+    };
+    name_ignored(response.headers_mut(), &ignored);
+    Ok(response)
 }
 
 /// A stream of what `next` appends: whole events, each ending in an empty line.
@@ -51,15 +54,18 @@ where
     response.streaming(EventStream::new(next, KEEP_ALIVE))
 }
 
-/// Fields that were not understood, for whoever wonders why they change nothing. Names that no header can carry are left out.
-pub(super) fn name_ignored(response: &mut HttpResponseBuilder, ignored: &[String]) {
+/// Fields and parameters that were not understood, for whoever wonders why they change nothing; beside those that are named already. Names that
+/// no header can carry are left out.
+pub(super) fn name_ignored(headers: &mut HeaderMap, ignored: &[String]) {
     const MAX_NAMES: usize = 32;
     let plain = |name: &&String| name.len() <= 64 && name.bytes().all(|b| b.is_ascii_graphic() && b != b',');
-    let names: Vec<&str> = ignored.iter().filter(plain).map(String::as_str).take(MAX_NAMES).collect();
+    let named = headers.get(IGNORED_PARAMS).and_then(|named| named.to_str().ok());
+    let new = ignored.iter().filter(plain).map(String::as_str).take(MAX_NAMES);
+    let names: Vec<&str> = named.into_iter().chain(new).collect();
     if let Ok(value) = HeaderValue::from_str(&names.join(", "))
         && !names.is_empty()
     {
-        response.insert_header((IGNORED_PARAMS, value));
+        headers.insert(IGNORED_PARAMS, value);
     }
 }
 

@@ -14,9 +14,9 @@ use super::meter::Meter;
 use super::offline::first_endpoint;
 use super::settings::Settings;
 use super::validate::{Check, empty_file, too_many};
-use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
 use crate::openai::error::ApiError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Store, StoreError, Tenant};
 
 /// Estimates that are made at a time: each keeps a thread busy.
@@ -68,6 +68,8 @@ pub struct EstimateOrder {
     pub file_id: String,
     /// What the first line names if absent.
     pub endpoint: Option<Endpoint>,
+    /// Those of whoever asks.
+    pub models: AllowedModels,
 }
 
 /// Makes estimates with whatever executor the batches run on.
@@ -138,7 +140,7 @@ async fn estimate<E: LineExecutor>(
     let blob = store.blobs().open_blob(&file.storage_key).await?;
     let input = tokio::io::BufReader::with_capacity(256 * 1024, blob);
     let mut reader = JsonlReader::new(input, settings.line_bytes_max, 1, 0);
-    let mut check = Check::new(executor, settings, endpoint);
+    let mut check = Check::new(executor, settings, endpoint, order.models);
     let mut sum = Sum { meter, models: BTreeMap::new(), invalid: 0 };
     while let Some(line) = reader.next().await.map_err(StoreError::from)? {
         if check.lines >= settings.lines_max {

@@ -10,8 +10,8 @@ use super::jsonl::JsonlReader;
 use super::line::LineExecutor;
 use super::settings::{CompletionWindow, Settings};
 use super::state::BatchStatus;
-use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, Created, Identity, NewBatch, NewFile, Page, Store, StoreError, Tenant, hex};
 
 /// A batch file to answer without a server.
@@ -172,6 +172,7 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
         window_s: WINDOW_S,
         metadata: None,
         output_expires_s: Some(WINDOW_S),
+        models: AllowedModels::default(),
         identity: Some(Identity { key: Some(hash.clone()), hash, repeated: false }),
     };
     match store.create_batch(new, u64::MAX, now).await? {

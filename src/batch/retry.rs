@@ -7,6 +7,7 @@ use super::jsonl::JsonlReader;
 use super::line::custom_hash;
 use super::state::BatchStatus;
 use super::{Batches, FILE_EXPIRES_S};
+use crate::openai::AllowedModels;
 use crate::store::{Batch, Blob, Created, File, Identity, NewBatch, NewFile, StoreError, Tenant};
 
 /// The key in the metadata of a batch that names the one whose lines it runs again.
@@ -42,8 +43,14 @@ struct Request {
 
 impl Batches {
     /// Makes a batch of the lines of an ended one that failed, expired or were cancelled: the same bytes, from the batch's own copy of its
-    /// input, under the same `custom_id`s. Its metadata name the first batch as [`RETRY_OF`].
-    pub async fn retry(&self, tenant: &Tenant, id: &str, identity: Option<Identity>) -> Result<Created, RetryError> {
+    /// input, under the same `custom_id`s. Its metadata name the first batch as [`RETRY_OF`]. `models` are those of whoever asks.
+    pub async fn retry(
+        &self,
+        tenant: &Tenant,
+        models: AllowedModels,
+        id: &str,
+        identity: Option<Identity>,
+    ) -> Result<Created, RetryError> {
         let batch = self.get(tenant, id).await?;
         let status = batch.status()?;
         if !status.has_ended() {
@@ -62,7 +69,7 @@ impl Batches {
             expires_at: Some(now + FILE_EXPIRES_S),
         };
         let file = self.store.add_file(file, None).await?;
-        let created = self.create(again(&batch, &file, identity)?).await?;
+        let created = self.create(NewBatch { models, ..again(&batch, &file, identity)? }).await?;
         if !matches!(created, Created::New(_)) {
             self.store.delete_file(tenant, &file.id, now).await?;
         }
@@ -143,6 +150,7 @@ fn again(batch: &Batch, file: &File, identity: Option<Identity>) -> Result<NewBa
         window_s: batch.expires_at - batch.created_at,
         metadata: Some(serde_json::to_string(&metadata).map_err(damaged)?),
         output_expires_s: batch.output_expires_s,
+        models: batch.models(),
         identity,
     })
 }

@@ -9,8 +9,8 @@ use super::line::{LineExecutor, custom_hash, digest};
 use super::order::{Body, LineOrder, Outline, Prefixes};
 use super::settings::Settings;
 use crate::failpoint::failpoint;
-use crate::openai::Endpoint;
 use crate::openai::batches::BatchError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, IngestPoint, NewLine, Store, StoreError};
 
 /// Errors that are listed; a file with more of them is no easier to mend for seeing them all.
@@ -74,6 +74,7 @@ pub(super) struct Check<'a, E> {
     executor: &'a E,
     settings: &'a Settings,
     endpoint: Endpoint,
+    allowed: AllowedModels,
     pub(super) lines: i64,
     pub(super) errors: Vec<BatchError>,
     custom_ids: HashMap<[u8; 16], i64>,
@@ -96,11 +97,12 @@ struct Envelope<'a> {
 type Refusal = (&'static str, Option<&'static str>, String);
 
 impl<'a, E: LineExecutor> Check<'a, E> {
-    pub(super) fn new(executor: &'a E, settings: &'a Settings, endpoint: Endpoint) -> Self {
+    pub(super) fn new(executor: &'a E, settings: &'a Settings, endpoint: Endpoint, allowed: AllowedModels) -> Self {
         Self {
             executor,
             settings,
             endpoint,
+            allowed,
             lines: 0,
             errors: Vec::new(),
             custom_ids: HashMap::new(),
@@ -128,7 +130,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
         };
         let (lines, first_model) = (batch.total, store.first_model(&batch.id).await?);
         // Lines before a restart are not read again for their prefixes: later ones are grouped among themselves.
-        Ok(Self { lines, errors, custom_ids, first_model, ..Self::new(executor, settings, endpoint) })
+        Ok(Self { lines, errors, custom_ids, first_model, ..Self::new(executor, settings, endpoint, batch.models()) })
     }
 
     pub(super) fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
@@ -216,7 +218,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
     fn check_model(&mut self, model: &str) -> Result<(), Refusal> {
         let param = Some("body.model");
         if !self.known_models.contains(model) {
-            if !self.executor.knows(model) {
+            if !self.executor.knows(model) || !self.allowed.contain(model) {
                 let name: String = model.chars().take(200).collect();
                 let message = format!("The provided model '{name}' is not supported by the Batch API.");
                 return Err(("model_not_found", param, message));

@@ -8,6 +8,7 @@ use crate::{
     access::{KeyText, Scopes, hash},
     app::AppError,
     clock::Clock,
+    openai::AllowedModels,
     settings::Settings,
     store::{ApiKey, ApiKeys, NewApiKey, StoreError, Tenant},
 };
@@ -33,6 +34,9 @@ pub(super) struct Create {
     /// Of inference, files, batches (or :read or :write of either), admin
     #[arg(long, default_value = "inference,files,batches")]
     scopes: Scopes,
+    /// Models that it may use, with commas between; all if not given. Others are for it as if they did not exist
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = model_name)]
+    models: Vec<String>,
     /// Stands in the key, to tell keys of one place from those of another
     #[arg(long, value_name = "ENV", default_value = "live")]
     env: String,
@@ -73,7 +77,7 @@ impl KeysCommand {
 }
 
 async fn create(command: Create) -> Result<ExitCode, Failure> {
-    let Create { name, tenant, scopes, env, expires_in_days, settings, .. } = command;
+    let Create { name, tenant, scopes, models, env, expires_in_days, settings, .. } = command;
     let Some(key) = KeyText::generate(&env) else {
         return Err(Failure::new(Failure::USAGE, "--env: 1 to 16 lower-case letters and digits, such as live"));
     };
@@ -87,6 +91,7 @@ async fn create(command: Create) -> Result<ExitCode, Failure> {
         max_requests_per_minute: command.max_requests_per_minute,
         max_tokens_per_minute: command.max_tokens_per_minute,
         max_concurrent: command.max_concurrent,
+        models: AllowedModels::these(models),
         created_at: now,
         expires_at: expires_in_days.map(|days| now + i64::from(days) * DAY_S),
     };
@@ -143,14 +148,23 @@ fn describe(key: &ApiKey, now: i64) -> String {
     let limits = limits.iter().filter_map(|(what, limit)| limit.map(|limit| format!(", {limit} {what}")));
     let limits: String = limits.collect();
     let name = if key.name.is_empty() { String::new() } else { format!("  {}", key.name) };
+    let models = key.models().names().map(|names| format!(", models {}", names.join(","))).unwrap_or_default();
     let (id, tenant, scopes) = (&key.id, &key.tenant, key.scopes.replace(' ', ","));
-    format!("{id}  {tenant}  {scopes}{limits}  {state}, {used}{name}")
+    format!("{id}  {tenant}  {scopes}{models}{limits}  {state}, {used}{name}")
 }
 
 /// To the minute, in UTC.
 fn date(at: i64) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]Z");
     OffsetDateTime::from_unix_timestamp(at).ok().and_then(|at| at.format(format).ok()).unwrap_or_default()
+}
+
+/// A name that a model may have. Whether there is such a model is another day's question.
+fn model_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
+        return Err("no name that a model may have".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// It is shown on one line.

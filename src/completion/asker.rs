@@ -4,12 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tandem_engine::Priority;
 
+use crate::openai::AllowedModels;
+
 /// Whom a request is answered for.
 #[derive(Clone, Debug)]
 pub struct Asker {
     pub priority: Priority,
     /// Askers with different salts share no cached prefixes; 0 for who is alone.
     pub cache_salt: u64,
+    /// The models that there are for it.
+    pub models: AllowedModels,
     /// Who is told what the request has cost.
     pub meter: Option<Arc<dyn Meter>>,
 }
@@ -22,7 +26,7 @@ pub trait Meter: Debug + Send + Sync {
 
 impl From<Priority> for Asker {
     fn from(priority: Priority) -> Self {
-        Self { priority, cache_salt: 0, meter: None }
+        Self { priority, cache_salt: 0, models: AllowedModels::default(), meter: None }
     }
 }
 

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tandem_core::{Matryoshka, TokenId};
-use tandem_engine::{EmbedError, EmbedRequest, EmbedderInfo, Embedding, Priority, Vectors};
+use tandem_engine::{EmbedError, EmbedRequest, EmbedderInfo, Embedding, Vectors};
 use tokio::time::Instant;
 
 use super::prepare::{check_length, check_token_ids};
 use super::read::{self, EmbeddingOptions, EmbeddingRequest, Encoding, Prompt};
 use super::respond::raw;
-use super::{Answer, Answered, Completions, Measure, engine_errors, off_the_reactor, prompt};
+use super::{Answer, Answered, Asker, Completions, Measure, engine_errors, off_the_reactor, prompt};
 use crate::models::Embedder;
 use crate::openai::embeddings::{EmbeddingList, EmbeddingObject, EmbeddingUsage, Vector};
 use crate::openai::error::ApiError;
-use crate::openai::{self, Endpoint};
+use crate::openai::{self, AllowedModels, Endpoint};
 
 /// Tokens of one request, as at OpenAI: what waits in the engine's queue is bounded by this.
 const MAX_REQUEST_TOKENS: usize = 300_000;
@@ -26,12 +26,13 @@ impl Completions {
     ///
     /// # Errors
     /// When the request is wrong, its model is not there or has no vectors, or computing them fails.
-    pub async fn embed(&self, body: &[u8], priority: Priority) -> Result<Answered, ApiError> {
+    pub async fn embed(&self, body: &[u8], asker: impl Into<Asker>) -> Result<Answered, ApiError> {
+        let Asker { priority, models, .. } = asker.into();
         let limits = &self.shared.limits;
         let deadline = limits.deadline(priority);
         let object = read::body::object(body)?;
         let EmbeddingRequest { model, inputs, options, request_id, ignored } = read::embeddings(&object, limits)?;
-        let (lease, inputs) = self.tokenized_inputs(&model, inputs, options.clone()).await?;
+        let (lease, inputs) = self.tokenized_inputs(&model, &models, inputs, options.clone()).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
         let (rank, dimensions) = (options.rank, options.dimensions);
         let asked = EmbedRequest { inputs, priority, rank, dimensions, normalize: options.normalize };
@@ -60,7 +61,7 @@ impl Completions {
 
     pub(super) async fn measure_inputs(&self, body: &Map<String, Value>) -> Result<Measure, ApiError> {
         let EmbeddingRequest { model, inputs, options, .. } = read::embeddings(body, &self.shared.limits)?;
-        let (_, inputs) = self.tokenized_inputs(&model, inputs, options).await?;
+        let (_, inputs) = self.tokenized_inputs(&model, &AllowedModels::default(), inputs, options).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
         Ok(Measure { prompt_tokens, max_output_tokens: 0 })
     }
@@ -68,10 +69,11 @@ impl Completions {
     async fn tokenized_inputs(
         &self,
         model: &str,
+        allowed: &AllowedModels,
         inputs: Vec<Prompt>,
         options: EmbeddingOptions,
     ) -> Result<(Embedder, Vec<Vec<TokenId>>), ApiError> {
-        let lease = self.lease(model).await?.embedder();
+        let lease = self.lease(model, allowed).await?.embedder();
         let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Embeddings.what()))?;
         let info = Arc::clone(lease.info());
         let size = inputs.iter().map(Prompt::size).sum();

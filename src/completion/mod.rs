@@ -39,7 +39,7 @@ use tokio::time::Instant;
 
 use crate::models::{Generator, Lease, LeaseError, Models};
 use crate::openai::error::ApiError;
-use crate::openai::{self, Endpoint};
+use crate::openai::{self, AllowedModels, Endpoint};
 
 pub use asker::{Asker, Meter};
 pub use started::{Started, random_id};
@@ -153,8 +153,8 @@ impl Completions {
         let form = match endpoint {
             Endpoint::ChatCompletions => Form::Chat,
             Endpoint::Completions => Form::Text,
-            Endpoint::Embeddings => return Ok(self.embed(body, asker.priority).await?.answer),
-            Endpoint::Rerank => return Ok(self.rerank(body, asker.priority).await?.answer),
+            Endpoint::Embeddings => return Ok(self.embed(body, asker).await?.answer),
+            Endpoint::Rerank => return Ok(self.rerank(body, asker).await?.answer),
         };
         let started = self.start(form, body, asker).await?;
         if started.is_stream() {
@@ -169,12 +169,11 @@ impl Completions {
     /// When the request is wrong, its model is not there or the engine does not take it.
     pub async fn start(&self, form: Form, body: &[u8], asker: impl Into<Asker>) -> Result<Started, ApiError> {
         let asker = asker.into();
-        let priority = asker.priority;
-        let deadline = self.shared.limits.deadline(priority);
+        let deadline = self.shared.limits.deadline(asker.priority);
         let object = read::body::object(body)?;
         let (lease, mut plan) = match form {
-            Form::Chat => self.plan_chat(read::chat(&object, &self.shared.limits)?, priority).await?,
-            Form::Text => self.plan_text(read::completions(&object, &self.shared.limits)?, priority).await?,
+            Form::Chat => self.plan_chat(read::chat(&object, &self.shared.limits)?, &asker).await?,
+            Form::Text => self.plan_text(read::completions(&object, &self.shared.limits)?, &asker).await?,
         };
         plan.settings.deadline = deadline;
         plan.settings.timeout = self.shared.limits.request_timeout;
@@ -192,9 +191,11 @@ impl Completions {
     pub async fn measure(&self, endpoint: Endpoint, body: &[u8]) -> Result<Measure, ApiError> {
         let object = read::body::object(body)?;
         let limits = &self.shared.limits;
+        // Which models a line may name was looked at before.
+        let asker = Asker::from(Priority::Batch);
         let (_, plan) = match endpoint {
-            Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, limits)?, Priority::Batch).await?,
-            Endpoint::Completions => self.plan_text(read::completions(&object, limits)?, Priority::Batch).await?,
+            Endpoint::ChatCompletions => self.plan_chat(read::chat(&object, limits)?, &asker).await?,
+            Endpoint::Completions => self.plan_text(read::completions(&object, limits)?, &asker).await?,
             Endpoint::Embeddings => return self.measure_inputs(&object).await,
             Endpoint::Rerank => return self.measure_pairs(&object).await,
         };
@@ -205,8 +206,9 @@ impl Completions {
         Ok(Measure { prompt_tokens, max_output_tokens })
     }
 
-    async fn plan_chat(&self, request: ChatRequest, priority: Priority) -> Result<(Generator, Plan), ApiError> {
-        let lease = self.generator(&request.model, Form::Chat).await?;
+    async fn plan_chat(&self, request: ChatRequest, asker: &Asker) -> Result<(Generator, Plan), ApiError> {
+        let lease = self.generator(&request.model, Form::Chat, &asker.models).await?;
+        let priority = asker.priority;
         let template = self.shared.templates.of(&lease)?;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let size = request.work();
@@ -214,20 +216,25 @@ impl Completions {
         Ok((lease, plan))
     }
 
-    async fn plan_text(&self, request: CompletionRequest, priority: Priority) -> Result<(Generator, Plan), ApiError> {
-        let lease = self.generator(&request.model, Form::Text).await?;
+    async fn plan_text(&self, request: CompletionRequest, asker: &Asker) -> Result<(Generator, Plan), ApiError> {
+        let lease = self.generator(&request.model, Form::Text, &asker.models).await?;
+        let priority = asker.priority;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let size = request.options.work(request.prompts.iter().map(read::Prompt::size).sum());
         let plan = off_the_reactor(size, move || prepare::text(request, &info, &limits, priority)).await??;
         Ok((lease, plan))
     }
 
-    async fn generator(&self, model: &str, form: Form) -> Result<Generator, ApiError> {
-        let lease = self.lease(model).await?.generator();
+    async fn generator(&self, model: &str, form: Form, allowed: &AllowedModels) -> Result<Generator, ApiError> {
+        let lease = self.lease(model, allowed).await?.generator();
         lease.ok_or_else(|| ApiError::endpoint_not_supported(form.endpoint().what()))
     }
 
-    async fn lease(&self, model: &str) -> Result<Lease, ApiError> {
+    /// The one way to a model: whoever may not use it is told that it does not exist.
+    async fn lease(&self, model: &str, allowed: &AllowedModels) -> Result<Lease, ApiError> {
+        if !allowed.contain(model) {
+            return Err(ApiError::model_not_found(model));
+        }
         self.shared.models.lease(model).await.map_err(|error| match error {
             LeaseError::Unknown => ApiError::model_not_found(model),
             LeaseError::Unavailable => ApiError::model_unavailable(model),

@@ -14,9 +14,11 @@ use crate::openai::error::ApiError;
 
 /// OpenAI's default length of a completion that says none. A chat's answer may fill the context.
 const COMPLETION_TOKENS: u32 = 16;
-/// Log-probabilities can make an answer a thousand times its text.
+/// Many choices make a large answer, and log-probabilities a thousand times as large as its text.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 const LOGPROB_BYTES: u64 = 64;
+/// Of text, for a token.
+const TOKEN_BYTES: u64 = 4;
 
 pub(super) fn chat(
     request: ChatRequest,
@@ -422,7 +424,7 @@ fn check_answer(options: &Options, requests: &[GenerateRequest]) -> Result<(), A
         let reported = request.sampling.reported.len() as u64;
         let per_token = request.logprobs.map_or(0, |top| (u64::from(top).max(reported) + 1) * LOGPROB_BYTES);
         let scored = if request.score_prompt { request.prompt.len() as u64 } else { 0 };
-        (u64::from(request.stop.max_tokens) + scored) * per_token
+        u64::from(request.stop.max_tokens) * (per_token + TOKEN_BYTES) + scored * per_token
     };
     let scores = requests.iter().any(|request| request.score_prompt);
     let asked_for_much = options.max_tokens.is_some() || requests.len() > 1 || scores;

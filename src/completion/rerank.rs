@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tandem_core::TokenId;
-use tandem_engine::{EmbedRequest, Priority, Vectors};
+use tandem_engine::{EmbedRequest, Vectors};
 
 use super::embeddings::check_total;
 use super::read::{self, Document, PairLimits, RerankRequest};
 use super::respond::raw;
-use super::{Answer, Answered, Completions, Measure, engine_errors, off_the_reactor, pair, random_id};
+use super::{Answer, Answered, Asker, Completions, Measure, engine_errors, off_the_reactor, pair, random_id};
 use crate::models::Reranker;
 use crate::openai::embeddings::EmbeddingUsage;
 use crate::openai::error::ApiError;
 use crate::openai::rerank::{DocumentText, RankedDocument, Ranking};
-use crate::openai::{self, Endpoint};
+use crate::openai::{self, AllowedModels, Endpoint};
 
 /// Of a result without its document, to judge how long writing takes.
 const RESULT_BYTES: usize = 50;
@@ -32,7 +32,8 @@ impl Completions {
     ///
     /// # Errors
     /// When the request is wrong, its model is not there or does not rank, or computing fails.
-    pub async fn rerank(&self, body: &[u8], priority: Priority) -> Result<Answered, ApiError> {
+    pub async fn rerank(&self, body: &[u8], asker: impl Into<Asker>) -> Result<Answered, ApiError> {
+        let Asker { priority, models, .. } = asker.into();
         let limits = &self.shared.limits;
         let deadline = limits.deadline(priority);
         let object = read::body::object(body)?;
@@ -40,7 +41,7 @@ impl Completions {
         let RerankRequest { model, query, documents, limits, top_n, return_documents, rank, request_id, ignored } =
             request;
         let texts = Texts { query, documents, limits };
-        let (lease, inputs, Texts { documents, .. }) = self.tokenized_pairs(&model, texts).await?;
+        let (lease, inputs, Texts { documents, .. }) = self.tokenized_pairs(&model, &models, texts).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
         let asked = EmbedRequest { inputs, priority, rank, dimensions: None, normalize: false };
         let embedding = lease.embed(asked).map_err(|error| engine_errors::of_submit(error, "documents"))?;
@@ -69,7 +70,7 @@ impl Completions {
 
     pub(super) async fn measure_pairs(&self, body: &Map<String, Value>) -> Result<Measure, ApiError> {
         let RerankRequest { model, query, documents, limits, .. } = read::rerank(body, &self.shared.limits)?;
-        let (_, inputs, _) = self.tokenized_pairs(&model, Texts { query, documents, limits }).await?;
+        let (_, inputs, _) = self.tokenized_pairs(&model, &AllowedModels::default(), Texts { query, documents, limits }).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
         Ok(Measure { prompt_tokens, max_output_tokens: 0 })
     }
@@ -77,9 +78,10 @@ impl Completions {
     async fn tokenized_pairs(
         &self,
         model: &str,
+        models: &AllowedModels,
         texts: Texts,
     ) -> Result<(Reranker, Vec<Vec<TokenId>>, Texts), ApiError> {
-        let lease = self.lease(model).await?.reranker();
+        let lease = self.lease(model, models).await?.reranker();
         let lease = lease.ok_or_else(|| ApiError::endpoint_not_supported(Endpoint::Rerank.what()))?;
         let info = Arc::clone(lease.info());
         let template = info.pair_template.as_ref().map_or(0, |template| template.len() + texts.query.len());

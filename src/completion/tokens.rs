@@ -10,6 +10,7 @@ use tandem_engine::ModelKind;
 use super::prompt::{self, Conversation};
 use super::read::{self, Fields};
 use super::{Completions, Form, off_the_reactor, prepare};
+use crate::openai::AllowedModels;
 use crate::openai::error::ApiError;
 
 /// A text as the model reads it.
@@ -29,15 +30,15 @@ pub struct Detokenized {
 }
 
 impl Completions {
-    /// The tokens of `prompt`, or of `messages`.
+    /// The tokens of `prompt`, or of `messages`, under one of the models that are `allowed`.
     ///
     /// # Errors
     /// When the request is wrong or its model is not there.
-    pub async fn tokenize(&self, body: &[u8]) -> Result<Tokenized, ApiError> {
+    pub async fn tokenize(&self, body: &[u8], allowed: &AllowedModels) -> Result<Tokenized, ApiError> {
         let object = read::body::object(body)?;
         let mut fields = Fields::new("", &object);
         let model = fields.required_string("model")?;
-        let lease = self.lease(model).await?;
+        let lease = self.lease(model, allowed).await?;
         let kind = lease.kind().clone();
         let max_model_len = kind.max_tokens();
         let vocab = Arc::clone(kind.vocab());
@@ -46,7 +47,7 @@ impl Completions {
         let tokens = if fields.value("messages").is_some() {
             let messages = read::messages(&mut fields)?;
             let tools = read::tools(&mut fields)?.map(|tools| tools.list).unwrap_or_default();
-            let lease = self.generator(model, Form::Chat).await?;
+            let lease = self.generator(model, Form::Chat, allowed).await?;
             let info = Arc::clone(lease.info());
             prepare::check_messages(&messages, &info)?;
             let (add_generation_prompt, continue_final_message) = read::ending(&mut fields)?;
@@ -89,10 +90,10 @@ impl Completions {
     ///
     /// # Errors
     /// When the request is wrong or its model is not there.
-    pub async fn detokenize(&self, body: &[u8]) -> Result<Detokenized, ApiError> {
+    pub async fn detokenize(&self, body: &[u8], allowed: &AllowedModels) -> Result<Detokenized, ApiError> {
         let object = read::body::object(body)?;
         let mut fields = Fields::new("", &object);
-        let lease = self.lease(fields.required_string("model")?).await?;
+        let lease = self.lease(fields.required_string("model")?, allowed).await?;
         let ids = fields.array("tokens")?.ok_or_else(|| ApiError::missing("tokens"))?;
         let max = lease.kind().vocab().len().saturating_sub(1) as i64;
         let ids = (ids.iter().enumerate())

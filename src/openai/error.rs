@@ -71,7 +71,7 @@ impl ApiError {
 
     #[must_use]
     pub fn not_an_object() -> Self {
-        Self::request(400, "invalid_type", None, "Invalid type for the request body: expected an object.")
+        Self::request(400, "invalid_type", None, "Expected an object.")
     }
 
     #[must_use]
@@ -370,6 +370,11 @@ impl ApiError {
     }
 
     #[must_use]
+    pub fn file_expired() -> Self {
+        Self::request(404, "file_expired", Some("id".to_owned()), "This file has expired and is no longer stored.")
+    }
+
+    #[must_use]
     pub fn stopping() -> Self {
         let error = Self::server(503, "server_stopping", "The server is stopping, please reconnect later.");
         Self { retry_after: Some(5), ..error }
@@ -530,6 +535,18 @@ impl ApiError {
     pub fn too_many_headers(max: usize) -> Self {
         let message = format!("Request has more than {max} header fields.");
         Self::request(431, "request_header_fields_too_large", None, message)
+    }
+
+    /// It came too slowly.
+    #[must_use]
+    pub fn head_timeout() -> Self {
+        Self::request(408, "request_timeout", None, "Request head was not received in time.")
+    }
+
+    /// No HTTP/1.1, or something that could be read in two ways.
+    #[must_use]
+    pub fn malformed_request() -> Self {
+        Self::request(400, "malformed_request", None, "The request could not be read as HTTP/1.1.")
     }
 
     #[must_use]

@@ -22,6 +22,8 @@ pub struct Settings {
     pub storage: PathBuf,
     /// Bytes that the files of one tenant may come to; `None` is as the disk has room.
     pub max_tenant_bytes: Option<u64>,
+    /// Bytes that uploads leave free on the disk.
+    pub min_free_bytes: u64,
     pub backend: BackendSettings,
     pub prefix_cache: bool,
     /// A step that takes longer than this hangs; `None` lets steps take as long as they like.
@@ -254,6 +256,7 @@ impl Settings {
             server: check_server(server)?,
             storage: storage.path,
             max_tenant_bytes: storage.max_tenant_bytes,
+            min_free_bytes: storage.min_free_bytes,
             backend: check_backend(backend)?,
             prefix_cache,
             step_timeout: check_engine(&engine)?,

@@ -56,6 +56,7 @@ pub(super) enum RawList {
 pub(super) struct RawStorage {
     pub(super) path: PathBuf,
     pub(super) max_tenant_bytes: Option<u64>,
+    pub(super) min_free_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

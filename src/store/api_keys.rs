@@ -7,6 +7,7 @@ use tandem_migrations::{Migrator, MigratorTrait};
 
 use super::lock::DirLock;
 use super::{Store, StoreError, Tenant, check_version, connect, create_dir, migrations, statement};
+use crate::openai::AllowedModels;
 
 /// A row of `api_keys`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -28,6 +29,8 @@ pub struct Model {
     pub revoked_at: Option<i64>,
     /// To the minute.
     pub last_used_at: Option<i64>,
+    /// Names of models, a line for each; `None` is all.
+    pub models: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -40,6 +43,10 @@ pub use Model as ApiKey;
 impl Model {
     pub fn tenant(&self) -> Tenant {
         Tenant::stored(&self.tenant)
+    }
+
+    pub fn models(&self) -> AllowedModels {
+        AllowedModels::from_lines(self.models.as_deref())
     }
 }
 
@@ -54,6 +61,7 @@ pub struct NewApiKey {
     pub max_requests_per_minute: Option<u32>,
     pub max_tokens_per_minute: Option<u32>,
     pub max_concurrent: Option<u32>,
+    pub models: AllowedModels,
     pub created_at: i64,
     pub expires_at: Option<i64>,
 }
@@ -114,6 +122,7 @@ impl ApiKeys {
             expires_at: Set(key.expires_at),
             revoked_at: NotSet,
             last_used_at: NotSet,
+            models: Set(key.models.to_lines()),
         };
         Ok(row.insert(&self.connection).await?)
     }

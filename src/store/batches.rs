@@ -6,6 +6,7 @@ use super::files::{self, NewFile};
 use super::{Blob, Page, REPETITION_S, Store, StoreError, Tenant, events, ids, statement};
 use crate::batch::{BatchStatus, StopReason};
 use crate::failpoint::failpoint;
+use crate::openai::AllowedModels;
 
 /// A row of `batches`.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -55,6 +56,8 @@ pub struct Model {
     pub paused_at: Option<i64>,
     /// The blob that says where each finished line stands in the published files.
     pub index_key: Option<String>,
+    /// Names of the models that its lines may name, a line for each; `None` is all.
+    pub models: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -73,6 +76,10 @@ impl Model {
         Tenant::stored(&self.tenant)
     }
 
+    pub fn models(&self) -> AllowedModels {
+        AllowedModels::from_lines(self.models.as_deref())
+    }
+
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stop_reason.as_deref().and_then(|text| text.parse().ok())
     }
@@ -88,6 +95,8 @@ pub struct NewBatch {
     pub window_s: i64,
     pub metadata: Option<String>,
     pub output_expires_s: Option<i64>,
+    /// Those of whoever asks.
+    pub models: AllowedModels,
     pub identity: Option<Identity>,
 }
 
@@ -176,6 +185,7 @@ impl Store {
             status: Set(BatchStatus::Validating.as_str().to_owned()),
             output_expires_s: Set(new.output_expires_s),
             metadata: Set(new.metadata),
+            models: Set(new.models.to_lines()),
             idem_key: Set(idem_key),
             idem_hash: Set(idem_hash),
             created_at: Set(now),

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use fs_err::tokio as fs;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -33,13 +34,24 @@ impl Blobs {
         Ok(Self { dir: Arc::from(dir) })
     }
 
+    /// Bytes that are free on the disk for whoever runs the server.
+    pub async fn free_bytes(&self) -> Result<u64, StoreError> {
+        let dir = Arc::clone(&self.dir);
+        let stat =
+            tokio::task::spawn_blocking(move || rustix::fs::statvfs(&*dir)).await.map_err(std::io::Error::other)?;
+        let stat = stat.map_err(std::io::Error::from)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
     /// Starts a blob; it exists once [`BlobWriter::finish`] has returned.
     pub async fn create(&self) -> Result<BlobWriter, StoreError> {
         let key = ids::new_blob_key();
-        let part = self.dir.join("tmp").join(format!("{key}.part"));
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).await?;
-        let file = tokio::io::BufWriter::with_capacity(256 * 1024, file);
-        Ok(BlobWriter { blobs: self.clone(), key, part: Some(part), file, hash: Sha256::new(), bytes: 0 })
+        let path = self.dir.join("tmp").join(format!("{key}.part"));
+        // Together with who removes it: whoever asked may be gone by the time that it is there.
+        let (part, file) =
+            tokio::task::spawn_blocking(|| Part::create(path)).await.map_err(std::io::Error::other)??;
+        let file = tokio::io::BufWriter::with_capacity(256 * 1024, fs::File::from_std(file));
+        Ok(BlobWriter { blobs: self.clone(), key, part, file, hash: Sha256::new(), bytes: 0 })
     }
 
     /// Writes a whole blob.
@@ -111,7 +123,7 @@ fn missing(key: &str) -> StoreError {
 pub struct BlobWriter {
     blobs: Blobs,
     key: String,
-    part: Option<PathBuf>,
+    part: Part,
     file: tokio::io::BufWriter<fs::File>,
     hash: Sha256,
     bytes: u64,
@@ -140,10 +152,10 @@ impl BlobWriter {
             fs::create_dir_all(&folder).await?;
             sync_dir(self.blobs.dir.join("blobs")).await?;
         }
-        if let Some(part) = &self.part {
-            fs::rename(part, self.blobs.path(&self.key)).await?;
+        if let Some(path) = &self.part.path {
+            fs::rename(path, self.blobs.path(&self.key)).await?;
         }
-        self.part = None;
+        self.part.path = None;
         failpoint("blob.renamed");
         sync_dir(folder).await?;
         let hash = std::mem::take(&mut self.hash).finalize();
@@ -151,10 +163,23 @@ impl BlobWriter {
     }
 }
 
-impl Drop for BlobWriter {
+/// A file that is removed when this is dropped, unless its path is taken away.
+#[derive(Debug)]
+struct Part {
+    path: Option<PathBuf>,
+}
+
+impl Part {
+    fn create(path: PathBuf) -> std::io::Result<(Self, fs_err::File)> {
+        let file = fs_err::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok((Self { path: Some(path) }, file))
+    }
+}
+
+impl Drop for Part {
     fn drop(&mut self) {
-        if let Some(part) = self.part.take()
-            && let Err(error) = fs_err::remove_file(&part)
+        if let Some(path) = self.path.take()
+            && let Err(error) = fs_err::remove_file(&path)
         {
             tracing::warn!(error = %error, "an unfinished upload was left behind; the next start removes it");
         }

@@ -94,6 +94,14 @@ impl Store {
         visible(tenant, now).filter(Column::Id.eq(id)).one(self.readers()).await?.ok_or(StoreError::NotFound)
     }
 
+    /// Whether a file that is not visible was a tenant's own until its time was over.
+    pub async fn has_expired(&self, tenant: &Tenant, id: &str, now: i64) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM files WHERE id = ?1 AND tenant = ?2 AND expires_at <= ?3
+                   AND (deleted_at IS NULL OR deleted_at >= expires_at)";
+        let values = [id.into(), tenant.as_str().into(), now.into()];
+        Ok(self.readers().query_one_raw(statement(sql, values)).await?.is_some())
+    }
+
     /// One page of a tenant's visible files, and whether more follow. `NotFound` if `after` names none of them.
     pub async fn files(
         &self,

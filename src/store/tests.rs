@@ -1,5 +1,6 @@
 use super::*;
 use crate::batch::BatchStatus;
+use crate::openai::AllowedModels;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -22,6 +23,7 @@ async fn batch_of(store: &Store, lines: i64) -> String {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
+        models: AllowedModels::default(),
         identity: None,
     };
     let Created::New(batch) = store.create_batch(new, 10, NOW).await.unwrap() else { panic!("not new") };
@@ -174,6 +176,7 @@ async fn a_repeated_key_is_the_same_request() {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
+        models: AllowedModels::default(),
         identity: Some(Identity { key: Some("key".to_owned()), hash: hash.to_owned(), repeated: false }),
     };
     let Created::New(first) = store.create_batch(new("a"), 1, NOW).await.unwrap() else { panic!("not new") };
@@ -210,6 +213,7 @@ async fn what_there_was_before_tenants_is_the_default_tenant_s() {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
+        models: AllowedModels::default(),
         identity: Some(Identity { key: Some("key".to_owned()), hash: "a".to_owned(), repeated: false }),
     };
     let Created::Known(known) = store.create_batch(again(&batch.tenant()), 10, NOW).await.unwrap() else {

@@ -128,7 +128,7 @@ async fn parameters_are_refused_with_openai_s_codes() {
     400 integer_below_min_value top_k: Invalid 'top_k': integer below minimum value. Expected a value >= -1, but got -2 instead.
     400 decimal_below_min_value repetition_penalty: Invalid 'repetition_penalty': decimal below minimum value. Expected a value > 0, but got 0 instead.
     400 integer_below_min_value max_tokens: Invalid 'max_tokens': integer below minimum value. Expected a value >= 1, but got 0 instead.
-    400 integer_above_max_value max_tokens: Invalid 'max_tokens': integer above maximum value. Expected a value <= 4294967295, but got 4294967296 instead.
+    400 invalid_value max_tokens: This model's maximum context length is 4096 tokens. However, you requested 4294967319 tokens (24 in the messages, 4294967295 in the completion). Please reduce the length of the messages or completion.
     400 invalid_value min_tokens: Invalid 'min_tokens': it must not be greater than 'max_tokens', which is 12.
     400 invalid_type seed: Invalid type for 'seed': expected a 64-bit integer, but got an integer instead.
     400 array_above_max_length stop: Invalid 'stop': array too long. Expected an array with maximum length 4, but got an array with length 5 instead.
@@ -278,7 +278,7 @@ async fn bodies_that_are_no_json_objects_are_refused() {
     }
     insta::assert_snapshot!(lines, @r#"
     400 {"error":{"message":"We could not parse the JSON body of your request. (line 1 column 1)","type":"invalid_request_error","param":null,"code":"invalid_json"}}
-    400 {"error":{"message":"Invalid type for the request body: expected an object.","type":"invalid_request_error","param":null,"code":"invalid_type"}}
+    400 {"error":{"message":"Expected an object.","type":"invalid_request_error","param":null,"code":"invalid_type"}}
     400 {"error":{"message":"Duplicate field: 'model'.","type":"invalid_request_error","param":"model","code":"duplicate_field"}}
     415 {"error":{"message":"Expected application/json.","type":"invalid_request_error","param":null,"code":"unsupported_media_type"}}
     415 {"error":{"message":"Compressed request bodies are not supported.","type":"invalid_request_error","param":null,"code":"unsupported_content_encoding"}}

@@ -74,7 +74,7 @@ impl Server {
         let store = Store::open(dir).await.unwrap();
         let batches = Batches::start(store.clone(), Echo, settings).await.unwrap();
         let shared = (store.clone(), batches.clone());
-        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000, tenant_bytes: None };
+        let limits = UploadLimits { batch_bytes: 100_000, file_bytes: 200_000, tenant_bytes: None, free_bytes: 0 };
         let server = HttpServer::new(move || {
             App::new()
                 .wrap_fn(move |request, service| {

@@ -73,7 +73,13 @@ async fn keys_are_made_and_revoked_beside_a_running_server() {
 
 #[test]
 fn wrong_words_for_keys_are_wrong_usage() {
-    for args in [&["--scopes", "root"][..], &["--tenant", "a b"], &["--env", "A"], &["--max-concurrent", "0"]] {
+    for args in [
+        &["--scopes", "root"][..],
+        &["--models", ""],
+        &["--tenant", "a b"],
+        &["--env", "A"],
+        &["--max-concurrent", "0"],
+    ] {
         assert_eq!(run(&[&["keys", "create", "--profile", "sim"], args].concat()).0, 2, "{args:?}");
     }
 }

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod bench;
+mod catalogue;
 mod check;
 mod crash;
 mod disconnects;

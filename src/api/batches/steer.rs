@@ -4,6 +4,7 @@ use actix_web::HttpRequest;
 use actix_web::web::{Data, Json, Path};
 
 use super::{answer_created, conflict, identity, not_found, show_batch};
+use crate::access::Caller;
 use crate::api::listing::store_error;
 use crate::batch::{BatchStatus, Batches, RetryError};
 use crate::openai::batches::BatchObject;
@@ -62,11 +63,12 @@ async fn set_paused(tenant: &Tenant, id: &str, batches: &Batches, paused: bool) 
 pub(super) async fn retry(
     request: HttpRequest,
     id: Path<String>,
-    tenant: Tenant,
+    caller: Caller,
     batches: Data<Batches>,
 ) -> Result<Json<BatchObject>, ApiError> {
     let identity = identity(&request, None, format!("retry {id}").as_bytes())?;
-    let created = batches.retry(&tenant, &id, Some(identity)).await.map_err(|error| match error {
+    let (tenant, models) = (caller.tenant(), caller.models().clone());
+    let created = batches.retry(tenant, models, &id, Some(identity)).await.map_err(|error| match error {
         RetryError::Running(status) => wrong_status("retry", status),
         RetryError::Nothing => {
             let message = "No request of this batch failed, expired or was cancelled, so there is nothing to retry.";

@@ -3,12 +3,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::not_found;
+use crate::access::Caller;
 use crate::batch::{Batches, Estimate, EstimateError, EstimateOrder, ModelEstimate};
 use crate::openai::Endpoint;
 use crate::openai::batches::BatchErrors;
 use crate::openai::error::ApiError;
 use crate::openai::files::{EstimateObject, EstimateOfModel};
-use crate::store::Tenant;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(in crate::api) struct EstimateParams {
@@ -19,7 +19,7 @@ pub(in crate::api) struct EstimateParams {
 
 pub(super) async fn show(
     id: Path<String>,
-    tenant: Tenant,
+    caller: Caller,
     params: Query<EstimateParams>,
     batches: Data<Batches>,
 ) -> Result<Json<EstimateObject>, ApiError> {
@@ -31,7 +31,8 @@ pub(super) async fn show(
         ),
     };
     let id = id.into_inner();
-    let estimate = batches.estimate(EstimateOrder { tenant, file_id: id.clone(), endpoint }).await;
+    let (tenant, models) = (caller.tenant().clone(), caller.models().clone());
+    let estimate = batches.estimate(EstimateOrder { tenant, file_id: id.clone(), endpoint, models }).await;
     let estimate = estimate.map_err(|error| match error {
         EstimateError::Purpose => ApiError::invalid_value("id", "Invalid file: its purpose must be 'batch'."),
         EstimateError::Unavailable(error) => error,

@@ -1,9 +1,11 @@
 use actix_multipart::{Field, Multipart, MultipartError};
 use actix_web::HttpRequest;
 use actix_web::error::PayloadError;
+use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{Data, Json};
 use futures_util::{StreamExt, TryStreamExt};
 
+use super::super::body::not_compressed;
 use super::super::guard;
 use super::super::listing::store_error;
 use super::super::repetition::is_repetition;
@@ -22,16 +24,20 @@ pub struct UploadLimits {
     pub file_bytes: u64,
     /// Of all files of one tenant; `None` is as the disk has room.
     pub tenant_bytes: Option<u64>,
+    /// What an upload leaves free on the disk.
+    pub free_bytes: u64,
 }
 
 impl Default for UploadLimits {
     fn default() -> Self {
-        Self { batch_bytes: 200 << 20, file_bytes: 512 << 20, tenant_bytes: None }
+        Self { batch_bytes: 200 << 20, file_bytes: 512 << 20, tenant_bytes: None, free_bytes: 0 }
     }
 }
 
 const PURPOSES: [&str; 6] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"];
 const PARTS_MAX: usize = 16;
+/// Room on the disk is looked for again after so much.
+const ROOM_CHECK_BYTES: u64 = 16 << 20;
 const TEXT_BYTES_MAX: usize = 1024;
 const FILENAME_BYTES_MAX: usize = 255;
 /// A first line longer than this is left for the batch to judge.
@@ -47,11 +53,13 @@ pub(super) async fn create(
     limits: Option<Data<UploadLimits>>,
 ) -> Result<Json<FileObject>, ApiError> {
     let limits = limits.map_or_else(UploadLimits::default, |limits| **limits);
+    not_compressed(&request)?;
     if let Some(quota) = limits.tenant_bytes
         && store.stored_bytes(&tenant).await.map_err(store_error)? >= quota
     {
         return Err(ApiError::quota_exceeded(quota));
     }
+    check_room(&store, limits, announced_bytes(&request)).await?;
     let Form { purpose, file, anchor, seconds } = read_form(parts, &store, limits).await?;
     let purpose = purpose.ok_or_else(|| ApiError::missing("purpose"))?;
     let file = file.ok_or_else(|| ApiError::missing("file"))?;
@@ -76,6 +84,25 @@ pub(super) async fn create(
     })?;
     tracing::info!(file.id = %file.id, bytes = file.bytes, "stored a file");
     Ok(Json(show_file(file)))
+}
+
+/// Room on the disk for so many bytes more, and for what else the server has to write.
+async fn check_room(store: &Store, limits: UploadLimits, bytes: u64) -> Result<(), ApiError> {
+    if limits.free_bytes == 0 {
+        return Ok(());
+    }
+    let free = store.blobs().free_bytes().await.map_err(store_error)?;
+    if free >= bytes.saturating_add(limits.free_bytes) {
+        return Ok(());
+    }
+    let reason = format!("{free} bytes are free, {bytes} are to come and {} to be left", limits.free_bytes);
+    Err(store_error(StoreError::Full(reason.into())))
+}
+
+/// What the client says that it sends, which is more than the file by its frame.
+fn announced_bytes(request: &HttpRequest) -> u64 {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or(0)
 }
 
 /// The parts of the form, in whatever order they came.
@@ -149,12 +176,19 @@ async fn receive(
     let filename = clean_filename(&filename);
     let mut blob = store.blobs().create().await.map_err(store_error)?;
     let mut first_line = FirstLine::default();
+    let mut unlooked = 0;
     while let Some(chunk) = part.try_next().await.map_err(invalid_multipart)? {
         if blob.bytes() + chunk.len() as u64 > limit {
             return Err(too_large(limit));
         }
         first_line.take(&chunk);
         blob.write(&chunk).await.map_err(store_error)?;
+        unlooked += chunk.len() as u64;
+        // A client need not say how much it sends, and others send too.
+        if unlooked >= ROOM_CHECK_BYTES {
+            check_room(store, limits, 0).await?;
+            unlooked = 0;
+        }
     }
     Ok(Received { filename, is_jsonl, blob, first_line: first_line.bytes })
 }

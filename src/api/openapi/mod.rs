@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Rule, resource};
 use crate::openai::batches::OutputRecord;
 use crate::openai::error::ErrorEnvelope;
-use operation::{RATE_LIMITS, Schemas, headers};
+use operation::{Operation, RATE_LIMITS, Schemas, headers};
 use operations::{OPERATIONS, TAGS};
 use submissions::BatchInputLine;
 
@@ -49,7 +49,7 @@ const ERRORS: [(u16, &str); 16] = [
     (507, "The server's storage is full."),
 ];
 
-const ABOUT: &str = "Batch LLM inference by OpenAI's API. A field that nothing here knows is named in the response header \
+const ABOUT: &str = "Batch LLM inference by OpenAI's API. A field or a parameter of the URL that nothing here knows is named in the response header \
                      `X-Tandem-Ignored-Params`; one that would change the answer and is not done is refused by its name.\n\n\
                      Every error is an `Error`. Beside those that operations list: a URL that is not served is a 404 \
                      (`unknown_url`), and a method that a URL does not have a 405 (`method_not_allowed`).";
@@ -58,6 +58,12 @@ pub(super) fn routes(cfg: &mut ServiceConfig) {
     // The page is the same everywhere, and a browser has no key to send for it; the document tells the version, as `/version` does.
     cfg.service(resource("/openapi.json", &[Method::GET], Rule::AnyKey).route(web::get().to(document)))
         .service(resource("/docs", &[Method::GET], Rule::Open).route(web::get().to(viewer)));
+}
+
+/// The parameters that a route reads from its URL, by its pattern.
+pub(super) fn query_names(method: &Method, pattern: &str) -> &'static [&'static str] {
+    let is_asked = |one: &&Operation| one.path == pattern && method.as_str().eq_ignore_ascii_case(one.method);
+    OPERATIONS.iter().find(is_asked).and_then(|one| one.query).map_or(&[], |(_, names)| names)
 }
 
 /// `GET /openapi.json`
@@ -125,7 +131,7 @@ fn describe() -> Value {
                 "X-RateLimit-Remaining-Tokens": header("What is left of them."),
                 "X-RateLimit-Reset-Tokens": header("When all of them are there again, as `6m0s`."),
                 "X-Request-Id": header("Names the request, here and in the server's log."),
-                "X-Tandem-Ignored-Params": header("Fields of the request that nothing here knows."),
+                "X-Tandem-Ignored-Params": header("Fields and parameters of the request that nothing here knows."),
                 "Retry-After": header("Seconds after which trying again makes sense."),
             },
             "responses": errors(&error),

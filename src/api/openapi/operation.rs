@@ -106,10 +106,8 @@ impl Operation {
     fn responses(&self, schemas: &mut Schemas) -> Map<String, Value> {
         let mut responses = Map::new();
         let mut names = vec!["X-Request-Id"];
-        if matches!(self.body, Some(Body::Json(_))) {
-            names.push("X-Tandem-Ignored-Params");
-        }
         if self.is_keyed() {
+            names.push("X-Tandem-Ignored-Params");
             names.extend(RATE_LIMITS);
         }
         for answer in self.answers {

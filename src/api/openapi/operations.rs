@@ -240,7 +240,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Upload a file",
         body: Some(Body::Form(Schemas::request::<UploadForm>)),
         answers: &[Answer::Json(Schemas::response::<FileObject>)],
-        fails: &[ANY, KEYED, WRITTEN, &[408, 413]],
+        fails: &[ANY, KEYED, WRITTEN, &[408, 413, 415]],
         ..PLAIN
     },
     Operation {

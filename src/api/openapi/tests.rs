@@ -13,8 +13,8 @@ use super::*;
 use crate::batch;
 use crate::completion::{Completions, Limits, asked};
 use crate::models::Models;
-use crate::openai::Endpoint;
 use crate::openai::error::ApiError;
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::Tenant;
 
 type Set = BTreeSet<String>;
@@ -152,8 +152,8 @@ async fn tokenizers_read_the_fields_that_are_described() {
             asked::take();
             let bytes = serde_json::to_vec(&body).unwrap();
             let outcome = match name {
-                "TokenizeRequest" => completions.tokenize(&bytes).await.map(|_| ()),
-                _ => completions.detokenize(&bytes).await.map(|_| ()),
+                "TokenizeRequest" => completions.tokenize(&bytes, &AllowedModels::default()).await.map(|_| ()),
+                _ => completions.detokenize(&bytes, &AllowedModels::default()).await.map(|_| ()),
             };
             assert_eq!(outcome, Ok(()), "{body:?}");
             asked.extend(asked::take());

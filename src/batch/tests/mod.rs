@@ -18,8 +18,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{Batches, LineAnswer, LineExecutor, LineSize, Settings};
 use crate::clock::Clock;
-use crate::openai::Endpoint;
 use crate::openai::error::{ApiError, ErrorBody};
+use crate::openai::{AllowedModels, Endpoint};
 use crate::store::{Batch, Created, NewBatch, NewFile, Store, Tenant, Tokens};
 
 const NOW: i64 = 1_800_000_000;
@@ -210,6 +210,7 @@ impl World {
             window_s: DAY_S,
             metadata: None,
             output_expires_s: None,
+            models: AllowedModels::default(),
             identity: None,
         };
         let Created::New(batch) = self.batches.create(new).await.unwrap() else { panic!("not new") };

@@ -3,7 +3,9 @@ use crate::batch::{BatchStatus, EstimateError, EstimateOrder, ModelEstimate, Ret
 use crate::store::{Identity, StoreError};
 
 async fn retry(world: &World, id: &str) -> String {
-    let Created::New(batch) = world.batches.retry(&Tenant::default(), id, None).await.unwrap() else {
+    let Created::New(batch) =
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), id, None).await.unwrap()
+    else {
         panic!("not new")
     };
     batch.id
@@ -22,7 +24,7 @@ async fn lines_that_failed_or_were_not_run_are_run_again_as_they_were() {
             .then_some(())
     })
     .await;
-    let running = world.batches.retry(&Tenant::default(), &id, None).await;
+    let running = world.batches.retry(&Tenant::default(), AllowedModels::default(), &id, None).await;
     assert!(matches!(running, Err(RetryError::Running(BatchStatus::InProgress))), "{running:?}");
     world.batches.cancel(&Tenant::default(), &id).await.unwrap();
     let ended = world.ended(&id).await;
@@ -44,7 +46,10 @@ async fn lines_that_failed_or_were_not_run_are_run_again_as_they_were() {
     assert!(world.store.blobs().open_blob(key).await.is_ok());
     world.store.delete_file(&Tenant::default(), ended.error_file_id.as_ref().unwrap(), NOW).await.unwrap();
     assert!(world.store.blobs().open_blob(key).await.is_err());
-    assert!(matches!(world.batches.retry(&Tenant::default(), &id, None).await, Err(RetryError::Gone)));
+    assert!(matches!(
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), &id, None).await,
+        Err(RetryError::Gone)
+    ));
 }
 
 #[tokio::test]
@@ -52,10 +57,16 @@ async fn where_nothing_failed_nothing_is_run_again() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start(dir.path()).await;
     let batch = world.run(&lines(2, "hello")).await;
-    assert!(matches!(world.batches.retry(&Tenant::default(), &batch.id, None).await, Err(RetryError::Nothing)));
+    assert!(matches!(
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), &batch.id, None).await,
+        Err(RetryError::Nothing)
+    ));
     let batch = world.run("{\n").await;
-    assert!(matches!(world.batches.retry(&Tenant::default(), &batch.id, None).await, Err(RetryError::Nothing)));
-    let unknown = world.batches.retry(&Tenant::default(), "batch_x", None).await;
+    assert!(matches!(
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), &batch.id, None).await,
+        Err(RetryError::Nothing)
+    ));
+    let unknown = world.batches.retry(&Tenant::default(), AllowedModels::default(), "batch_x", None).await;
     assert!(matches!(unknown, Err(RetryError::Store(StoreError::NotFound))));
 }
 
@@ -65,10 +76,13 @@ async fn a_repeated_retry_is_one() {
     let world = World::start(dir.path()).await;
     let batch = world.run(&line("bad", "refuse")).await;
     let identity = |repeated| Some(Identity { key: None, hash: "h".to_owned(), repeated });
-    let Created::New(first) = world.batches.retry(&Tenant::default(), &batch.id, identity(false)).await.unwrap() else {
+    let Created::New(first) =
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), &batch.id, identity(false)).await.unwrap()
+    else {
         panic!()
     };
-    let Created::Known(again) = world.batches.retry(&Tenant::default(), &batch.id, identity(true)).await.unwrap()
+    let Created::Known(again) =
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), &batch.id, identity(true)).await.unwrap()
     else {
         panic!()
     };
@@ -78,13 +92,18 @@ async fn a_repeated_retry_is_one() {
     assert_eq!(files.len(), 2, "the input, and that of the one retry");
     world.clock.fetch_add(121_000, Ordering::SeqCst);
     assert!(matches!(
-        world.batches.retry(&Tenant::default(), &batch.id, identity(true)).await.unwrap(),
+        world.batches.retry(&Tenant::default(), AllowedModels::default(), &batch.id, identity(true)).await.unwrap(),
         Created::New(_)
     ));
 }
 
 fn order(file_id: &str) -> EstimateOrder {
-    EstimateOrder { tenant: Tenant::default(), file_id: file_id.to_owned(), endpoint: None }
+    EstimateOrder {
+        tenant: Tenant::default(),
+        file_id: file_id.to_owned(),
+        endpoint: None,
+        models: AllowedModels::default(),
+    }
 }
 
 #[tokio::test]

@@ -113,8 +113,9 @@ impl Options {
         name: &'static str,
         least: u32,
     ) -> Result<Option<MaxTokens>, ApiError> {
-        let range = i64::from(least)..=i64::from(u32::MAX);
-        let Some(tokens) = fields.integer(name, range)?.map(|tokens| tokens as u32) else { return Ok(None) };
+        let Some(tokens) = fields.integer(name, i64::from(least)..=i64::MAX)? else { return Ok(None) };
+        // More than any context has, whose length is what such a limit is refused for.
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         if self.min_tokens > tokens {
             let text = format!("Invalid 'min_tokens': it must not be greater than '{name}', which is {tokens}.");
             return Err(ApiError::invalid_value("min_tokens", text));
