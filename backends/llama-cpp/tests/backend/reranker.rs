@@ -328,6 +328,10 @@ fn files_without_a_head_that_fits() {
         changed(jina_ranks(), |file| file.matrix("blk.1.ffn_up.weight", &[WIDTH, 65])),
         "tensor `blk.1.ffn_up.weight`: shape [32, 65], 64 rows expected"
     );
+    assert_eq!(
+        changed(modern_bert_ranks(), |file| file.unset("modern-bert.attention.head_count")),
+        "invalid hyper-parameter modern-bert.attention.head_count: missing, or no positive number"
+    );
     let mut causal = crate::architectures::plain();
     causal.number("pooling_type", RANK);
     assert_eq!(invalid(&causal), "a reranker of architecture `llama`, for which llama.cpp has no scores");
