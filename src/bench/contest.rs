@@ -235,6 +235,7 @@ impl<'a> Contest<'a> {
                 }
                 Endpoint::Completions => json!({"prompt": text, "max_tokens": WARM_UP_TOKENS}),
                 Endpoint::Embeddings => json!({"input": text}),
+                Endpoint::Rerank => json!({"query": text, "documents": [text]}),
             };
             Request { endpoint, body, expect: Expect::Whole }
         };

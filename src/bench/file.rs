@@ -52,7 +52,8 @@ fn request(line: &str) -> Result<Request, String> {
         body: Value,
     }
     let Line { url, body } = serde_json::from_str(line).map_err(|error| format!("is no line of a batch: {error}"))?;
-    let endpoint = Endpoint::from_path(&url).ok_or_else(|| format!("asks for {url:?}, which is not measured"))?;
+    let not_measured = || format!("asks for {url:?}, which is not measured");
+    let endpoint = Endpoint::from_path(&url).ok_or_else(not_measured)?;
     if !body.is_object() {
         return Err("has a body that is no object".to_owned());
     }
@@ -61,6 +62,7 @@ fn request(line: &str) -> Result<Request, String> {
             Expect::Vectors(inputs.len())
         }
         (Endpoint::Embeddings, _) => Expect::Vectors(1),
+        (Endpoint::Rerank, _) => return Err(not_measured()),
         (Endpoint::ChatCompletions | Endpoint::Completions, _) => Expect::Whole,
     };
     Ok(Request { endpoint, body, expect })

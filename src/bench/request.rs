@@ -41,9 +41,9 @@ impl Request {
         body.to_string().into_bytes()
     }
 
-    /// Vectors come as a whole.
+    /// Vectors and scores come as a whole.
     pub(super) fn is_streamed(&self, stream: bool) -> bool {
-        stream && self.endpoint != Endpoint::Embeddings
+        stream && matches!(self.endpoint, Endpoint::ChatCompletions | Endpoint::Completions)
     }
 
     /// The request as a line of a batch.

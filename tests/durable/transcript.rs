@@ -140,7 +140,7 @@ impl Talk {
         let is_of_id = |byte: char| byte.is_ascii_alphanumeric();
         let mut named = String::new();
         let mut rest = text;
-        while let Some(at) = rest.find(["-", "_"]) {
+        while let Some(at) = rest.find(['-', '_']) {
             let (before, after) = rest.split_at(at + 1);
             let end = after.find(|byte| !is_of_id(byte)).unwrap_or(after.len());
             let (word, behind) = after.split_at(end);
