@@ -97,12 +97,13 @@ def test_texts_are_embedded(sim, provider):
     assert answer.usage.prompt_tokens > 0
 
 
-def test_a_router_goes_on_where_one_server_fails(demo, sim):
-    def deployment(model: str, address: str) -> dict:
-        return {"model_name": "ours", "litellm_params": {"model": f"openai/{model}", "api_base": address, "api_key": ANY_KEY}}
+def test_a_router_falls_back_on_another_server(demo, sim):
+    def deployment(name: str, model: str, address: str) -> dict:
+        return {"model_name": name, "litellm_params": {"model": f"openai/{model}", "api_base": address, "api_key": ANY_KEY}}
 
-    router = litellm.Router([deployment("no-such-model", sim), deployment("tiny", demo)], num_retries=5, retry_after=0)
-    answer = router.completion("ours", said(CAPITAL), max_tokens=16, temperature=0)
+    deployments = [deployment("first", "no-such-model", sim), deployment("second", "tiny", demo)]
+    router = litellm.Router(deployments, fallbacks=[{"first": ["second"]}], num_retries=0)
+    answer = router.completion("first", said(CAPITAL), max_tokens=16, temperature=0)
     assert "Paris" in answer.choices[0].message.content
 
 

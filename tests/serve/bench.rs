@@ -244,7 +244,9 @@ fn shape(value: &Value) -> String {
     fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         match value {
             Value::Object(object) => {
-                object.iter().for_each(|(name, value)| fields(value, &format!("{path}.{name}"), found))
+                for (name, value) in object {
+                    fields(value, &format!("{path}.{name}"), found);
+                }
             }
             Value::Array(values) => match values.first() {
                 Some(first) => fields(first, &format!("{path}[]"), found),
