@@ -79,6 +79,10 @@ impl<T> Worded<T> {
 
     /// Ready when a head has been awaited for too long. What is under way is not interrupted.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.serving.is_so() {
+            // The clock is set anew for the head behind this request.
+            self.head_due = None;
+        }
         if self.serving.is_so() || !self.sent.is_between() {
             return Poll::Pending;
         }
