@@ -21,6 +21,7 @@ use actix_web::{Error, HttpMessage, HttpResponse, ResponseError};
 use futures_core::Stream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::connection::Serving;
 use crate::openai::error::ApiError;
 
 pub(super) const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -64,6 +65,7 @@ pub async fn with_guard<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let _served = request.conn_data::<Serving>().map(Serving::begin);
     let guard = request.app_data::<Data<Guard>>().map(|guard| guard.get_ref().clone()).unwrap_or_default();
     let origin = request.headers().get(ORIGIN).filter(|origin| guard.allows_origin(origin)).cloned();
     let mut response = match guard.check(&request) {

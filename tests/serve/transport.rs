@@ -95,6 +95,15 @@ async fn clients_that_dawdle_are_not_waited_for() {
     assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
     stream.write_all(b"GET /version HTTP/1.1\r\nhost: loc").unwrap();
     assert_refused(&read(&mut stream), 408, head);
+    // Nor is a body waited for that has its answer.
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{}", server.port())).unwrap();
+    let endless = b"POST /v1/nope HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n";
+    stream.write_all(endless).unwrap();
+    assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+    stream.write_all(b"1\r\nx\r\n").unwrap();
+    let answered = Instant::now();
+    read(&mut stream);
+    assert!(answered.elapsed() < Duration::from_secs(10), "{:?}", answered.elapsed());
     let slow = "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2000";
     let answer = raw(&server, format!("{slow}\r\n\r\n{{\"model\"").as_bytes());
     assert_refused(&answer, 408, "\"message\":\"Request body was not received in time.\"");

@@ -3,9 +3,11 @@
 mod framing;
 mod worded;
 
+use std::cell::Cell;
 use std::fmt::Debug;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,7 +112,33 @@ fn send_at_once(io: &TcpStream) -> io::Result<()> {
 }
 
 /// A connection with its protocol and where it comes from.
-type Accepted<T> = (T, Protocol, Option<SocketAddr>);
+type Accepted<T> = (Worded<T>, Protocol, Option<SocketAddr>);
+
+/// Whether a request of a connection is being served, which the app says: while none is, and no answer is under way, a head is awaited. Found
+/// among the data of the connection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Serving(Rc<Cell<bool>>);
+
+/// A request that is being served until this is dropped.
+#[derive(Debug)]
+pub(super) struct Served(Serving);
+
+impl Serving {
+    pub(super) fn begin(&self) -> Served {
+        self.0.set(true);
+        Served(self.clone())
+    }
+
+    fn is_so(&self) -> bool {
+        self.0.get()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.0.set(false);
+    }
+}
 
 fn http<T, I, S, B>(
     connections: Connections,
@@ -138,5 +166,6 @@ where
         .client_disconnect_timeout(FAREWELL)
         // Without this a client that closes its side is not noticed while an answer is awaited, and keeps its slot.
         .h1_allow_half_closed(false)
+        .on_connect_ext(|io: &Worded<T>, data| drop(data.insert(io.serving())))
         .finish(map_config(app, |()| AppConfig::default()))
 }

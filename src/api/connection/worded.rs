@@ -10,6 +10,7 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::Serving;
 use super::framing::{Bare, Framing};
 use crate::api::guard::{HEAD_BYTES_MAX, HEADERS_MAX, URI_BYTES_MAX};
 use crate::api::request_id;
@@ -17,21 +18,25 @@ use crate::openai::error::ApiError;
 
 /// What a client has sent that was told to go is thrown away for so long: a connection that is closed with unread bytes takes the answer along.
 const LINGER: Duration = Duration::from_secs(1);
+/// Longer than the library keeps a connection that has nothing to say. What it waits for beyond that is the end of a body that nobody reads.
+const IDLE: Duration = Duration::from_secs(6);
 /// A method and a version stand beside the URI.
 const LINE_BYTES_MAX: usize = URI_BYTES_MAX + 64;
 
 /// A connection on which the HTTP library's own refusals are put into words.
 ///
 /// What the library cannot read as a request never reaches the app; it answers with a status, an empty body, and the end of the connection.
-/// Such an answer is replaced here. And the library times the first head of a connection alone, so later ones are timed here.
+/// Such an answer is replaced here. And the library times the first head of a connection alone, and waits for ever for the end
+/// of a body in chunks that was answered before: that is timed here.
 #[derive(Debug)]
 pub(super) struct Worded<T> {
     io: T,
     sent: Framing,
     asked: Asked,
+    serving: Serving,
     /// In which a head that has begun has to end.
     head_timeout: Duration,
-    /// Set while one has begun.
+    /// Set while one is awaited.
     head_due: Option<Pin<Box<Sleep>>>,
     refusal: Option<Refusal>,
 }
@@ -43,9 +48,6 @@ struct Asked {
     /// Bytes of the first line.
     line: usize,
     line_ended: bool,
-    /// How many bytes of the empty line that ends a head came last.
-    ending: usize,
-    head_ended: bool,
 }
 
 /// What is said in the place of a bare refusal. Nothing comes after it.
@@ -67,7 +69,26 @@ enum Step {
 impl<T> Worded<T> {
     pub(super) fn new(io: T, head_timeout: Duration) -> Self {
         let (sent, asked) = (Framing::default(), Asked::default());
-        Self { io, sent, asked, head_timeout, head_due: None, refusal: None }
+        Self { io, sent, asked, serving: Serving::default(), head_timeout, head_due: None, refusal: None }
+    }
+
+    /// For the app to say when it serves a request.
+    pub(super) fn serving(&self) -> Serving {
+        self.serving.clone()
+    }
+
+    /// Ready when a head has been awaited for too long. What is under way is not interrupted.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.serving.is_so() {
+            // The clock is set anew for the head behind this request.
+            self.head_due = None;
+        }
+        if self.serving.is_so() || !self.sent.is_between() {
+            return Poll::Pending;
+        }
+        let timeout = if self.asked.bytes > 0 { self.head_timeout } else { self.head_timeout.max(IDLE) };
+        let due = self.head_due.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
+        due.as_mut().poll(cx)
     }
 }
 
@@ -79,21 +100,6 @@ impl Asked {
             self.line += end.unwrap_or(bytes.len());
             self.line_ended = end.is_some();
         }
-        for byte in bytes {
-            if self.head_ended {
-                return;
-            }
-            self.ending = match (self.ending, byte) {
-                (0 | 2, b'\r') | (1 | 3, b'\n') => self.ending + 1,
-                (_, b'\r') => 1,
-                _ => 0,
-            };
-            self.head_ended = self.ending == 4;
-        }
-    }
-
-    fn is_head(self) -> bool {
-        self.bytes > 0 && !self.head_ended
     }
 
     /// Why the library refuses it, which knows no more than a status of it. `None` is for who has not asked for anything.
@@ -187,20 +193,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Worded<T> {
         }
         let before = buf.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut this.io).poll_read(cx, buf) {
-            this.asked.note(&buf.filled()[before..]);
-            if !this.asked.is_head() {
+            if this.asked.bytes == 0 {
+                // What was waited for begins.
                 this.head_due = None;
             }
+            this.asked.note(&buf.filled()[before..]);
             return Poll::Ready(read);
         }
-        // An answer that is under way is not interrupted.
-        if !this.asked.is_head() || !this.sent.is_between() {
-            return Poll::Pending;
-        }
-        let timeout = this.head_timeout;
-        let due = this.head_due.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + timeout)));
-        ready!(due.as_mut().poll(cx));
-        this.refusal.insert(Refusal::new(Some(&ApiError::head_timeout()))).poll(&mut this.io, cx)
+        ready!(this.poll_overdue(cx));
+        let error = this.asked.refused(StatusCode::REQUEST_TIMEOUT);
+        this.refusal.insert(Refusal::new(error.as_ref())).poll(&mut this.io, cx)
     }
 }
 
@@ -227,6 +229,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Worded<T> {
             this.asked = Asked::default();
             this.head_due = None;
         }
+        // Here the clock is set that the next read looks at.
+        let _ = this.poll_overdue(cx);
         Poll::Ready(Ok(written))
     }
 
