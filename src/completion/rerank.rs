@@ -70,7 +70,8 @@ impl Completions {
 
     pub(super) async fn measure_pairs(&self, body: &Map<String, Value>) -> Result<Measure, ApiError> {
         let RerankRequest { model, query, documents, limits, .. } = read::rerank(body, &self.shared.limits)?;
-        let (_, inputs, _) = self.tokenized_pairs(&model, &AllowedModels::default(), Texts { query, documents, limits }).await?;
+        let (_, inputs, _) =
+            self.tokenized_pairs(&model, &AllowedModels::default(), Texts { query, documents, limits }).await?;
         let prompt_tokens = inputs.iter().map(|input| input.len() as u64).sum();
         Ok(Measure { prompt_tokens, max_output_tokens: 0 })
     }

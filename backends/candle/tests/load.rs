@@ -205,7 +205,7 @@ fn weights_are_widened_exactly_or_refused() {
     let bf16 = stored_as(&model, Stored::BF16, |value| half::bf16::from_f32(value).to_le_bytes().into());
     let f16 = stored_as(&model, Stored::F16, |value| half::f16::from_f32(value).to_le_bytes().into());
     let f32 = model.write();
-    // Widened when they are loaded, or in registers.
+    // Widened when they are loaded, or kept.
     for dtype in [Dtype::F32, Dtype::Auto] {
         let likeliest = |dir: &Path| {
             let mut top = Vec::new();
@@ -214,8 +214,17 @@ fn weights_are_widened_exactly_or_refused() {
             top
         };
         let expected = likeliest(f32.path());
-        assert_eq!(likeliest(bf16.path()), expected);
         assert_eq!(likeliest(f16.path()), expected);
+        let got = likeliest(bf16.path());
+        if dtype == Dtype::F32 {
+            assert_eq!(got, expected);
+            continue;
+        }
+        // Activations are rounded where they meet BF16.
+        assert_ne!(got, expected);
+        for ((token, logprob), (expected_token, expected)) in got.iter().zip(&expected).take(5) {
+            assert!(token == expected_token && (logprob - expected).abs() < 0.03, "{token}: {logprob} and {expected}");
+        }
     }
     let f64s = stored_as(&model, Stored::F64, |value| f64::from(value).to_le_bytes().into());
     assert_invalid(f64s.path(), "model.safetensors", "expected F32, BF16 or F16 got F64");

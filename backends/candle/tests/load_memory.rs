@@ -14,8 +14,8 @@ use tandem_core::{BackendLoader, LoadProgress, LoadedBytes};
 #[global_allocator]
 static ALLOCATED: PeakAlloc = PeakAlloc;
 
-/// What two threads work on, and what a tokenizer is made of: far less than the weights here, in whatever they are kept.
-const WORKED_ON: usize = 6 << 20;
+/// What two threads work on, and what a tokenizer is made of, which is most of it: far less than the weights in their file.
+const WORKED_ON: usize = 20 << 20;
 
 /// Loads a model, and asserts that at no time there was much more in memory than in the end, and that all of it was told of.
 #[track_caller]

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use tandem_core::LoadError;
 use tandem_gguf::{GgufFile, Header, Value};
 
+use crate::model_file::EMBEDDERS;
+
 /// llama.cpp's bounds, which it asserts.
 const MAX_LAYERS: u64 = 512;
 const MAX_EXPERTS: u64 = 1024;
@@ -84,6 +86,11 @@ impl Numbers<'_> {
 
     fn check_heads(&self) -> Result<(), String> {
         let (heads, kv_heads) = (self.unsigned("attention.head_count"), self.unsigned("attention.head_count_kv"));
+        // llama.cpp divides by it in its encoders.
+        let is_listed = self.header.array_len(&self.key("attention.head_count")).is_some();
+        if EMBEDDERS.contains(&self.architecture) && !is_listed && heads.unwrap_or(0) == 0 {
+            return self.invalid("attention.head_count", "missing, or no positive number");
+        }
         if let (Some(heads), Some(kv_heads)) = (heads, kv_heads)
             && kv_heads != 0
             && (heads == 0 || heads % kv_heads != 0)

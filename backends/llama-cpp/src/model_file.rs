@@ -36,7 +36,7 @@ fn check_byte_tokens(file: &GgufFile, kind: VocabKind) -> Result<(), LoadError> 
 }
 
 /// Architectures whose tokens see those behind them too: they turn a text into a vector and cannot continue it.
-const EMBEDDERS: &[&str] = &[
+pub(crate) const EMBEDDERS: &[&str] = &[
     "bert",
     "modern-bert",
     "nomic-bert",

@@ -43,11 +43,6 @@ impl Head {
                 "a reranker with {labels} labels (`{key}`), where one of architecture `{architecture}` has {expected}"
             ));
         }
-        // llama.cpp divides by it.
-        let heads = format!("{architecture}.attention.head_count");
-        if header.unsigned(&heads).unwrap_or(0) == 0 {
-            return Err(format!("invalid hyper-parameter {heads}: missing, or no positive number"));
-        }
         let width = header.unsigned(&format!("{architecture}.embedding_length")).unwrap_or(0);
         if !has_tensor(tensors, last, [width, labels])? {
             return Err(format!("a reranker without `{last}`"));
