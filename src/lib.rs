@@ -2,7 +2,7 @@
 //!
 //! The code map, from the outside in; each depends only on what stands below it:
 //!
-//! - [`cli`]: the commands. [`bench`]: servers side by side. [`app`]: the server as a value with a port.
+//! - [`cli`]: the commands. [`bench`](mod@bench): servers side by side. [`app`]: the server as a value with a port.
 //! - [`api`]: HTTP handlers, one file per resource.
 //! - [`access`]: who may ask for what, and how much.
 //! - [`batch`]: the Batch API's life, from an input file to an output file. [`store`]: SQLite and files on disk.
