@@ -17,6 +17,8 @@ const MAX_HEADS: u64 = 1 << 15;
 const MAX_FEED_FORWARD: u64 = 1 << 24;
 /// Beyond any width of a state.
 const MAX_STATE: u64 = 1 << 24;
+/// Encoders whose heads may have a length of their own: with a matrix each for queries, keys and values.
+const FREE_HEADS: &[&str] = &["eurobert", "gemma-embedding", "llama-embed"];
 const ROPE_SCALINGS: &[&str] = &["none", "linear", "yarn", "longrope"];
 
 /// Checks what every architecture has in common. Keys that an architecture does not have are left to llama.cpp.
@@ -84,12 +86,28 @@ impl Numbers<'_> {
         }
     }
 
+    /// llama.cpp divides by the number of heads in its encoders, and takes it for granted that heads make up the width of the model: queries,
+    /// keys and values are views of one product.
+    fn check_heads_of_encoder(&self, heads: u64) -> Result<(), String> {
+        const NAME: &str = "attention.head_count";
+        let width = self.unsigned("embedding_length").unwrap_or(0);
+        let Some(length) = width.checked_div(heads) else {
+            return self.invalid(NAME, "missing, or no positive number");
+        };
+        let (key, value) = (self.unsigned("attention.key_length"), self.unsigned("attention.value_length"));
+        if FREE_HEADS.contains(&self.architecture) && key.is_some() {
+            return Ok(());
+        }
+        if heads * length != width || [key, value].into_iter().flatten().any(|given| given != length) {
+            return self.invalid(NAME, format!("{heads}, with a width of {width}"));
+        }
+        Ok(())
+    }
+
     fn check_heads(&self) -> Result<(), String> {
         let (heads, kv_heads) = (self.unsigned("attention.head_count"), self.unsigned("attention.head_count_kv"));
-        // llama.cpp divides by it in its encoders.
-        let is_listed = self.header.array_len(&self.key("attention.head_count")).is_some();
-        if EMBEDDERS.contains(&self.architecture) && !is_listed && heads.unwrap_or(0) == 0 {
-            return self.invalid("attention.head_count", "missing, or no positive number");
+        if EMBEDDERS.contains(&self.architecture) {
+            self.check_heads_of_encoder(heads.unwrap_or(0))?;
         }
         if let (Some(heads), Some(kv_heads)) = (heads, kv_heads)
             && kv_heads != 0

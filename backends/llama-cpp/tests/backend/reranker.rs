@@ -332,6 +332,14 @@ fn files_without_a_head_that_fits() {
         changed(modern_bert_ranks(), |file| file.unset("modern-bert.attention.head_count")),
         "invalid hyper-parameter modern-bert.attention.head_count: missing, or no positive number"
     );
+    assert_eq!(
+        changed(modern_bert_ranks(), |file| file.set("modern-bert.attention.head_count", Value::U32(260))),
+        "invalid hyper-parameter modern-bert.attention.head_count: 260, with a width of 32"
+    );
+    assert_eq!(
+        changed(modern_bert_ranks(), |file| file.number("attention.key_length", 4)),
+        "invalid hyper-parameter modern-bert.attention.head_count: 4, with a width of 32"
+    );
     let mut causal = crate::architectures::plain();
     causal.number("pooling_type", RANK);
     assert_eq!(invalid(&causal), "a reranker of architecture `llama`, for which llama.cpp has no scores");
