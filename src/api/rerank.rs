@@ -1,10 +1,9 @@
 use actix_web::HttpResponse;
-use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 
-use super::{JsonBody, request_id, sse};
+use super::{JsonBody, embeddings};
 use crate::access::Caller;
-use crate::completion::{Answered, Completions};
+use crate::completion::Completions;
 use crate::openai::error::ApiError;
 
 /// `POST /v1/rerank`, and the other URLs that clients have for it.
@@ -13,11 +12,5 @@ pub(super) async fn create(
     caller: Caller,
     body: JsonBody,
 ) -> Result<HttpResponse, ApiError> {
-    let Answered { answer, ignored, request_id } = completions.rerank(&body.0, caller.clone()).await?;
-    caller.charge(answer.usage.total_tokens);
-    let mut response = HttpResponse::Ok();
-    request_id::name(&mut response, request_id.as_deref());
-    let mut response = response.content_type(ContentType::json()).body(answer.body.get().to_owned());
-    sse::name_ignored(response.headers_mut(), &ignored);
-    Ok(response)
+    Ok(embeddings::respond(&caller, completions.rerank(&body.0, caller.clone()).await?))
 }

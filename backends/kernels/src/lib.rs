@@ -21,6 +21,7 @@ mod attention;
 mod dense;
 mod elementwise;
 mod exponential;
+mod floats;
 mod format;
 mod integer;
 mod isa;

@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use crate::{
     BLOCK, PANEL,
     activations::{Activations, Block, Forms},
-    dense::{Dense, Half, Single, Sums, add_pairs, add_products},
+    dense::{Half, Single},
+    floats::{Floats, Pairs},
     format::{Eight, Five, Four, Halved, Plain, Quants, Scales, Six, WithMinimums},
     integer::{self, Panel},
     isa::{Isa, Work, dispatch},
@@ -232,60 +233,6 @@ impl Part {
     fn panel(&self, panel: usize) -> Panel<'_> {
         let (scales, quants) = self.lines[panel * self.panel_lines..][..self.panel_lines].split_at(self.scale_lines);
         Panel { scales, quants }
-    }
-}
-
-/// How floats meet activations, a tile at a time.
-trait Floats {
-    /// Of one activation.
-    const BYTES: usize;
-    /// Up to so many rows the panels that come next are not asked for: those at hand are read too fast for it to pay.
-    const FEW_ROWS: usize;
-
-    fn add<I: Isa, const ROWS: usize, const PANELS: usize>(
-        isa: I,
-        panels: [&[Line]; PANELS],
-        next: [&[Line]; PANELS],
-        x: &Activations,
-        tile: usize,
-        sums: &mut Sums<I::Floats, ROWS, PANELS>,
-    );
-}
-
-impl<D: Dense> Floats for D {
-    const BYTES: usize = size_of::<f32>();
-    const FEW_ROWS: usize = 0;
-
-    #[inline(always)]
-    fn add<I: Isa, const ROWS: usize, const PANELS: usize>(
-        isa: I,
-        panels: [&[Line]; PANELS],
-        next: [&[Line]; PANELS],
-        x: &Activations,
-        tile: usize,
-        sums: &mut Sums<I::Floats, ROWS, PANELS>,
-    ) {
-        add_products::<I, D, ROWS, PANELS>(isa, panels, next, x.floats(tile), sums);
-    }
-}
-
-/// BF16, with activations that are rounded to it: what processors have instructions for.
-struct Pairs;
-
-impl Floats for Pairs {
-    const BYTES: usize = size_of::<u32>() / 2;
-    const FEW_ROWS: usize = 2;
-
-    #[inline(always)]
-    fn add<I: Isa, const ROWS: usize, const PANELS: usize>(
-        isa: I,
-        panels: [&[Line]; PANELS],
-        next: [&[Line]; PANELS],
-        x: &Activations,
-        tile: usize,
-        sums: &mut Sums<I::Floats, ROWS, PANELS>,
-    ) {
-        add_pairs::<I, ROWS, PANELS>(isa, panels, next, x.pairs(tile), sums);
     }
 }
 
