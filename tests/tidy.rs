@@ -20,7 +20,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tandem-gguf", &["tandem-core"]),
     ("tandem-llama-cpp", &["tandem-core", "tandem-gguf"]),
     ("tandem-kernels", &[]),
-    ("tandem-candle", &["tandem-core", "tandem-gguf", "tandem-kernels"]),
+    ("tandem-cuda", &[]),
+    ("tandem-candle", &["tandem-core", "tandem-gguf", "tandem-kernels", "tandem-cuda"]),
     ("tandem-migrations", &[]),
     (
         "tandem",
@@ -123,8 +124,8 @@ fn every_crate_has_the_workspace_lints() {
         let path = string(package, "manifest_path");
         let manifest: toml::Table = read(Path::new(path)).parse().expect("cargo has read it already");
         let inherited = manifest["lints"].get("workspace").is_some_and(|value| value.as_bool() == Some(true));
-        // Kernels may need `unsafe`, so their crate carries a table of its own.
-        if !inherited && string(package, "name") != "tandem-kernels" {
+        // Kernels may need `unsafe`, so their crates carry tables of their own.
+        if !inherited && !["tandem-kernels", "tandem-cuda"].contains(&string(package, "name")) {
             offences.add(format_args!("{path}: wants `[lints] workspace = true`"));
         }
     }
@@ -182,12 +183,17 @@ fn only_the_command_line_prints() {
 fn unsafe_is_for_kernels_only() {
     let mut offences = Offences::default();
     for file in sources(&["src", "backends", "migrations", "tests"]) {
-        if file.path.starts_with("backends/kernels") || file.path == Path::new("tests/tidy.rs") {
+        let of_kernels = ["backends/kernels", "backends/cuda"].iter().any(|kernels| file.path.starts_with(kernels));
+        if of_kernels || file.path == Path::new("tests/tidy.rs") {
             continue;
         }
         for (number, line) in file.lines() {
             if has_word(line, "unsafe") {
-                offences.at(&file, number, format_args!("`unsafe` is allowed in backends/kernels only"));
+                offences.at(
+                    &file,
+                    number,
+                    format_args!("`unsafe` is allowed in backends/kernels and backends/cuda only"),
+                );
             }
         }
     }

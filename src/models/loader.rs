@@ -236,7 +236,7 @@ fn llama_cpp(
 #[cfg(feature = "candle")]
 fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
     let planner = tandem_candle::Planner::new(candle_settings(backend, model)?)?;
-    let plan = planner.plan();
+    let plan = planner.plan_within(memory)?;
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
         weights: plan.needs.weights,
@@ -244,7 +244,7 @@ fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<
         kv: plan.needs.kv,
         compute: plan.needs.compute,
         room,
-        place: if memory.is_some() { "of" } else { "free memory" },
+        place: if memory.is_some() { "of" } else { planner.place() },
         parallel: plan.parallel,
         context: plan.context,
         trained: plan.trained,
@@ -278,9 +278,9 @@ fn candle_settings(
     backend: &BackendSettings,
     model: &ModelSettings,
 ) -> Result<tandem_candle::CandleSettings, LoadError> {
-    use tandem_candle::{CandleSettings, Dtype, Quantization};
+    use tandem_candle::{CandleSettings, ComputeDevice, Dtype, Quantization};
 
-    use crate::settings::{CandleDtype, CandleQuantization};
+    use crate::settings::{CandleDevice, CandleDtype, CandleQuantization};
 
     let &BackendSettings::Candle {
         parallel,
@@ -291,6 +291,7 @@ fn candle_settings(
         quantization,
         block_size,
         kv_tokens,
+        device,
     } = backend
     else {
         return Err(LoadError::Unsupported(format!("these settings are for the backend {}", backend.name())));
@@ -317,6 +318,12 @@ fn candle_settings(
         block_size,
         max_step_tokens,
         kv_tokens,
+        device: match device {
+            CandleDevice::Cpu => ComputeDevice::Cpu,
+            CandleDevice::Cuda { ordinal, memory_fraction } => {
+                ComputeDevice::Cuda { ordinal: ordinal as usize, memory_fraction }
+            }
+        },
         threads: threads.map(|threads| threads as usize),
     })
 }

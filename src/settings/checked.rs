@@ -85,8 +85,9 @@ pub enum BackendSettings {
         dtype: CandleDtype,
         quantization: CandleQuantization,
         block_size: u32,
-        /// Tokens that the KV cache holds; as many as all sequences may have when absent.
+        /// Tokens that the KV cache holds. When absent, as many as all sequences may have; on a GPU as many as there is room for.
         kv_tokens: Option<u32>,
+        device: CandleDevice,
     },
     Sim {
         parallel: u32,
@@ -96,6 +97,17 @@ pub enum BackendSettings {
         kv_tokens: Option<u32>,
         step_delay_ms: u64,
         faults: SimFaults,
+    },
+}
+
+/// What candle computes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum CandleDevice {
+    Cpu,
+    /// An NVIDIA card, by its number among those that are visible, and how much of its memory may be in use.
+    Cuda {
+        ordinal: u32,
+        memory_fraction: f64,
     },
 }
 
@@ -430,7 +442,7 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
     match kind {
         Kind::LlamaCpp => Ok(BackendSettings::LlamaCpp(llama_cpp::check(raw)?)),
         Kind::Candle => {
-            check_device(raw.device.as_deref(), raw.gpu_memory_fraction)?;
+            let device = check_device(raw.device.as_deref(), raw.gpu_memory_fraction)?;
             let quantization = one_of(
                 "backend.quantization",
                 raw.quantization.as_deref().unwrap_or("none"),
@@ -467,6 +479,7 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
                 quantization,
                 block_size,
                 kv_tokens,
+                device,
             })
         }
         Kind::Sim => {
@@ -517,22 +530,34 @@ fn check_blocks(
     }
 }
 
-/// What a GPU would be needed for is refused: this program has no candle kernels for one yet.
-fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Result<(), SettingsError> {
+/// How much of a card's memory may be in use where nothing is said, as vLLM has it.
+const GPU_MEMORY_FRACTION: f64 = 0.9;
+
+/// `cpu`, `cuda` or `cuda:1`. A GPU is refused here where no build of this program could use one.
+fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Result<CandleDevice, SettingsError> {
     if let Some(fraction) = gpu_memory_fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
         return Err(SettingsError::new("backend.gpu_memory_fraction", format!("{fraction} is not between 0 and 1")));
     }
-    match device.unwrap_or("cpu") {
+    let name = device.unwrap_or("cpu");
+    let ordinal = match name {
         "cpu" if gpu_memory_fraction.is_some() => {
-            Err(SettingsError::new("backend.gpu_memory_fraction", "has no meaning with backend.device = \"cpu\""))
+            let reason = "has no meaning with backend.device = \"cpu\"";
+            return Err(SettingsError::new("backend.gpu_memory_fraction", reason));
         }
-        "cpu" => Ok(()),
-        "cuda" => Err(SettingsError::new(
-            "backend.device",
-            "this build of candle has no CUDA support (set backend.device to \"cpu\" to run on the processor)",
-        )),
-        other => Err(SettingsError::new("backend.device", format!("unknown device '{other}': one of cpu, cuda"))),
+        "cpu" => return Ok(CandleDevice::Cpu),
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
+    };
+    let Some(ordinal) = ordinal else {
+        let reason = format!("unknown device '{name}': one of cpu, cuda, or cuda: and the number of a card");
+        return Err(SettingsError::new("backend.device", reason));
+    };
+    if !cfg!(feature = "cuda") {
+        let reason =
+            "this program was built without the feature cuda (set backend.device to \"cpu\" to run on the processor)";
+        return Err(SettingsError::new("backend.device", reason));
     }
+    Ok(CandleDevice::Cuda { ordinal, memory_fraction: gpu_memory_fraction.unwrap_or(GPU_MEMORY_FRACTION) })
 }
 
 fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {

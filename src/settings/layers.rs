@@ -188,7 +188,8 @@ impl Resolved {
     /// Who sets `GPU_MEMORY_UTILIZATION` for all their servers has not asked this one for a GPU.
     fn leave_out_a_fraction_of_no_gpu(&mut self) {
         let word = |key: &str| self.leaves.get(&path("backend", key)).map(|leaf| leaf.value.to_string());
-        let on_gpu = word("kind").as_deref() == Some("candle") && word("device").as_deref() == Some("cuda");
+        let on_gpu = word("kind").as_deref() == Some("candle")
+            && word("device").is_some_and(|device| device.starts_with("cuda"));
         let fraction = path("backend", "gpu_memory_fraction");
         let from_alias = self
             .leaves

@@ -49,6 +49,7 @@ fn main() {
         block_size: 16,
         max_step_tokens: 64,
         kv_tokens: None,
+        device: tandem_candle::ComputeDevice::Cpu,
         threads: None,
     };
     let reference = Reference::new(settings(Dtype::F32, Quantization::None), &TEXTS, CONTINUED).expect("a model");

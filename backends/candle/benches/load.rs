@@ -42,6 +42,7 @@ fn main() {
         block_size: 16,
         max_step_tokens: 64,
         kv_tokens: None,
+        device: tandem_candle::ComputeDevice::Cpu,
         threads: words.get(2).map(|threads| threads.parse().expect("a number of threads")),
     };
     let weights = Planner::new(settings.clone()).expect("a plan").plan().needs.weights;

@@ -34,6 +34,7 @@ fn main() {
         block_size: BLOCK as u32,
         max_step_tokens: PROMPT as u32,
         kv_tokens: None,
+        device: tandem_candle::ComputeDevice::Cpu,
         threads,
     };
     let bench = |backend: &mut dyn InferenceBackend| {

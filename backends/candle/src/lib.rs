@@ -4,7 +4,7 @@
 //! sequences, prompts and single tokens alike, are one matrix, so that each weight is read once per step whatever the number of
 //! sequences. K and V lie in pages that the engine hands out through block tables, and attention reads them where they lie.
 //!
-//! This version computes on the CPU: activations are F32, and 8-bit integers where they meet quantised weights. In reading order:
+//! On the CPU activations are F32, and 8-bit integers where they meet quantised weights. In reading order:
 //!
 //! - `loader`, `settings`, `model_files`, `directory`, `config`, `weights`: from a path to a checked model;
 //! - `gguf`: what a GGUF file says, in the words of a model directory;
@@ -13,11 +13,13 @@
 //! - `backend`, `models/decoder`, `models/trunk`, `layers`: one step; the other `models` say what each family of models asks of the decoder;
 //! - `embedder`, `models/encoder`: one pass over whole texts, of an encoder or of the trunk of a decoder;
 //! - `paged`: the KV cache;
+//! - `device`: the same decoder on a GPU;
 //! - `synth`: models with random weights, to test and measure with; `accuracy`: what quantising a model changes.
 
 pub mod accuracy;
 mod backend;
 mod config;
+mod device;
 mod directory;
 mod embedder;
 mod frame;
@@ -38,7 +40,7 @@ mod weights;
 
 pub use loader::CandleLoader;
 pub use plan::{MemoryPlan, Planner};
-pub use settings::{CandleSettings, Dtype, Quantization};
+pub use settings::{CandleSettings, ComputeDevice, Dtype, Quantization};
 
 /// The version of candle that this crate is built on; candle exports none itself.
 #[must_use]

@@ -3,20 +3,22 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use tandem_core::{
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, GenerationDefaults, InferenceBackend,
-    KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SlotId, Step, TokenId, free_ram,
+    KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SampleRow, SamplingParams, SlotId, Step, TokenId, free_ram,
 };
+use tandem_cuda::{Device, SampleParams};
 use tandem_kernels::KvShape;
 
 use crate::{
     backend::CandleBackend,
     config::{BodyConfig, DecoderConfig, EmbedderConfig, ModelConfig},
+    device::{self, DeviceBackend, DeviceDecoder, DeviceNeeds, Shape},
     directory::invalid,
     embedder::{Body, CandleEmbedder},
     model_files::ModelFiles,
     models::{Decoder, Encoder, Trunk},
     paged::KvCache,
     plan,
-    settings::CandleSettings,
+    settings::{CandleSettings, ComputeDevice},
     tokenizer::Text,
 };
 
@@ -28,19 +30,27 @@ const WARM_UP_TOKENS: u32 = 8;
 pub struct CandleLoader {
     settings: CandleSettings,
     progress: LoadProgress,
+    /// Instead of the one that the settings name.
+    device: Option<Device>,
 }
 
 impl CandleLoader {
     /// Nothing is read before [`with_backend`](BackendLoader::with_backend).
     #[must_use]
     pub fn new(settings: CandleSettings) -> Self {
-        Self { settings, progress: LoadProgress::default() }
+        Self { settings, progress: LoadProgress::default(), device: None }
     }
 
     /// Tells `progress` how far a load has come.
     #[must_use]
     pub fn with_progress(self, progress: LoadProgress) -> Self {
         Self { progress, ..self }
+    }
+
+    /// Computes on a device that is open already, whatever card the settings name; they must name one.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device: Some(device), ..self }
     }
 }
 
@@ -50,21 +60,27 @@ impl BackendLoader for CandleLoader {
         let files = ModelFiles::open(&self.settings.model, self.settings.sha256.as_ref())?;
         let (config, config_file) = files.config()?;
         match config {
-            ModelConfig::Generator(config) => {
-                let (mut backend, text) = self.open_generator(files, &config, &config_file)?;
-                let Text { tokenizer, vocab, chat_template, defaults } = text;
-                serve(Loaded {
-                    backend: Backend::Generator(&mut backend),
-                    vocab: Arc::new(vocab),
-                    tokenizer: Arc::new(tokenizer),
-                    chat_template,
-                    defaults,
-                    matryoshka: Matryoshka::No,
-                    pair_template: None,
-                });
-                Ok(())
+            ModelConfig::Generator(config) => match self.settings.device {
+                ComputeDevice::Cpu => {
+                    let (mut backend, text) = self.open_generator(files, &config, &config_file)?;
+                    serve(generator(&mut backend, text));
+                    Ok(())
+                }
+                ComputeDevice::Cuda { ordinal, memory_fraction } => {
+                    let device =
+                        self.device.clone().map_or_else(|| Device::open(ordinal), Ok).map_err(device::refused)?;
+                    let (mut backend, text) =
+                        self.open_on_device(files, &config, &config_file, &device, memory_fraction)?;
+                    serve(generator(&mut backend, text));
+                    Ok(())
+                }
+            },
+            ModelConfig::Embedder(config) => {
+                if self.settings.device != ComputeDevice::Cpu {
+                    return Err(LoadError::Unsupported(device::EMBEDDERS_STAY.to_owned()));
+                }
+                self.with_embedder(files, &config, &config_file, serve)
             }
-            ModelConfig::Embedder(config) => self.with_embedder(files, &config, &config_file, serve),
         }
     }
 }
@@ -89,7 +105,7 @@ impl CandleLoader {
         config: &DecoderConfig,
         config_file: &Value,
     ) -> Result<(CandleBackend, Text), LoadError> {
-        let Self { settings, progress } = self;
+        let Self { settings, progress, .. } = self;
         let spec = spec(settings, config)?;
         let text = files.text(config_file, spec.vocab_size)?;
         let threads = thread_pool(settings.threads())?;
@@ -126,6 +142,65 @@ impl CandleLoader {
         Ok((backend, text))
     }
 
+    /// The same on a device.
+    fn open_on_device(
+        &self,
+        files: ModelFiles,
+        config: &DecoderConfig,
+        config_file: &Value,
+        device: &Device,
+        memory_fraction: f64,
+    ) -> Result<(DeviceBackend, Text), LoadError> {
+        let Self { settings, progress, .. } = self;
+        if let Some(reason) = device::unsupported(config) {
+            return Err(LoadError::Unsupported(reason));
+        }
+        let text = files.text(config_file, config.vocab_size as u32)?;
+        let shards = files.shards();
+        let mut weights = files.weights(config_file, settings.kept())?;
+        let number = device::number(settings, &weights);
+        let bytes = weights.device_bytes_of_all(number);
+        let needs = DeviceNeeds::new(device.processors(), settings, config, bytes, number);
+        let room = device::room(device.memory().map_err(device::refused)?, memory_fraction);
+        let kv_tokens = device::kv_tokens(settings, config, &needs, room);
+        let pages = u64::from(kv_tokens / settings.block_size);
+        needs.with_kv(pages).check(
+            settings.parallel,
+            settings.context.unwrap_or(config.max_positions),
+            room,
+            " on the GPU",
+        )?;
+        let mut spec = spec(&CandleSettings { kv_tokens: Some(kv_tokens), ..settings.clone() }, config)?;
+        spec.overlaps = true;
+        let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
+        let threads = thread_pool(settings.threads())?;
+        weights.tell(progress);
+        let shape = Shape {
+            context: spec.max_context,
+            parallel: settings.parallel as usize,
+            max_step_tokens: settings.max_step_tokens as usize,
+            pages: count as usize,
+            page_len: block_size as usize,
+        };
+        let model = threads.install(|| DeviceDecoder::load(device, number, config, shape, weights));
+        if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
+            return Err(invalid(&shard.path, "the file changed while it was being loaded"));
+        }
+        let model = model?;
+        progress.complete();
+        tracing::info!(
+            model.path = %settings.model.display(),
+            backend.device = device.name(),
+            backend.numbers = ?number,
+            kv.blocks = count,
+            "model loaded"
+        );
+        let room = device.allocate(settings.parallel as usize * SampleParams::BYTES).map_err(device::refused)?;
+        let mut backend = DeviceBackend::new(spec, model, threads, room);
+        warm_up(&mut backend, &settings.model)?;
+        Ok((backend, text))
+    }
+
     /// The same for a model that turns texts into vectors.
     fn with_embedder(
         &self,
@@ -134,7 +209,7 @@ impl CandleLoader {
         config_file: &Value,
         serve: &mut dyn FnMut(Loaded<'_>),
     ) -> Result<(), LoadError> {
-        let Self { settings, progress } = self;
+        let Self { settings, progress, .. } = self;
         let spec = CandleEmbedder::spec_of(settings, config);
         let Text { tokenizer, vocab, .. } = files.embedder_text(config_file, config)?;
         let threads = thread_pool(settings.threads())?;
@@ -190,6 +265,20 @@ fn matryoshka(config: &Value) -> Matryoshka {
     }
 }
 
+/// A model that continues prompts, to be lent.
+fn generator(backend: &mut dyn InferenceBackend, text: Text) -> Loaded<'_> {
+    let Text { tokenizer, vocab, chat_template, defaults } = text;
+    Loaded {
+        backend: Backend::Generator(backend),
+        vocab: Arc::new(vocab),
+        tokenizer: Arc::new(tokenizer),
+        chat_template,
+        defaults,
+        matryoshka: Matryoshka::No,
+        pair_template: None,
+    }
+}
+
 /// What the settings and the model allow together.
 fn spec(settings: &CandleSettings, config: &DecoderConfig) -> Result<BackendSpec, LoadError> {
     let &CandleSettings {
@@ -202,6 +291,7 @@ fn spec(settings: &CandleSettings, config: &DecoderConfig) -> Result<BackendSpec
         block_size,
         max_step_tokens,
         kv_tokens,
+        device: _,
         threads: _,
     } = settings;
     let max_context = context.unwrap_or(config.max_positions);
@@ -243,7 +333,7 @@ fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, LoadError> {
 
 /// Runs one pass, so that a model with broken weights is refused now and not by its first request. What it leaves in the cache is
 /// overwritten by whoever gets the pages.
-fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
+fn warm_up(backend: &mut dyn InferenceBackend, model: &Path) -> Result<(), LoadError> {
     let spec = backend.spec();
     let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
     let len = WARM_UP_TOKENS.min(spec.max_step_tokens).min(spec.max_context).min(spec.vocab_size);
@@ -253,10 +343,24 @@ fn warm_up(backend: &mut CandleBackend, model: &Path) -> Result<(), LoadError> {
         Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true, score: false };
     let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None });
     pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
-    if backend.logits().iter().all(|logit| logit.is_finite()) {
-        Ok(())
-    } else {
-        Err(invalid(model, "model produces non-finite logits"))
+    // With its log-probability, so that all logits are looked at.
+    let params = SamplingParams::greedy();
+    let row = SampleRow {
+        slot: SlotId(0),
+        params: &params,
+        u: 0.0,
+        prompt: &[],
+        output: &[],
+        banned: &[],
+        allowed: None,
+        logprobs: Some(0),
+    };
+    let mut out = Vec::new();
+    let sampled = backend.sample(&[row], &mut out);
+    sampled.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
+    match out.pop() {
+        Some(Ok(sampled)) if sampled.logprobs.as_ref().is_some_and(|logprobs| logprobs.logprob.is_finite()) => Ok(()),
+        _ => Err(invalid(model, "model produces non-finite logits")),
     }
 }
 

@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
 
 use tandem_core::{LoadError, MemoryNeeds, free_ram};
+use tandem_cuda::{Device, Number};
 use tandem_kernels::{Format, KvShape};
 
 use crate::{
     config::{BodyConfig, DecoderConfig, EmbedderConfig, MlpConfig, ModelConfig},
+    device::{self, DeviceNeeds},
     embedder::CandleEmbedder,
     model_files::ModelFiles,
-    settings::CandleSettings,
+    settings::{CandleSettings, ComputeDevice},
 };
 
 /// What a model would take, and what there is.
@@ -31,7 +33,23 @@ pub struct Planner {
     settings: CandleSettings,
     config: ModelConfig,
     weights: BTreeMap<Format, u64>,
+    card: Option<Card>,
 }
+
+/// The GPU that a model is to be loaded to.
+#[derive(Debug)]
+struct Card {
+    /// What numbers that are not quantised would be there, and the bytes of all weights.
+    number: Number,
+    weights: u64,
+    /// Of the card that there is, or one like those that the backend is made for.
+    processors: u32,
+    /// What may be used of it, or why there is none.
+    room: Result<u64, String>,
+}
+
+/// As many as an A100 has: room to compute in depends on it a little.
+const PROCESSORS: u32 = 108;
 
 impl Planner {
     /// Reads the model's files, but for its weights.
@@ -42,8 +60,54 @@ impl Planner {
         settings.check()?;
         let files = ModelFiles::open(&settings.model, settings.sha256.as_ref())?;
         let (config, file) = files.config()?;
-        let weights = files.weights(&file, settings.kept())?.formats();
-        Ok(Self { settings, config, weights })
+        let weights = files.weights(&file, settings.kept())?;
+        let card = match (&config, settings.device) {
+            (_, ComputeDevice::Cpu) => None,
+            (ModelConfig::Generator(config), ComputeDevice::Cuda { ordinal, memory_fraction }) => {
+                if let Some(reason) = device::unsupported(config) {
+                    return Err(LoadError::Unsupported(reason));
+                }
+                let number = device::number(&settings, &weights);
+                let card = Device::open(ordinal);
+                Some(Card {
+                    number,
+                    weights: weights.device_bytes_of_all(number),
+                    processors: card.as_ref().map_or(PROCESSORS, Device::processors),
+                    room: card
+                        .and_then(|card| card.memory())
+                        .map(|memory| device::room(memory, memory_fraction))
+                        .map_err(|error| error.to_string()),
+                })
+            }
+            (ModelConfig::Embedder(_), ComputeDevice::Cuda { .. }) => {
+                return Err(LoadError::Unsupported(device::EMBEDDERS_STAY.to_owned()));
+            }
+        };
+        let weights = weights.formats();
+        Ok(Self { settings, config, weights, card })
+    }
+
+    /// Where the model would lie, for people.
+    #[must_use]
+    pub fn place(&self) -> &'static str {
+        if self.card.is_some() { "free on the GPU" } else { "free memory" }
+    }
+
+    /// What the settings ask for where there are so many bytes, or what is free. On a GPU the KV cache takes what is left.
+    ///
+    /// # Errors
+    /// When it is to be on a GPU, nothing is said of how much there is, and there is none.
+    pub fn plan_within(&self, bytes: Option<u64>) -> Result<MemoryPlan, LoadError> {
+        let plan = self.plan();
+        let (Some(card), ModelConfig::Generator(config)) = (&self.card, &self.config) else { return Ok(plan) };
+        let free = match (bytes, &card.room) {
+            (Some(bytes), _) => bytes,
+            (None, Ok(room)) => *room,
+            (None, Err(reason)) => return Err(LoadError::Unsupported(reason.clone())),
+        };
+        let needs = DeviceNeeds::new(card.processors, &self.settings, config, card.weights, card.number);
+        let kv_tokens = device::kv_tokens(&self.settings, config, &needs, free);
+        Ok(MemoryPlan { needs: self.needs(plan.context, plan.parallel, kv_tokens.into()), free, ..plan })
     }
 
     /// What the settings ask for.
@@ -102,7 +166,14 @@ impl Planner {
     fn needs(&self, context: u32, parallel: u32, kv_tokens: u64) -> MemoryNeeds {
         let weights = self.weights.values().sum();
         match &self.config {
-            ModelConfig::Generator(config) => needs(&self.settings, config, weights, parallel, kv_tokens),
+            ModelConfig::Generator(config) => match &self.card {
+                None => needs(&self.settings, config, weights, parallel, kv_tokens),
+                Some(card) => {
+                    let settings = CandleSettings { context: Some(context), parallel, ..self.settings.clone() };
+                    let needs = DeviceNeeds::new(card.processors, &settings, config, card.weights, card.number);
+                    needs.with_kv(kv_tokens.div_ceil(settings.block_size.into()))
+                }
+            },
             ModelConfig::Embedder(config) => {
                 let settings = CandleSettings { context: Some(context), ..self.settings.clone() };
                 embedder_needs(&settings, config, weights)
@@ -199,6 +270,7 @@ mod tests {
             block_size: 16,
             max_step_tokens: 512,
             kv_tokens: None,
+            device: crate::settings::ComputeDevice::Cpu,
             threads: None,
         };
         change(&mut settings);
@@ -248,6 +320,28 @@ mod tests {
         assert_eq!(planner.longest_context(plan.needs.weights), None);
         assert_eq!(planner.most_sequences(plan.needs.total()), Some(1));
         assert_eq!(planner.most_sequences(plan.needs.total() - 1), None);
+    }
+
+    /// On a card that is not there, of so much memory.
+    #[test]
+    fn the_cache_of_a_gpu_is_what_is_left() {
+        let on_gpu = |settings: &mut CandleSettings| {
+            settings.device = ComputeDevice::Cuda { ordinal: 0, memory_fraction: 0.9 };
+        };
+        let planner = planner(on_gpu);
+        let all = planner.plan_within(Some(64 << 30)).expect("a plan").needs;
+        // As on the CPU, in the numbers of the weights.
+        assert_eq!(all.kv, 8 * 512 * 5 * 2 * 64 * 2 * 2);
+        let half = planner.plan_within(Some(all.total() - all.kv / 2)).expect("a plan").needs;
+        assert!((all.kv / 2 - (1 << 16)..=all.kv / 2).contains(&half.kv), "{half:?} of {all:?}");
+        let least = planner.plan_within(Some(1)).expect("a plan").needs;
+        assert_eq!(least.kv, all.kv / 8, "one sequence at its longest");
+        let asked = planner_of("../../models/tiny", |settings| {
+            on_gpu(settings);
+            settings.kv_tokens = Some(1024);
+        });
+        assert_eq!(asked.plan_within(Some(64 << 30)).expect("a plan").needs.kv, all.kv / 4);
+        assert_eq!(planner.place(), "free on the GPU");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use tandem_kernels::{KvFormat, PANEL};
 use crate::weights::Kept;
 
 /// What to load and within which limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CandleSettings {
     /// A Hugging Face model directory (`config.json`, `tokenizer.json` and safetensors files) or a GGUF file.
     pub model: PathBuf,
@@ -26,12 +26,29 @@ pub struct CandleSettings {
     pub max_step_tokens: u32,
     /// Tokens that the KV cache holds over all sequences, rounded up to whole pages; `None` is `parallel` full contexts.
     pub kv_tokens: Option<u32>,
+    /// What computes.
+    pub device: ComputeDevice,
     /// Threads that compute. `None` is one per physical core, less one for the server when there are more than two: of two cores the
     /// server needs too little to be given half of the machine.
     pub threads: Option<usize>,
 }
 
-/// What numbers that are not quantised are kept in. Computed is in F32.
+/// What a model is computed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ComputeDevice {
+    #[default]
+    Cpu,
+    /// An NVIDIA card.
+    Cuda {
+        /// Its number, in the order of `CUDA_VISIBLE_DEVICES`.
+        ordinal: usize,
+        /// How much of its memory may be used, with what others use already: more than 0 and not more than 1. What weights and work space leave of
+        /// it is KV cache, unless `kv_tokens` says how much.
+        memory_fraction: f64,
+    },
+}
+
+/// What numbers that are not quantised are kept in. Computed is in F32, but for products on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
     /// Weights as their file has them, K and V in F16.
@@ -67,8 +84,14 @@ impl CandleSettings {
             block_size,
             max_step_tokens,
             kv_tokens,
+            device,
             threads,
         } = self;
+        if let ComputeDevice::Cuda { memory_fraction, .. } = device
+            && !(*memory_fraction > 0.0 && *memory_fraction <= 1.0)
+        {
+            return Err(LoadError::Unsupported(format!("memory_fraction {memory_fraction} is not between 0 and 1")));
+        }
         let zero = [
             ("context", *context == Some(0)),
             ("parallel", *parallel == 0),

@@ -16,13 +16,13 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
-use support::{byte_level, load, settings};
+use support::{byte_level, device::on_device, settings};
 use tandem_candle::{CandleLoader, CandleSettings};
-use tandem_core::{BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId, conformance};
+use tandem_core::{
+    BackendLoader, BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId, conformance,
+};
 
 const MAX_ERROR: f64 = 1e-4;
-/// To the bit, whatever is computed beside it.
-const CONFORMANCE_TOLERANCE: f32 = 0.0;
 const PROMPT: usize = 90;
 const CONTEXT: u32 = 160;
 
@@ -134,8 +134,20 @@ fn tokenizer(vocab: u64) -> Value {
     tokenizer
 }
 
+/// What computes.
+#[derive(Clone, Copy)]
+struct Computer {
+    loader: fn(CandleSettings) -> CandleLoader,
+    /// Whether what is computed beside a sequence changes none of its bits.
+    conforms_exactly: bool,
+}
+
+const CPU: Computer = Computer { loader: CandleLoader::new, conforms_exactly: true };
+/// Whose parts of an attention are put together in an order that the number of rows decides. That it conforms is seen with one model.
+const DEVICE: Computer = Computer { loader: on_device, conforms_exactly: false };
+
 /// Everything that serving does with a sequence, in pages that lie in no order.
-fn check(name: &str, block_size: u32) {
+fn check(name: &str, block_size: u32, computer: Computer) {
     let fixture = Fixture::open(name);
     let end = fixture.tokens.len() - 1;
     let pages = CONTEXT.div_ceil(block_size);
@@ -151,8 +163,10 @@ fn check(name: &str, block_size: u32) {
         ..settings(fixture.dir.path())
     };
     let mut error = 0.0f64;
-    conformance::check(Box::new(CandleLoader::new(settings.clone())), CONFORMANCE_TOLERANCE).unwrap();
-    load(settings, |loaded| {
+    if computer.conforms_exactly {
+        conformance::check(Box::new((computer.loader)(settings.clone())), 0.0).unwrap();
+    }
+    let mut serve = |loaded: tandem_core::Loaded<'_>| {
         let backend = loaded.backend.generator().unwrap();
         let mut run = |pieces: &[Piece<'_>]| error = error.max(fixture.step(backend, pieces));
         let first = |range| Piece { slot: 0, range, table: &whole };
@@ -175,17 +189,33 @@ fn check(name: &str, block_size: u32) {
             }
             run(&pieces);
         }
-    })
-    .unwrap();
+    };
+    Box::new((computer.loader)(settings)).with_backend(&mut serve).unwrap();
     println!("{name}: pages of {block_size}, relative error {error:.1e}");
+}
+
+/// The same on a GPU, with the kernels that run there, but for the families that it does not compute.
+#[test]
+fn families_on_a_device() {
+    let names = fs_err::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    for name in names {
+        if name.contains("moe") {
+            let fixture = Fixture::open(&name);
+            let loader = Box::new(on_device(settings(fixture.dir.path())));
+            let error = loader.with_backend(&mut |_| panic!("lent out")).unwrap_err().to_string();
+            assert!(error.contains("experts"), "{error}");
+        } else {
+            check(&name, 16, DEVICE);
+        }
+    }
 }
 
 macro_rules! families {
     ($($name:ident),* $(,)?) => {
         $(#[test]
         fn $name() {
-            check(stringify!($name), 32);
-            check(stringify!($name), 16);
+            check(stringify!($name), 32, CPU);
+            check(stringify!($name), 16, CPU);
         })*
 
         #[test]

@@ -25,6 +25,11 @@ impl RotaryEmbedding {
         Self { frequencies: plain.enumerate().map(scaled).collect(), magnitude: magnitude(&rope.scaling), head_dim }
     }
 
+    /// Radians per position for each pair of a head, and what turned points are stretched by.
+    pub(crate) fn angles(&self) -> (&[f64], f64) {
+        (&self.frequencies, self.magnitude)
+    }
+
     /// The angles of one step's tokens, shared by layers and heads. In F64: at a far position an F32 angle is off visibly.
     pub(crate) fn rotation(&self, positions: &[u32]) -> Rotation {
         let angles = positions

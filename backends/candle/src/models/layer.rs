@@ -1,9 +1,12 @@
 use tandem_core::LoadError;
 use tandem_kernels::{Attention, Pages, Sight, Span};
 
-use super::trunk::norm;
+use super::{
+    tensors::{LayerTensors, NormNames, Product},
+    trunk::norm,
+};
 use crate::{
-    config::{DecoderConfig, LayerConfig, MlpConfig, NormPlacement, Projections, QkNorm, Rope},
+    config::{DecoderConfig, LayerConfig, MlpConfig, Rope},
     layers::{ExpertBuffers, Experts, Linear, Mlp, MlpBuffers, RmsNorm, Rotation},
     weights::Weights,
 };
@@ -29,12 +32,11 @@ pub(super) struct Layer {
     residual_scale: f32,
 }
 
-/// The norms of a block.
+/// The norms of a block: of what goes in, and of what comes out.
 #[derive(Debug)]
-enum BlockNorms {
-    Before(RmsNorm),
-    After(RmsNorm),
-    Around { before: RmsNorm, after: RmsNorm },
+struct BlockNorms {
+    before: Option<RmsNorm>,
+    after: Option<RmsNorm>,
 }
 
 /// The norms of queries and of keys: over as many columns at a time as they have weights.
@@ -70,13 +72,18 @@ impl Layer {
         ropes: &[&Rope],
         weights: &mut Weights,
     ) -> Loaded<Self> {
-        let mut source = Source { config, weights, prefix };
-        let (q_width, kv_width) = (config.q_width(), config.kv_width());
-        let (attention_norms, mlp_norms) = source.block_norms()?;
+        let tensors = LayerTensors::new(config, prefix);
+        let (attention_norms, mlp_norms) = tensors.block_norms();
         Ok(Self {
-            attention_norms,
-            qkv: source.qkv()?,
-            qk_norms: source.qk_norms()?,
+            attention_norms: BlockNorms::load(config, &attention_norms, weights)?,
+            qkv: linear(weights, &tensors.qkv())?,
+            qk_norms: match tensors.qk_norms() {
+                None => None,
+                Some(names) => Some(QkNorms {
+                    queries: norm(config, weights, &names.queries.0, names.queries.1)?,
+                    keys: norm(config, weights, &names.keys.0, names.keys.1)?,
+                }),
+            },
             rope: layer.rope.as_ref().map(|rope| {
                 ropes.iter().position(|known| *known == rope).expect("the decoder has the angles of all layers")
             }),
@@ -86,11 +93,11 @@ impl Layer {
                 soft_cap: config.score_cap,
                 sight: Sight::Back { window: layer.window },
             },
-            output: source.linear(&[("self_attn.o_proj", config.hidden_size)], q_width, config.biases.output)?,
-            mlp_norms,
-            mlp: source.layer_mlp(&layer.mlp)?,
-            q_width,
-            kv_width,
+            output: linear(weights, &tensors.output())?,
+            mlp_norms: BlockNorms::load(config, &mlp_norms, weights)?,
+            mlp: LayerMlp::load(config, &layer.mlp, &tensors, weights)?,
+            q_width: config.q_width(),
+            kv_width: config.kv_width(),
             residual_scale: config.residual_scale,
         })
     }
@@ -140,110 +147,56 @@ impl Layer {
 }
 
 impl BlockNorms {
+    fn load(config: &DecoderConfig, names: &NormNames, weights: &mut Weights) -> Loaded<Self> {
+        let mut load = |name: &Option<String>| {
+            name.as_ref().map(|name| norm(config, weights, name, config.hidden_size)).transpose()
+        };
+        Ok(Self { before: load(&names.before)?, after: load(&names.after)? })
+    }
+
     /// What the block works on; `normed` is room for it.
     fn enter<'a>(&self, hidden: &'a [f32], normed: &'a mut Vec<f32>) -> &'a [f32] {
-        match self {
-            Self::Before(norm) | Self::Around { before: norm, .. } => {
+        match &self.before {
+            Some(norm) => {
                 norm.forward(hidden, normed);
                 normed
             }
-            Self::After(_) => hidden,
+            None => hidden,
         }
     }
 
     /// Finishes what the block made.
     fn leave(&self, delta: &mut [f32]) {
-        match self {
-            Self::After(norm) | Self::Around { after: norm, .. } => norm.apply_to_rows(delta),
-            Self::Before(_) => {}
+        if let Some(norm) = &self.after {
+            norm.apply_to_rows(delta);
         }
     }
 }
 
-/// Where the weights of one layer come from.
-struct Source<'a> {
-    config: &'a DecoderConfig,
-    weights: &'a mut Weights,
-    prefix: String,
-}
-
-impl Source<'_> {
-    fn linear(&mut self, parts: &[(&str, usize)], inputs: usize, has_bias: bool) -> Loaded<Linear> {
-        let names: Vec<_> = parts.iter().map(|(part, outputs)| (format!("{}.{part}", self.prefix), *outputs)).collect();
-        let parts: Vec<_> = names.iter().map(|(name, outputs)| (name.as_str(), *outputs)).collect();
-        self.weights.linear(&parts, inputs, has_bias)
-    }
-
-    fn norm(&mut self, part: &str, width: usize) -> Loaded<RmsNorm> {
-        norm(self.config, self.weights, &format!("{}.{part}", self.prefix), width)
-    }
-
-    /// Those of attention and of the MLP. The same name stands for different norms in different families.
-    fn block_norms(&mut self) -> Loaded<(BlockNorms, BlockNorms)> {
-        let (hidden, placement) = (self.config.hidden_size, self.config.norms);
-        let mut norm = |part: &str| self.norm(part, hidden);
-        Ok(match placement {
-            NormPlacement::Before => {
-                (BlockNorms::Before(norm("input_layernorm")?), BlockNorms::Before(norm("post_attention_layernorm")?))
-            }
-            NormPlacement::After => (
-                BlockNorms::After(norm("post_attention_layernorm")?),
-                BlockNorms::After(norm("post_feedforward_layernorm")?),
-            ),
-            NormPlacement::Around => (
-                BlockNorms::Around { before: norm("input_layernorm")?, after: norm("post_attention_layernorm")? },
-                BlockNorms::Around {
-                    before: norm("pre_feedforward_layernorm")?,
-                    after: norm("post_feedforward_layernorm")?,
-                },
-            ),
-        })
-    }
-
-    fn qkv(&mut self) -> Loaded<Linear> {
-        let (q, kv) = (self.config.q_width(), self.config.kv_width());
-        let (hidden, bias) = (self.config.hidden_size, self.config.biases.qkv);
-        match self.config.projections {
-            Projections::Separate => {
-                let parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
-                self.linear(&parts, hidden, bias)
-            }
-            Projections::Fused => self.linear(&[("self_attn.qkv_proj", q + 2 * kv)], hidden, bias),
-        }
-    }
-
-    fn qk_norms(&mut self) -> Loaded<Option<QkNorms>> {
-        let (q, k) = match self.config.qk_norm {
-            None => return Ok(None),
-            Some(QkNorm::PerHead) => (self.config.head_dim, self.config.head_dim),
-            Some(QkNorm::AllHeads) => (self.config.q_width(), self.config.kv_width()),
+impl LayerMlp {
+    fn load(
+        config: &DecoderConfig,
+        mlp: &MlpConfig,
+        tensors: &LayerTensors<'_>,
+        weights: &mut Weights,
+    ) -> Loaded<Self> {
+        let load = |weights: &mut Weights, name: &str, width| {
+            let (gate_up, down) = tensors.mlp(name, width);
+            Ok(Mlp::new(linear(weights, &gate_up)?, linear(weights, &down)?, width, config.activation))
         };
-        Ok(Some(QkNorms { queries: self.norm("self_attn.q_norm", q)?, keys: self.norm("self_attn.k_norm", k)? }))
-    }
-
-    fn layer_mlp(&mut self, mlp: &MlpConfig) -> Loaded<LayerMlp> {
         match *mlp {
-            MlpConfig::Dense { width } => self.mlp("mlp", width).map(LayerMlp::Dense),
-            MlpConfig::Experts { width, experts, per_token, weights } => {
-                let hidden = self.config.hidden_size;
-                let router = self.linear(&[("mlp.gate", experts)], hidden, false)?;
-                let mlps = (0..experts).map(|at| self.mlp(&format!("mlp.experts.{at}"), width));
+            MlpConfig::Dense { width } => load(weights, "mlp", width).map(Self::Dense),
+            MlpConfig::Experts { width, experts, per_token, weights: of_experts } => {
+                let router = linear(weights, &tensors.router(experts))?;
+                let mlps = (0..experts).map(|at| load(weights, &format!("mlp.experts.{at}"), width));
                 let mlps = mlps.collect::<Loaded<_>>()?;
-                Ok(LayerMlp::Experts(Experts::new(router, mlps, hidden, per_token, weights)))
+                Ok(Self::Experts(Experts::new(router, mlps, config.hidden_size, per_token, of_experts)))
             }
         }
     }
+}
 
-    fn mlp(&mut self, name: &str, width: usize) -> Loaded<Mlp> {
-        let (hidden, bias) = (self.config.hidden_size, self.config.biases.mlp);
-        let part = |part: &str| format!("{name}.{part}");
-        let gate_up = match self.config.projections {
-            Projections::Separate => {
-                self.linear(&[(&part("gate_proj"), width), (&part("up_proj"), width)], hidden, bias)?
-            }
-            Projections::Fused => self.linear(&[(&part("gate_up_proj"), 2 * width)], hidden, bias)?,
-        };
-        let down = self.linear(&[(&part("down_proj"), hidden)], width, bias)?;
-        Ok(Mlp::new(gate_up, down, width, self.config.activation))
-    }
+fn linear(weights: &mut Weights, product: &Product) -> Loaded<Linear> {
+    let parts: Vec<_> = product.parts.iter().map(|(name, outputs)| (name.as_str(), *outputs)).collect();
+    weights.linear(&parts, product.inputs, product.has_bias)
 }

@@ -13,13 +13,15 @@ mod olmo;
 mod phi;
 mod qwen;
 mod smollm;
+mod tensors;
 mod trunk;
 mod windows;
 
 pub(crate) use decoder::Decoder;
 pub(crate) use encoder::Encoder;
 pub(crate) use head::Head;
-pub(crate) use trunk::Trunk;
+pub(crate) use tensors::{LayerTensors, NormNames, Product};
+pub(crate) use trunk::{Trunk, distinct_ropes, is_derived, norm_weight};
 
 use crate::config::{DecoderConfig, EncoderConfig, Fields};
 

@@ -97,7 +97,7 @@ impl Trunk {
 }
 
 /// Whether a tensor holds the rotary frequencies, which old files carry though they follow from the configuration.
-pub(super) fn is_derived(name: &str) -> bool {
+pub(crate) fn is_derived(name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq")
 }
 
@@ -108,16 +108,26 @@ pub(super) fn norm(
     name: &str,
     width: usize,
 ) -> Result<RmsNorm, LoadError> {
+    Ok(RmsNorm::new(norm_weight(config, weights, name, width)?, config.norm_eps))
+}
+
+/// The factors of a norm over `width` values.
+pub(crate) fn norm_weight(
+    config: &DecoderConfig,
+    weights: &mut Weights,
+    name: &str,
+    width: usize,
+) -> Result<Vec<f32>, LoadError> {
     let mut weight = weights.vector(&format!("{name}.weight"), width)?;
     match config.norm_weight {
         NormWeight::Factor => {}
         NormWeight::FactorLessOne => weight.iter_mut().for_each(|weight| *weight += 1.0),
     }
-    Ok(RmsNorm::new(weight, config.norm_eps))
+    Ok(weight)
 }
 
 /// The angles of all layers, each once.
-fn distinct_ropes(config: &DecoderConfig) -> Vec<&Rope> {
+pub(crate) fn distinct_ropes(config: &DecoderConfig) -> Vec<&Rope> {
     let mut ropes = Vec::new();
     for rope in config.layers.iter().filter_map(|layer| layer.rope.as_ref()) {
         if !ropes.contains(&rope) {

@@ -1,5 +1,6 @@
 //! The tensors of a model, whatever file they lie in.
 
+mod device;
 mod float8;
 mod gguf;
 mod int4;

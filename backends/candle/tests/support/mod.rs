@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
 
+pub(crate) mod device;
 pub(crate) mod embedding;
 
 use std::{collections::BTreeMap, path::Path};
@@ -156,6 +157,7 @@ pub(crate) fn settings(model: &Path) -> CandleSettings {
         block_size: 16,
         max_step_tokens: 128,
         kv_tokens: None,
+        device: tandem_candle::ComputeDevice::Cpu,
         threads: Some(2),
     }
 }

@@ -1,0 +1,115 @@
+use tandem_cuda::{Buffer, CudaError, Device, Number};
+
+use crate::config::{DecoderConfig, MlpConfig};
+
+const F32: usize = 4;
+/// For quantised weights as plain numbers, some outputs at a time.
+const SCRATCH: usize = 64 << 20;
+/// Rows of logits that are computed at a time for log-probabilities of prompts.
+pub(super) const SCORED_ROWS: usize = 32;
+
+/// Activations, which live from step to step.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pub(super) hidden: Buffer,
+    pub(super) normed: Buffer,
+    pub(super) qkv: Buffer,
+    pub(super) attended: Buffer,
+    pub(super) delta: Buffer,
+    pub(super) gate_up: Buffer,
+    pub(super) gated: Buffer,
+    /// Rows that logits are made of.
+    pub(super) wanted: Buffer,
+    pub(super) logits: Buffer,
+    pub(super) scored: Buffer,
+    /// Cosines and sines, for each of the model's angles.
+    pub(super) turns: Vec<Buffer>,
+    pub(super) scratch: Buffer,
+}
+
+/// Bytes of each.
+struct Sizes {
+    hidden: usize,
+    normed: usize,
+    qkv: usize,
+    attended: usize,
+    gate_up: usize,
+    gated: usize,
+    logits: usize,
+    scored: usize,
+    turns: Vec<usize>,
+}
+
+impl Sizes {
+    /// For steps of `rows` tokens, of which `sampled` are sampled after.
+    fn new(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number) -> Self {
+        let (hidden, q) = (config.hidden_size, config.q_width());
+        let mlp = config.layers.iter().map(|layer| match layer.mlp {
+            MlpConfig::Dense { width } | MlpConfig::Experts { width, .. } => width,
+        });
+        let mlp = mlp.max().unwrap_or(0);
+        let number = number.bytes();
+        Self {
+            hidden: rows * hidden * F32,
+            normed: rows * hidden * number,
+            qkv: rows * (q + 2 * config.kv_width()) * F32,
+            attended: rows * q * number,
+            gate_up: rows * 2 * mlp * F32,
+            gated: rows * mlp * number,
+            logits: sampled * config.vocab_size * F32,
+            scored: SCORED_ROWS * config.vocab_size * F32,
+            turns: pairs.iter().map(|pairs| rows * pairs * 2 * F32).collect(),
+        }
+    }
+}
+
+impl Buffers {
+    pub(super) fn new(
+        device: &Device,
+        config: &DecoderConfig,
+        pairs: &[usize],
+        rows: usize,
+        sampled: usize,
+        number: Number,
+    ) -> Result<Self, CudaError> {
+        let sizes = Sizes::new(config, pairs, rows, sampled, number);
+        Ok(Self {
+            hidden: device.allocate(sizes.hidden)?,
+            normed: device.allocate(sizes.normed)?,
+            qkv: device.allocate(sizes.qkv)?,
+            attended: device.allocate(sizes.attended)?,
+            delta: device.allocate(sizes.hidden)?,
+            gate_up: device.allocate(sizes.gate_up)?,
+            gated: device.allocate(sizes.gated)?,
+            wanted: device.allocate(sizes.normed)?,
+            logits: device.allocate(sizes.logits)?,
+            scored: device.allocate(sizes.scored)?,
+            turns: sizes.turns.iter().map(|bytes| device.allocate(*bytes)).collect::<Result<_, _>>()?,
+            scratch: device.allocate(SCRATCH.min(scratch(config, number)))?,
+        })
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn bytes(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number) -> usize {
+        let sizes = Sizes::new(config, pairs, rows, sampled, number);
+        let Sizes { hidden, normed, qkv, attended, gate_up, gated, logits, scored, turns } = sizes;
+        2 * (hidden + normed)
+            + qkv
+            + attended
+            + gate_up
+            + gated
+            + logits
+            + scored
+            + turns.iter().sum::<usize>()
+            + SCRATCH.min(scratch(config, number))
+    }
+}
+
+/// Bytes of the largest weight as plain numbers.
+fn scratch(config: &DecoderConfig, number: Number) -> usize {
+    let mlp = config.layers.iter().map(|layer| match layer.mlp {
+        MlpConfig::Dense { width } | MlpConfig::Experts { width, .. } => width,
+    });
+    let widest = mlp.max().unwrap_or(0).max(config.vocab_size).max(config.q_width() + 2 * config.kv_width());
+    widest * config.hidden_size.max(config.q_width()) * number.bytes()
+}

@@ -1,0 +1,149 @@
+use tandem_core::LoadError;
+use tandem_cuda::{Activation, Attention, Buffer, CudaError, Device, HeadNorms, KvPages, Norm, Number, Rows, Scene};
+
+use super::{DeviceLinear, batch::Batch, buffers::Buffers};
+use crate::config::{self, DecoderConfig};
+
+/// One layer of a decoder: an attention block and an MLP block, each added to the hidden state.
+#[derive(Debug)]
+pub(super) struct DeviceLayer {
+    pub(super) attention_norms: BlockNorms,
+    pub(super) qkv: DeviceLinear,
+    pub(super) qk_norms: Option<QkNorms>,
+    /// Which of the decoder's angles.
+    pub(super) rope: Option<usize>,
+    pub(super) window: Option<usize>,
+    pub(super) output: DeviceLinear,
+    pub(super) mlp_norms: BlockNorms,
+    pub(super) gate_up: DeviceLinear,
+    pub(super) down: DeviceLinear,
+    pub(super) mlp_width: usize,
+    pub(super) pages: KvPages,
+}
+
+/// The weights of the norms of a block, before and after it.
+#[derive(Debug, Default)]
+pub(super) struct BlockNorms {
+    pub(super) before: Option<Buffer>,
+    pub(super) after: Option<Buffer>,
+}
+
+#[derive(Debug)]
+pub(super) struct QkNorms {
+    pub(super) queries: Buffer,
+    pub(super) keys: Buffer,
+    pub(super) per_head: bool,
+}
+
+/// What a block made and is still to be added to the hidden state.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending<'a> {
+    bias: Option<&'a Buffer>,
+    norm: Option<&'a Buffer>,
+}
+
+/// What all layers of a model have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) device: Device,
+    pub(super) number: Number,
+    pub(super) attention: Attention,
+    pub(super) heads: usize,
+    pub(super) hidden: usize,
+    pub(super) eps: f32,
+    pub(super) residual_scale: f32,
+    pub(super) activation: Activation,
+    /// Pairs of each of the model's angles.
+    pub(super) pairs: Vec<usize>,
+    /// Pages of the longest sequence.
+    pub(super) table: usize,
+}
+
+impl Common {
+    pub(super) fn new(
+        device: &Device,
+        number: Number,
+        config: &DecoderConfig,
+        pairs: Vec<usize>,
+        table: usize,
+    ) -> Result<Self, LoadError> {
+        let &DecoderConfig { heads, kv_heads, head_dim, score_scale, score_cap, .. } = config;
+        let attention =
+            Attention::new(device, heads, kv_heads, head_dim, score_scale, score_cap).map_err(super::refused)?;
+        Ok(Self {
+            device: device.clone(),
+            number,
+            attention,
+            heads,
+            hidden: config.hidden_size,
+            eps: config.norm_eps,
+            residual_scale: config.residual_scale,
+            activation: match config.activation {
+                config::Activation::Silu => Activation::Silu,
+                config::Activation::GeluTanh => Activation::GeluTanh,
+            },
+            pairs,
+            table,
+        })
+    }
+
+    /// The hidden state with what is pending, about to be normalised.
+    pub(super) fn rows<'a>(&self, buffers: &'a Buffers, rows: usize, pending: Option<Pending<'a>>) -> Rows<'a> {
+        let state = Rows::new(buffers.hidden.all(), rows, self.hidden, self.eps);
+        match pending {
+            Some(Pending { bias, norm }) => state.add(buffers.delta.all(), bias, norm, self.residual_scale),
+            None => state,
+        }
+    }
+}
+
+impl DeviceLayer {
+    /// Adds what is pending, and leaves what the MLP made.
+    pub(super) fn forward<'a>(
+        &'a self,
+        common: &Common,
+        batch: &Batch,
+        told: &Buffer,
+        buffers: &'a Buffers,
+        pending: Option<Pending<'a>>,
+    ) -> Result<Pending<'a>, CudaError> {
+        let Common { device, number, attention, .. } = common;
+        let (rows, number) = (batch.rows, *number);
+        let Buffers { normed, qkv, attended, delta, gate_up, gated, scratch, .. } = buffers;
+
+        let state = common.rows(buffers, rows, pending);
+        state.enter(device, self.attention_norms.before.as_ref(), normed.all(), number)?;
+        self.qkv.forward(device, normed.all(), number, rows, qkv.all(), scratch)?;
+        let norms = self.qk_norms.as_ref().map(|norms| HeadNorms {
+            queries: Norm { weight: &norms.queries, eps: common.eps },
+            keys: &norms.keys,
+            per_head: norms.per_head,
+        });
+        let turns = self.rope.map(|rope| (buffers.turns[rope].all(), common.pairs[rope]));
+        device.rope_store(qkv.all(), rows, common.heads, self.qkv.bias(), norms, turns, &self.pages, told.all())?;
+        let scene = Scene {
+            qkv: qkv.all(),
+            rows,
+            pages: &self.pages,
+            window: self.window,
+            tables: told.at(batch.tables()),
+            table_stride: common.table,
+            sequences: batch.sequences,
+            out: attended.all(),
+            number,
+        };
+        let (sequences, positions) = (told.at(batch.sequence_of_row()), told.at(batch.positions()));
+        attention.rows(device, &scene, told.at(batch.single_rows()), batch.single, sequences, positions)?;
+        attention.prompts(device, &scene, told.at(batch.run_lists()), batch.runs)?;
+        self.output.forward(device, attended.all(), number, rows, delta.all(), scratch)?;
+
+        let pending = Pending { bias: self.output.bias(), norm: self.attention_norms.after.as_ref() };
+        let state = common.rows(buffers, rows, Some(pending));
+        state.enter(device, self.mlp_norms.before.as_ref(), normed.all(), number)?;
+        self.gate_up.forward(device, normed.all(), number, rows, gate_up.all(), scratch)?;
+        let (bias, width) = (self.gate_up.bias(), self.mlp_width);
+        device.gated(common.activation, gate_up.all(), bias, rows, width, gated.all(), number)?;
+        self.down.forward(device, gated.all(), number, rows, delta.all(), scratch)?;
+        Ok(Pending { bias: self.down.bias(), norm: self.mlp_norms.after.as_ref() })
+    }
+}

@@ -1,0 +1,32 @@
+//! The decoder on a GPU: the same steps as on the CPU, of the operations of `tandem-cuda`.
+//!
+//! The hidden state and what products give is F32; what products and attention take is rounded to the numbers that weights are kept in. All
+//! memory is taken when the model is loaded, so that no step can find too little of it.
+
+mod backend;
+mod batch;
+mod buffers;
+mod decoder;
+mod layer;
+mod linear;
+mod memory;
+
+pub(crate) use backend::DeviceBackend;
+pub(crate) use decoder::{DeviceDecoder, Shape};
+pub(crate) use linear::DeviceLinear;
+pub(crate) use memory::{DeviceNeeds, kv_tokens, number, room, unsupported};
+
+use tandem_core::LoadError;
+use tandem_cuda::CudaError;
+
+/// Why an embedding model is not loaded to one.
+pub(crate) const EMBEDDERS_STAY: &str = "embedding models are computed on the CPU (backend.device = \"cpu\")";
+
+/// What a device said, as the reason why a model is not loaded.
+pub(crate) fn refused(error: CudaError) -> LoadError {
+    match error {
+        CudaError::Unavailable(reason) => LoadError::Unsupported(reason),
+        CudaError::OutOfMemory { .. } => LoadError::Unsupported(error.to_string()),
+        CudaError::Failed { .. } => LoadError::Other { context: "the GPU failed".to_owned(), source: error.into() },
+    }
+}

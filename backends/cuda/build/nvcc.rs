@@ -1,0 +1,83 @@
+//! The kernels for cards: one image for each file, with machine code for each architecture that is asked for and, for cards that come after
+//! them, the intermediate code of the newest.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::{Command, exit},
+    thread,
+};
+
+/// Ampere, Ada and Hopper.
+const ARCHITECTURES: &str = "80,89,90";
+
+/// Compiles `kernels/NAME.cu` to `NAME.fatbin` in cargo's folder, as many at a time as cargo has jobs.
+pub(crate) fn compile(kernels: &[&str]) {
+    for variable in ["CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let nvcc = nvcc();
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where to write"));
+    let architectures = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| ARCHITECTURES.to_owned());
+    let flags = code_flags(&architectures);
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
+    for batch in kernels.chunks(jobs) {
+        thread::scope(|scope| {
+            let running: Vec<_> =
+                batch.iter().map(|name| scope.spawn(|| (*name, run(&nvcc, &flags, name, &out)))).collect();
+            for one in running {
+                let (name, result) = one.join().expect("a thread that only waits");
+                if let Err(reason) = result {
+                    fail(&format!("kernels/{name}.cu: {reason}"));
+                }
+            }
+        });
+    }
+}
+
+fn run(nvcc: &Path, flags: &[String], name: &str, out: &Path) -> Result<(), String> {
+    let output = Command::new(nvcc)
+        .args(["-std=c++17", "-O3", "--fatbin"])
+        .args(flags)
+        .arg("-o")
+        .arg(out.join(name).with_extension("fatbin"))
+        .arg(format!("kernels/{name}.cu"))
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", nvcc.display()))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// `80,90` or `8.0,9.0`: machine code for each, and intermediate code of the last.
+fn code_flags(architectures: &str) -> Vec<String> {
+    let mut numbers: Vec<u32> = architectures
+        .split([',', ';', ' '])
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            let number = part.trim().replace('.', "").parse().ok();
+            number.unwrap_or_else(|| fail(&format!("CUDA_COMPUTE_CAP: '{part}' is no compute capability, such as 89")))
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let Some(newest) = numbers.last() else { fail("CUDA_COMPUTE_CAP names no compute capability") };
+    if numbers[0] < 80 {
+        fail(&format!("CUDA_COMPUTE_CAP: {} is not supported, cards before 80 have no BF16", numbers[0]));
+    }
+    let machine = numbers.iter().map(|number| format!("-gencode=arch=compute_{number},code=sm_{number}"));
+    machine.chain([format!("-gencode=arch=compute_{newest},code=compute_{newest}")]).collect()
+}
+
+fn nvcc() -> PathBuf {
+    if let Some(nvcc) = env::var_os("NVCC") {
+        return nvcc.into();
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let known = homes.chain([PathBuf::from("/usr/local/cuda")]).map(|home| home.join("bin/nvcc"));
+    known.into_iter().find(|nvcc| nvcc.exists()).unwrap_or_else(|| PathBuf::from("nvcc"))
+}
+
+fn fail(reason: &str) -> ! {
+    println!("cargo::error={}", reason.replace('\n', " "));
+    eprintln!("{reason}");
+    exit(1)
+}

@@ -1,0 +1,263 @@
+// Attention of single rows over the paged cache, the K and V of a row split among blocks ("flash-decoding", Dao et al. 2023): each block
+// makes a part with its own maximum and total, and a second kernel puts the parts of a row together.
+#include "portable.cuh"
+
+// What all kernels of attention know. A page of K or V holds, for each KV head, the vectors of `page_len` tokens.
+struct Scene {
+    // Q, K and V of each row, of which queries are read; biases, norms and positions are in them.
+    const float *qkv;
+    int row_width;
+    // The pages of each sequence, `table_stride` apart.
+    const int *tables;
+    int table_stride;
+    int page_len, heads, kv_heads, head_dim;
+    // Products of queries and keys are multiplied with `scale`, then kept softly within `cap`, if that is not 0.
+    float scale, cap;
+    // Tokens that a token sees, itself among them; 0 is all before it.
+    int window;
+};
+
+__device__ __forceinline__ float score_of(const Scene &scene, float product) {
+    float score = product * scene.scale;
+    return scene.cap > 0.0f ? scene.cap * tanhf(score / scene.cap) : score;
+}
+
+// Where the vector of a token is.
+__device__ __forceinline__ int64_t place_of(const Scene &scene, const int *table, int kv_head, int token) {
+    int64_t page = table[token / scene.page_len];
+    return ((page * scene.kv_heads + kv_head) * scene.page_len + token % scene.page_len) * scene.head_dim;
+}
+
+// The tokens that a block looks at: its share of those that the row sees.
+__device__ __forceinline__ void share(const Scene &scene, int position, int split, int splits, int *begin, int *end) {
+    int first = scene.window && position >= scene.window ? position - scene.window + 1 : 0;
+    int count = position + 1 - first, each = (count + splits - 1) / splits;
+    *begin = first + min(split * each, count);
+    *end = first + min((split + 1) * each, count);
+}
+
+// Two parts of a softmax as one: the factors that the numbers of each get, and the new maximum and total.
+__device__ __forceinline__ void join(float *maximum, float *total, float other_maximum, float other_total, float *mine, float *other) {
+    float both = fmaxf(*maximum, other_maximum);
+    *mine = *maximum == NEGATIVE_INFINITY ? 0.0f : expf(*maximum - both);
+    *other = other_maximum == NEGATIVE_INFINITY ? 0.0f : expf(other_maximum - both);
+    *total = *total * *mine + other_total * *other;
+    *maximum = both;
+}
+
+constexpr int ATTEND_WARPS = 4;
+
+// Parts of `HEADS` query heads that share a KV head. Grid: splits, KV heads times the groups of HEADS, rows.
+//
+// LANES lanes hold a key and its value together, each a run of D / LANES numbers, so that a warp loads WARP / LANES tokens at a time in
+// whole lines, and few shuffles add up a score.
+template <typename KV, int D, int LANES, int HEADS>
+__device__ void attend(Scene scene, const KV *keys, const KV *values, const int *row_list, const int *row_sequence, const int *row_position,
+                       int splits, float *parts, float *totals) {
+    constexpr int RUN = D / LANES, VECTORS = RUN / Vector<KV>::LEN, TOKENS = WARP / LANES;
+    static_assert(RUN % Vector<KV>::LEN == 0, "whole vectors");
+    SHARED_BYTES(shared);
+    float *of_warps = reinterpret_cast<float *>(shared);
+    int row = row_list[blockIdx.z], split = blockIdx.x;
+    int group = scene.heads / scene.kv_heads, groups = (group + HEADS - 1) / HEADS;
+    int kv_head = blockIdx.y / groups, first_head = kv_head * group + blockIdx.y % groups * HEADS;
+    int heads = min(HEADS, kv_head * group + group - first_head);
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = lane % LANES;
+    const int *table = scene.tables + (int64_t)row_sequence[row] * scene.table_stride;
+    int begin, end;
+    share(scene, row_position[row], split, splits, &begin, &end);
+
+    float query[HEADS][RUN], sum[HEADS][RUN], maximum[HEADS], total[HEADS];
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+        // A head too many is computed like the first and forgotten.
+        const float *from = scene.qkv + (int64_t)row * scene.row_width + (first_head + (h < heads ? h : 0)) * D + part * RUN;
+        maximum[h] = NEGATIVE_INFINITY;
+        total[h] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < RUN; i++) {
+            query[h][i] = from[i];
+            sum[h][i] = 0.0f;
+        }
+    }
+    // All lanes of a warp go round as often: they add up scores together.
+    for (int base = begin + warp * TOKENS; base < end; base += ATTEND_WARPS * TOKENS) {
+        int token = base + lane / LANES;
+        bool there = token < end;
+        int64_t place = place_of(scene, table, kv_head, there ? token : base) + part * RUN;
+        float key[RUN], value[RUN];
+        load_floats(keys + place, key, VECTORS);
+        load_floats(values + place, value, VECTORS);
+#pragma unroll
+        for (int h = 0; h < HEADS; h++) {
+            float product = 0.0f;
+#pragma unroll
+            for (int i = 0; i < RUN; i++) product += query[h][i] * key[i];
+#pragma unroll
+            for (int apart = LANES / 2; apart > 0; apart /= 2) product += __shfl_xor_sync(ALL_LANES, product, apart);
+            if (!there) continue;
+            float score = score_of(scene, product);
+            if (score > maximum[h]) {
+                float factor = expf(maximum[h] - score);
+                total[h] *= factor;
+#pragma unroll
+                for (int i = 0; i < RUN; i++) sum[h][i] *= factor;
+                maximum[h] = score;
+            }
+            float weight = expf(score - maximum[h]);
+            total[h] += weight;
+#pragma unroll
+            for (int i = 0; i < RUN; i++) sum[h][i] += weight * value[i];
+        }
+    }
+    // The tokens of a warp, then the warps of the block.
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+#pragma unroll
+        for (int apart = LANES; apart < WARP; apart *= 2) {
+            float other_maximum = __shfl_xor_sync(ALL_LANES, maximum[h], apart);
+            float other_total = __shfl_xor_sync(ALL_LANES, total[h], apart);
+            float mine, other;
+            join(&maximum[h], &total[h], other_maximum, other_total, &mine, &other);
+#pragma unroll
+            for (int i = 0; i < RUN; i++) {
+                sum[h][i] = sum[h][i] * mine + __shfl_xor_sync(ALL_LANES, sum[h][i], apart) * other;
+            }
+        }
+        float *to = of_warps + (warp * HEADS + h) * (D + 2);
+        if (lane < LANES) {
+#pragma unroll
+            for (int i = 0; i < RUN; i++) to[part * RUN + i] = sum[h][i];
+            if (part == 0) {
+                to[D] = maximum[h];
+                to[D + 1] = total[h];
+            }
+        }
+    }
+    __syncthreads();
+    for (int at = threadIdx.x; at < heads * D; at += blockDim.x) {
+        int h = at / D, i = at % D;
+        float top = NEGATIVE_INFINITY, all = 0.0f, number = 0.0f;
+        for (int w = 0; w < ATTEND_WARPS; w++) {
+            const float *from = of_warps + (w * HEADS + h) * (D + 2);
+            float mine, other;
+            join(&top, &all, from[D], from[D + 1], &mine, &other);
+            number = number * mine + from[i] * other;
+        }
+        int64_t to = ((int64_t)blockIdx.z * scene.heads + first_head + h) * splits + split;
+        parts[to * D + i] = number;
+        if (i == 0) {
+            totals[2 * to] = top;
+            totals[2 * to + 1] = all;
+        }
+    }
+}
+
+constexpr int ANY_RUN = 16;
+
+// The same for heads of any size up to 512, a warp for each token; for models whose heads no kernel above is made for, and for what is
+// compared with F64. Grid: splits, heads, rows.
+template <typename KV>
+__device__ void attend_any(Scene scene, const KV *keys, const KV *values, const int *row_list, const int *row_sequence,
+                           const int *row_position, int splits, float *parts, float *totals) {
+    SHARED_BYTES(shared);
+    float *of_warps = reinterpret_cast<float *>(shared);
+    int row = row_list[blockIdx.z], split = blockIdx.x, head = blockIdx.y, size = scene.head_dim;
+    int kv_head = head / (scene.heads / scene.kv_heads);
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int *table = scene.tables + (int64_t)row_sequence[row] * scene.table_stride;
+    const float *query = scene.qkv + (int64_t)row * scene.row_width + head * size;
+    int begin, end;
+    share(scene, row_position[row], split, splits, &begin, &end);
+    float sum[ANY_RUN] = {0.0f}, maximum = NEGATIVE_INFINITY, total = 0.0f;
+    for (int token = begin + warp; token < end; token += ATTEND_WARPS) {
+        int64_t place = place_of(scene, table, kv_head, token);
+        float product = 0.0f;
+        for (int i = lane; i < size; i += WARP) product += query[i] * to_float(keys[place + i]);
+        float score = score_of(scene, warp_sum(product)), mine, other;
+        join(&maximum, &total, score, 1.0f, &mine, &other);
+#pragma unroll
+        for (int i = 0; i < ANY_RUN; i++) {
+            int at = lane + i * WARP;
+            if (at < size) sum[i] = sum[i] * mine + to_float(values[place + at]) * other;
+        }
+    }
+    float *to = of_warps + warp * (size + 2);
+    for (int i = 0; i < ANY_RUN; i++) {
+        if (lane + i * WARP < size) to[lane + i * WARP] = sum[i];
+    }
+    if (lane == 0) {
+        to[size] = maximum;
+        to[size + 1] = total;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        float top = NEGATIVE_INFINITY, all = 0.0f, number = 0.0f;
+        for (int w = 0; w < ATTEND_WARPS; w++) {
+            const float *from = of_warps + w * (size + 2);
+            float mine, other;
+            join(&top, &all, from[size], from[size + 1], &mine, &other);
+            number = number * mine + from[i] * other;
+        }
+        int64_t at = ((int64_t)blockIdx.z * scene.heads + head) * splits + split;
+        parts[at * size + i] = number;
+        if (i == 0) {
+            totals[2 * at] = top;
+            totals[2 * at + 1] = all;
+        }
+    }
+}
+
+// Puts the parts of each row and head together. Grid: heads, rows.
+template <typename X>
+__device__ void attend_join(const float *parts, const float *totals, const int *row_list, X *out, int head_dim, int splits) {
+    int64_t first = ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * splits;
+    out += ((int64_t)row_list[blockIdx.y] * gridDim.x + blockIdx.x) * head_dim;
+    for (int i = threadIdx.x; i < head_dim; i += blockDim.x) {
+        float top = NEGATIVE_INFINITY, all = 0.0f, number = 0.0f;
+        for (int split = 0; split < splits; split++) {
+            float mine, other;
+            join(&top, &all, totals[2 * (first + split)], totals[2 * (first + split) + 1], &mine, &other);
+            number = number * mine + parts[(first + split) * head_dim + i] * other;
+        }
+        out[i] = from_float<X>(number / all);
+    }
+}
+
+#define SCENE                                                                                                                              \
+    const float *qkv, int row_width, const int *tables, int table_stride, int page_len, int heads, int kv_heads, int head_dim,             \
+        float scale, float cap, int window
+#define THE_SCENE Scene{qkv, row_width, tables, table_stride, page_len, heads, kv_heads, head_dim, scale, cap, window}
+#define ROWS const int *row_list, const int *row_sequence, const int *row_position, int splits, float *parts, float *totals
+#define THE_ROWS row_list, row_sequence, row_position, splits, parts, totals
+
+#define DEFINE_HEADS(KV, D, LANES, HEADS)                                                                                                  \
+    KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_##D##_##HEADS(SCENE, const KV *keys, const KV *values, ROWS) {              \
+        attend<KV, D, LANES, HEADS>(THE_SCENE, keys, values, THE_ROWS);                                                                    \
+    }                                                                                                                                      \
+    EXPORT(attend_##KV##_##D##_##HEADS)
+#define DEFINE_SIZE(KV, D, LANES)                                                                                                          \
+    DEFINE_HEADS(KV, D, LANES, 1)                                                                                                          \
+    DEFINE_HEADS(KV, D, LANES, 2)                                                                                                          \
+    DEFINE_HEADS(KV, D, LANES, 4)
+#define DEFINE(KV)                                                                                                                         \
+    DEFINE_SIZE(KV, 64, 8)                                                                                                                 \
+    DEFINE_SIZE(KV, 96, 4)                                                                                                                 \
+    DEFINE_SIZE(KV, 128, 8)                                                                                                                \
+    DEFINE_SIZE(KV, 256, 16)                                                                                                               \
+    KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_any(SCENE, const KV *keys, const KV *values, ROWS) {                        \
+        attend_any<KV>(THE_SCENE, keys, values, THE_ROWS);                                                                                 \
+    }                                                                                                                                      \
+    EXPORT(attend_##KV##_any)
+#define DEFINE_JOIN(X)                                                                                                                     \
+    KERNEL attend_join_##X(const float *parts, const float *totals, const int *row_list, X *out, int head_dim, int splits) {               \
+        attend_join<X>(parts, totals, row_list, out, head_dim, splits);                                                                    \
+    }                                                                                                                                      \
+    EXPORT(attend_join_##X)
+
+DEFINE(float)
+DEFINE(bf16)
+DEFINE(f16)
+DEFINE_JOIN(float)
+DEFINE_JOIN(bf16)
+DEFINE_JOIN(f16)

@@ -1,0 +1,92 @@
+// What all kernels stand on: types, conversions and the sums of warps and blocks. The same sources are compiled by nvcc for cards and, with
+// TANDEM_EMULATED, by a C++ compiler for the emulator that tests run them in, so they use no more of CUDA than both have.
+#pragma once
+
+#ifdef TANDEM_EMULATED
+#include "../emulator/emulator.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <math_constants.h>
+#include <stdint.h>
+typedef __nv_bfloat16 bf16;
+typedef __half f16;
+// Names of kernels are C's, so that they can be asked for; the emulator needs to be told of them as well.
+#define KERNEL extern "C" __global__ void
+#define EXPORT(name)
+#define SHARED_BYTES(name) extern __shared__ __align__(16) unsigned char name[]
+#define NEGATIVE_INFINITY (-CUDART_INF_F)
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(f16 x) { return __half2float(x); }
+template <typename T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
+// What is too large for F16 becomes its largest number: an activation of infinity would end the sequence.
+template <> __device__ __forceinline__ f16 from_float<f16>(float x) {
+    return __float2half_rn(x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x);
+}
+__device__ __forceinline__ f16 f16_from_bits(uint16_t bits) { return __ushort_as_half(bits); }
+
+// D += A B of 16 x 8 numbers, 16 deep, with the operands spread over a warp as the instruction has them (PTX ISA, "Matrix fragments for
+// mma.m16n8k16 with floating point type"): of lane l, g = l / 4 and t = l % 4, A has rows g and g + 8 and the columns 2t, 2t + 1 and 8
+// behind them; B has column g and the rows 2t, 2t + 1 and 8 behind them; D has rows g and g + 8 and the columns 2t and 2t + 1.
+template <typename X> __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+template <> __device__ __forceinline__ void mma<bf16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <> __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+#endif
+
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+
+// Numbers of a type that lie in 16 bytes, loaded and stored as one.
+template <typename T> struct __align__(16) Vector {
+    static constexpr int LEN = 16 / sizeof(T);
+    T at[LEN];
+};
+
+template <typename T> __device__ __forceinline__ void load_floats(const T *from, float *to, int vectors) {
+#pragma unroll
+    for (int v = 0; v < vectors; v++) {
+        Vector<T> loaded = reinterpret_cast<const Vector<T> *>(from)[v];
+#pragma unroll
+        for (int i = 0; i < Vector<T>::LEN; i++) to[v * Vector<T>::LEN + i] = to_float(loaded.at[i]);
+    }
+}
+
+// Two numbers as the register that the tensor cores take.
+template <typename X> __device__ __forceinline__ uint32_t pack(float low, float high) {
+    X pair[2] = {from_float<X>(low), from_float<X>(high)};
+    uint32_t packed;
+    memcpy(&packed, pair, sizeof packed);
+    return packed;
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int apart = WARP / 2; apart > 0; apart /= 2) x += __shfl_xor_sync(ALL_LANES, x, apart);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+    for (int apart = WARP / 2; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, apart));
+    return x;
+}
+
+// The sum over a block, known to all its threads; `scratch` has room for a number of each warp. Threads meet here.
+__device__ __forceinline__ float block_sum(float x, float *scratch) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) scratch[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float total = 0.0f;
+    for (int warp = 0; warp < (int)(blockDim.x / WARP); warp++) total += scratch[warp];
+    return total;
+}

@@ -1,0 +1,381 @@
+//! A card, through the CUDA driver and cuBLAS, both found at run time.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{CString, c_void},
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use cudarc::{
+    cublas::{result as blas, sys as blas_sys},
+    driver::{CudaContext, CudaStream, DriverError, result, sys},
+};
+
+use crate::{
+    CudaError, Number,
+    executor::{Arg, Done, Executor, Extent, Gemm},
+};
+
+/// What cuBLAS may use beside its operands; graphs need it to be given beforehand. As much as PyTorch gives it on Hopper.
+const WORKSPACE: usize = 32 << 20;
+
+/// The driver reads structures from an image, so it begins where they may.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+macro_rules! images {
+    ($($name:literal),*) => {
+        [$({
+            const IMAGE: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".fatbin")));
+            &IMAGE.0
+        }),*]
+    };
+}
+
+/// What nvcc made of each file in `kernels/`.
+const IMAGES: [&[u8]; 6] = images!["attention", "elementwise", "prefill", "product", "rope_store", "sample"];
+
+/// A card with one stream. The thread that uses it need not be the one that opened it.
+pub(crate) struct Driver {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    modules: Vec<Module>,
+    functions: Mutex<BTreeMap<String, Function>>,
+    blas: Blas,
+    workspace: sys::CUdeviceptr,
+    graphs: Mutex<Graphs>,
+    processors: u32,
+    shared_bytes: i32,
+}
+
+#[derive(Default)]
+struct Graphs {
+    known: BTreeMap<u64, (RawGraph, RawExec)>,
+    next: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Module(sys::CUmodule);
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+#[derive(Clone, Copy)]
+struct Blas(blas_sys::cublasHandle_t);
+#[derive(Clone, Copy)]
+struct RawGraph(sys::CUgraph);
+#[derive(Clone, Copy)]
+struct RawExec(sys::CUgraphExec);
+
+// SAFETY: handles of the driver and of cuBLAS belong to a context and to no thread; each call binds the context first.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+// SAFETY: as above.
+unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Send for Blas {}
+// SAFETY: as above; the engine has one thread, and cuBLAS itself locks its handles.
+unsafe impl Sync for Blas {}
+// SAFETY: as above.
+unsafe impl Send for RawGraph {}
+// SAFETY: as above.
+unsafe impl Send for RawExec {}
+
+impl Driver {
+    pub(crate) fn open(ordinal: usize) -> Result<Self, CudaError> {
+        // SAFETY: it only looks for a library.
+        if !unsafe { sys::is_culib_present() } {
+            let reason = "there is no NVIDIA driver on this machine (libcuda.so.1 was not found)";
+            return Err(CudaError::Unavailable(reason.to_owned()));
+        }
+        // SAFETY: as above.
+        if !unsafe { blas_sys::is_culib_present() } {
+            let reason = "cuBLAS was not found (libcublas.so.13): install the CUDA 13 runtime libraries, or name their folder in LD_LIBRARY_PATH";
+            return Err(CudaError::Unavailable(reason.to_owned()));
+        }
+        let context = CudaContext::new(ordinal).map_err(|error| unavailable(ordinal, error))?;
+        let (major, minor) = context.compute_capability().map_err(failed("cuDeviceGetAttribute"))?;
+        if major < 8 {
+            let reason = format!(
+                "GPU {ordinal} has compute capability {major}.{minor}, and 8.0 (Ampere) is the least that is supported"
+            );
+            return Err(CudaError::Unavailable(reason));
+        }
+        let attribute = |which| context.attribute(which).map_err(failed("cuDeviceGetAttribute"));
+        use sys::CUdevice_attribute as Attribute;
+        let processors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let shared_bytes = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
+        let load = |image: &&[u8]| {
+            // SAFETY: an image that nvcc made, with its length inside.
+            let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
+            module.map(Module).map_err(|error| match error.0 {
+                sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => CudaError::Unavailable(format!(
+                    "this program has no code for GPU {ordinal}, whose compute capability is {major}.{minor}"
+                )),
+                sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | sys::CUresult::CUDA_ERROR_INVALID_IMAGE => {
+                    CudaError::Unavailable(
+                        "the NVIDIA driver is older than the toolkit that this program was built with".to_owned(),
+                    )
+                }
+                _ => failed("cuModuleLoadData")(error),
+            })
+        };
+        let modules = IMAGES.iter().map(load).collect::<Result<_, _>>()?;
+        let handle = blas::create_handle().map_err(|error| failed_blas("cublasCreate", error))?;
+        // SAFETY: handle and stream were just made; the memory outlives the handle.
+        let workspace = unsafe {
+            blas::set_stream(handle, stream.cu_stream().cast())
+                .map_err(|error| failed_blas("cublasSetStream", error))?;
+            let workspace = result::malloc_sync(WORKSPACE).map_err(allocation(WORKSPACE))?;
+            let status = blas_sys::cublasSetWorkspace_v2(handle, workspace as *mut c_void, WORKSPACE);
+            status.result().map_err(|error| failed_blas("cublasSetWorkspace", error))?;
+            workspace
+        };
+        Ok(Self {
+            context,
+            stream,
+            modules,
+            functions: Mutex::default(),
+            blas: Blas(handle),
+            workspace,
+            graphs: Mutex::default(),
+            processors: processors.unsigned_abs(),
+            shared_bytes,
+        })
+    }
+
+    fn bind(&self) -> Done {
+        self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
+    }
+
+    /// Found once, and allowed all the shared memory that there is.
+    fn function(&self, name: &str) -> Result<sys::CUfunction, CudaError> {
+        let mut functions = self.functions.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = functions.get(name) {
+            return Ok(known.0);
+        }
+        let c_name = CString::new(name).expect("names of kernels have no zeros");
+        // SAFETY: modules are those that were loaded and are never unloaded.
+        let found = self
+            .modules
+            .iter()
+            .find_map(|module| unsafe { result::module::get_function(module.0, c_name.clone()) }.ok());
+        let function =
+            found.ok_or_else(|| CudaError::Failed { call: "cuModuleGetFunction", reason: name.to_owned() })?;
+        use sys::CUfunction_attribute as Attribute;
+        // SAFETY: the function was just found.
+        unsafe {
+            let fixed =
+                result::function::get_function_attribute(function, Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
+            let dynamic = self.shared_bytes - fixed.map_err(failed("cuFuncGetAttribute"))?;
+            let which = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            result::function::set_function_attribute(function, which, dynamic).map_err(failed("cuFuncSetAttribute"))?;
+        }
+        functions.insert(name.to_owned(), Function(function));
+        Ok(function)
+    }
+}
+
+impl Executor for Driver {
+    fn name(&self) -> String {
+        let name = self.context.name().unwrap_or_else(|_| "GPU".to_owned());
+        match self.context.compute_capability() {
+            Ok((major, minor)) => format!("{name} (compute capability {major}.{minor})"),
+            Err(_) => name,
+        }
+    }
+
+    fn memory(&self) -> Result<(u64, u64), CudaError> {
+        self.bind()?;
+        let (free, all) = result::mem_get_info().map_err(failed("cuMemGetInfo"))?;
+        Ok((free as u64, all as u64))
+    }
+
+    fn processors(&self) -> u32 {
+        self.processors
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        self.bind()?;
+        // SAFETY: nobody reads what nobody has written.
+        unsafe { result::malloc_sync(bytes) }.map_err(allocation(bytes))
+    }
+
+    unsafe fn free(&self, address: u64) {
+        // A context that is lost has nothing to give back.
+        let freed = self.bind().and_then(|()| {
+            // SAFETY: the caller's; the driver waits for what still uses it.
+            unsafe { result::free_sync(address) }.map_err(failed("cuMemFree"))
+        });
+        if let Err(error) = freed {
+            tracing::warn!(%error, "memory of the GPU was not given back");
+        }
+    }
+
+    unsafe fn upload(&self, address: u64, bytes: &[u8]) -> Done {
+        self.bind()?;
+        // SAFETY: the caller's. From memory that is not pinned the driver has copied before it returns.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyHtoDAsync"))
+    }
+
+    unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Done {
+        self.bind()?;
+        // SAFETY: the caller's; it is waited for below.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyDtoHAsync"))?;
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+    }
+
+    unsafe fn zero(&self, address: u64, bytes: usize) -> Done {
+        self.bind()?;
+        // SAFETY: the caller's.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemsetD8Async"))
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Done {
+        self.bind()?;
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyDtoDAsync"))
+    }
+
+    fn synchronize(&self) -> Done {
+        self.bind()?;
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+    }
+
+    unsafe fn launch(&self, kernel: &str, extent: Extent, arguments: &[Arg]) -> Done {
+        self.bind()?;
+        let function = self.function(kernel)?;
+        let mut bits: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
+        let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+        let [x, y, z] = extent.grid;
+        let (grid, block, stream) = ((x, y, z), (extent.threads, 1, 1), self.stream.cu_stream());
+        // SAFETY: the caller's; the driver copies the arguments before it returns.
+        unsafe { result::launch_kernel(function, grid, block, extent.shared_bytes, stream, &mut pointers) }
+            .map_err(failed("cuLaunchKernel"))
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Done {
+        self.bind()?;
+        let &Gemm { number, weight, x, y, rows, inputs, outputs, stride } = gemm;
+        use blas_sys::{cublasComputeType_t as Compute, cublasGemmAlgo_t as Algorithm, cublasOperation_t as Operation};
+        let kind = match number {
+            Number::F32 => blas_sys::cudaDataType::CUDA_R_32F,
+            Number::Bf16 => blas_sys::cudaDataType::CUDA_R_16BF,
+            Number::F16 => blas_sys::cudaDataType::CUDA_R_16F,
+        };
+        let (one, nothing) = (1.0f32, 0.0f32);
+        let [m, n, k, ldc] =
+            [outputs, rows, inputs, stride].map(|size| i32::try_from(size).expect("a side of a matrix"));
+        // cuBLAS counts by columns: to it our rows are columns, so that it computes yᵀ = W xᵀ.
+        // SAFETY: the caller's.
+        let result = unsafe {
+            blas::gemm_ex(
+                self.blas.0,
+                Operation::CUBLAS_OP_T,
+                Operation::CUBLAS_OP_N,
+                m,
+                n,
+                k,
+                (&raw const one).cast(),
+                weight as *const c_void,
+                kind,
+                k,
+                x as *const c_void,
+                kind,
+                k,
+                (&raw const nothing).cast(),
+                y as *mut c_void,
+                blas_sys::cudaDataType::CUDA_R_32F,
+                ldc,
+                Compute::CUBLAS_COMPUTE_32F,
+                Algorithm::CUBLAS_GEMM_DEFAULT,
+            )
+        };
+        result.map_err(|error| failed_blas("cublasGemmEx", error))
+    }
+
+    fn begin_capture(&self) -> Done {
+        self.bind()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream lives as long as this.
+        unsafe { result::stream::begin_capture(self.stream.cu_stream(), mode) }.map_err(failed("cuStreamBeginCapture"))
+    }
+
+    fn end_capture(&self) -> Result<u64, CudaError> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as this; the graph is the one that was just captured.
+        let (graph, exec) = unsafe {
+            let graph = result::stream::end_capture(self.stream.cu_stream()).map_err(failed("cuStreamEndCapture"))?;
+            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            (graph, exec.map_err(failed("cuGraphInstantiate"))?)
+        };
+        let mut graphs = self.graphs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        graphs.next += 1;
+        let number = graphs.next;
+        graphs.known.insert(number, (RawGraph(graph), RawExec(exec)));
+        Ok(number)
+    }
+
+    unsafe fn replay(&self, graph: u64) -> Done {
+        self.bind()?;
+        let graphs = self.graphs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // SAFETY: graphs are known until they are destroyed.
+        unsafe { result::graph::launch(graphs.known[&graph].1.0, self.stream.cu_stream()) }
+            .map_err(failed("cuGraphLaunch"))
+    }
+
+    fn drop_graph(&self, graph: u64) {
+        let known = self.graphs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).known.remove(&graph);
+        let Some((graph, exec)) = known else { return };
+        // SAFETY: nobody knows them any more; the driver keeps what still runs.
+        let destroyed = unsafe { result::graph::exec_destroy(exec.0).and(result::graph::destroy(graph.0)) };
+        if let Err(error) = destroyed {
+            tracing::warn!(%error, "a graph of the GPU was not given back");
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the handle any more, nor the memory after it.
+        unsafe {
+            let _ = self.bind();
+            let _ = blas::destroy_handle(self.blas.0);
+            let _ = result::free_sync(self.workspace);
+        }
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+fn unavailable(ordinal: usize, error: DriverError) -> CudaError {
+    CudaError::Unavailable(match error.0 {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => "the NVIDIA driver sees no GPU".to_owned(),
+        sys::CUresult::CUDA_ERROR_INVALID_DEVICE => format!("the NVIDIA driver has no GPU {ordinal}"),
+        _ => format!("GPU {ordinal} cannot be used: {error}"),
+    })
+}
+
+fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
+    move |error| CudaError::Failed { call, reason: error.to_string() }
+}
+
+fn allocation(bytes: usize) -> impl Fn(DriverError) -> CudaError {
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes },
+        _ => failed("cuMemAlloc")(error),
+    }
+}
+
+fn failed_blas(call: &'static str, error: blas::CublasError) -> CudaError {
+    CudaError::Failed { call, reason: error.to_string() }
+}

@@ -1,0 +1,261 @@
+//! Kernels on the CPU. What is asked for wrongly is a panic: this is for tests.
+
+use std::{
+    alloc::{Layout, alloc, dealloc},
+    collections::BTreeMap,
+    ffi::{CString, c_char, c_int, c_uint, c_void},
+    slice,
+    sync::Mutex,
+};
+
+use half::{bf16, f16};
+
+use crate::{
+    CudaError, Number,
+    executor::{Arg, Done, Executor, Extent, Gemm},
+};
+
+unsafe extern "C" {
+    fn tandem_emulator_launch(
+        name: *const c_char,
+        grid: *const c_uint,
+        block: *const c_uint,
+        shared_bytes: c_uint,
+        arguments: *mut *mut c_void,
+    ) -> c_int;
+}
+
+/// Bytes before and after each buffer that nothing may write to.
+const GUARD: usize = 256;
+const GUARD_BYTE: u8 = 0xa5;
+/// What is in memory that nobody has written to: no number.
+const FRESH_BYTE: u8 = 0xff;
+
+/// A device in this process's memory.
+#[derive(Debug, Default)]
+pub(crate) struct Emulator {
+    /// Sizes by address.
+    allocated: Mutex<BTreeMap<u64, usize>>,
+    graphs: Mutex<Graphs>,
+}
+
+#[derive(Debug, Default)]
+struct Graphs {
+    recording: Option<Vec<Call>>,
+    recorded: BTreeMap<u64, Vec<Call>>,
+    next: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Call {
+    Launch { kernel: String, extent: Extent, arguments: Vec<Arg> },
+    Gemm(Gemm),
+}
+
+impl Emulator {
+    /// Writes the call down if calls are being written down.
+    fn recorded(&self, call: impl FnOnce() -> Call) -> bool {
+        let mut graphs = self.graphs.lock().expect("no test panics while it holds this");
+        match &mut graphs.recording {
+            Some(calls) => {
+                calls.push(call());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn is_recording(&self) -> bool {
+        self.graphs.lock().expect("no test panics while it holds this").recording.is_some()
+    }
+
+    fn run(&self, call: &Call) {
+        match call {
+            Call::Launch { kernel, extent, arguments } => {
+                let name = CString::new(kernel.as_str()).expect("a name without zeros");
+                let block = [extent.threads, 1, 1];
+                self.check_addresses(kernel, arguments);
+                let mut arguments: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
+                let mut pointers: Vec<*mut c_void> = arguments.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+                // SAFETY: the caller vouches for the arguments; each pointer is to eight bytes that outlive the call.
+                let ran = unsafe {
+                    tandem_emulator_launch(
+                        name.as_ptr(),
+                        extent.grid.as_ptr(),
+                        block.as_ptr(),
+                        extent.shared_bytes,
+                        pointers.as_mut_ptr(),
+                    )
+                };
+                assert!(ran == 1, "there is no kernel {kernel}, or it asks for too much: {extent:?}");
+                self.check_guards(kernel);
+            }
+            Call::Gemm(call) => {
+                gemm(call);
+                self.check_guards("a product");
+            }
+        }
+    }
+
+    /// A graph may work on what is no longer there.
+    fn check_addresses(&self, kernel: &str, arguments: &[Arg]) {
+        let allocated = self.allocated.lock().expect("no test panics while it holds this");
+        for argument in arguments {
+            let &Arg::Address(address) = argument else { continue };
+            let buffer = allocated.range(..=address).next_back();
+            let lives = address == 0 || buffer.is_some_and(|(start, bytes)| address <= start + *bytes as u64);
+            assert!(lives, "{kernel} works on memory that was freed");
+        }
+    }
+
+    fn check_guards(&self, after: &str) {
+        for (&address, &bytes) in &*self.allocated.lock().expect("no test panics while it holds this") {
+            for guard in [address - GUARD as u64, address + bytes as u64] {
+                // SAFETY: each buffer lies between two guards.
+                let guard = unsafe { slice::from_raw_parts(guard as *const u8, GUARD) };
+                assert!(guard.iter().all(|byte| *byte == GUARD_BYTE), "{after} wrote beyond a buffer of {bytes} bytes");
+            }
+        }
+    }
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes + 2 * GUARD, GUARD).expect("a size that a test asks for")
+}
+
+impl Executor for Emulator {
+    fn name(&self) -> String {
+        "emulator".to_owned()
+    }
+
+    fn memory(&self) -> Result<(u64, u64), CudaError> {
+        let taken: usize = self.allocated.lock().expect("no test panics while it holds this").values().sum();
+        let all = 1 << 30;
+        Ok((all - taken as u64, all))
+    }
+
+    fn processors(&self) -> u32 {
+        4
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
+        assert!(!self.is_recording(), "nothing is allocated by a graph");
+        if bytes as u64 > self.memory()?.0 {
+            return Err(CudaError::OutOfMemory { bytes });
+        }
+        // SAFETY: the layout has a size.
+        let start = unsafe { alloc(layout(bytes)) };
+        assert!(!start.is_null(), "the host has no {bytes} bytes");
+        // SAFETY: so many bytes were allocated.
+        unsafe {
+            start.write_bytes(GUARD_BYTE, bytes + 2 * GUARD);
+            start.add(GUARD).write_bytes(FRESH_BYTE, bytes);
+        }
+        let address = start as u64 + GUARD as u64;
+        self.allocated.lock().expect("no test panics while it holds this").insert(address, bytes);
+        Ok(address)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let bytes = self.allocated.lock().expect("no test panics while it holds this").remove(&address);
+        let bytes = bytes.expect("it was allocated");
+        // SAFETY: it was allocated with this layout.
+        unsafe { dealloc((address - GUARD as u64) as *mut u8, layout(bytes)) }
+    }
+
+    unsafe fn upload(&self, address: u64, bytes: &[u8]) -> Done {
+        assert!(!self.is_recording(), "nothing is written by a graph");
+        // SAFETY: the caller's, and the host's memory is elsewhere.
+        unsafe { (address as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Done {
+        assert!(!self.is_recording(), "nothing is read by a graph");
+        // SAFETY: the caller's, and the host's memory is elsewhere.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(address as *const u8, bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn zero(&self, address: u64, bytes: usize) -> Done {
+        // SAFETY: the caller's.
+        unsafe { (address as *mut u8).write_bytes(0, bytes) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Done {
+        // SAFETY: the caller's.
+        unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Done {
+        Ok(())
+    }
+
+    unsafe fn launch(&self, kernel: &str, extent: Extent, arguments: &[Arg]) -> Done {
+        let call = Call::Launch { kernel: kernel.to_owned(), extent, arguments: arguments.to_vec() };
+        if !self.recorded(|| call.clone()) {
+            self.run(&call);
+        }
+        Ok(())
+    }
+
+    unsafe fn gemm(&self, gemm: &Gemm) -> Done {
+        if !self.recorded(|| Call::Gemm(*gemm)) {
+            self.run(&Call::Gemm(*gemm));
+        }
+        Ok(())
+    }
+
+    fn begin_capture(&self) -> Done {
+        let mut graphs = self.graphs.lock().expect("no test panics while it holds this");
+        assert!(graphs.recording.replace(Vec::new()).is_none(), "one graph at a time");
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<u64, CudaError> {
+        let mut graphs = self.graphs.lock().expect("no test panics while it holds this");
+        let calls = graphs.recording.take().expect("a graph was begun");
+        graphs.next += 1;
+        let number = graphs.next;
+        graphs.recorded.insert(number, calls);
+        Ok(number)
+    }
+
+    unsafe fn replay(&self, graph: u64) -> Done {
+        let calls = self.graphs.lock().expect("no test panics while it holds this").recorded[&graph].clone();
+        calls.iter().for_each(|call| self.run(call));
+        Ok(())
+    }
+
+    fn drop_graph(&self, graph: u64) {
+        self.graphs.lock().expect("no test panics while it holds this").recorded.remove(&graph);
+    }
+}
+
+/// The product, added up in F64: what cuBLAS does is its own affair.
+fn gemm(gemm: &Gemm) {
+    let &Gemm { number, weight, x, y, rows, inputs, outputs, stride } = gemm;
+    let weight = numbers(number, weight, outputs * inputs);
+    let x = numbers(number, x, rows * inputs);
+    for row in 0..rows {
+        for output in 0..outputs {
+            let pairs = x[row * inputs..][..inputs].iter().zip(&weight[output * inputs..][..inputs]);
+            let sum: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+            // SAFETY: operations look at the sizes of what they are given.
+            unsafe { (y as *mut f32).add(row * stride + output).write(sum as f32) };
+        }
+    }
+}
+
+fn numbers(number: Number, address: u64, count: usize) -> Vec<f32> {
+    // SAFETY: operations look at the sizes of what they are given, and buffers begin at multiples of their guards.
+    unsafe {
+        match number {
+            Number::F32 => slice::from_raw_parts(address as *const f32, count).to_vec(),
+            Number::Bf16 => slice::from_raw_parts(address as *const bf16, count).iter().map(|x| x.to_f32()).collect(),
+            Number::F16 => slice::from_raw_parts(address as *const f16, count).iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What decoding on NVIDIA cards lives in: memory of a device, kernels, products and graphs.
+//!
+//! [`Device`] is a card with one stream: everything is done in the order in which it was asked for, and nothing is waited for but what is
+//! read back. Its operations say what shapes they take and refuse others; the kernels behind them are in `kernels/`, in CUDA C++.
+//!
+//! Two things execute them. The `driver` feature is for cards. It finds the driver and cuBLAS at run time, so a program that has it starts
+//! without them. The `emulator` feature is for tests: the same kernels, compiled by a C++ compiler, launched with the same grids and
+//! arguments by the same code, on memory with guards around every buffer.
+
+mod device;
+#[cfg(feature = "driver")]
+mod driver;
+#[cfg(feature = "emulator")]
+mod emulator;
+mod error;
+mod executor;
+mod number;
+mod ops;
+
+pub use device::{Buffer, Device, Graph, Place};
+pub use error::CudaError;
+pub use number::{Number, WeightFormat};
+pub use ops::{
+    Activation, Attention, Bias, HeadNorms, KvPages, LogitMap, Norm, PROMPT_ROWS, Rows, SKINNY_ROWS, SampleParams,
+    Scene, Turns, Weight,
+};

@@ -1,0 +1,212 @@
+use super::{F32, I32, KvPages, grid, size};
+use crate::{
+    Buffer, CudaError, Device, Number, Place,
+    executor::{Arg, Extent},
+};
+
+/// Rows of a prompt that are computed together on tensor cores.
+pub const PROMPT_ROWS: usize = 64;
+
+/// Rows that one launch computes one by one, at most.
+const ROWS_AT_A_TIME: usize = 256;
+const THREADS: u32 = 128;
+const WARPS: usize = 4;
+/// Parts that a row's tokens are looked at in, at most.
+const MOST_SPLITS: usize = 32;
+/// Sizes of heads that there are fast kernels for.
+const SIZES: [usize; 4] = [64, 96, 128, 256];
+/// The largest that there is any for.
+const LARGEST: usize = 512;
+
+/// How the queries of a model look at keys and values, and room to do it in.
+#[derive(Debug)]
+pub struct Attention {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    cap: Option<f32>,
+    processors: usize,
+    parts: Buffer,
+    totals: Buffer,
+}
+
+/// What attention reads and writes in a step of so many rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// Queries, keys and values of each row, in F32; queries are read.
+    pub qkv: Place<'a>,
+    pub rows: usize,
+    pub pages: &'a KvPages,
+    /// Tokens that a token sees, itself among them; `None` is all before it.
+    pub window: Option<usize>,
+    /// The numbers of the pages of each sequence, in I32, `table_stride` apart.
+    pub tables: Place<'a>,
+    pub table_stride: usize,
+    pub sequences: usize,
+    /// One row for each, of all heads, in `number`.
+    pub out: Place<'a>,
+    pub number: Number,
+}
+
+impl Attention {
+    /// For heads of any size up to 512. Products of queries and keys are multiplied with `scale`, and kept softly within `cap`.
+    ///
+    /// # Errors
+    /// Those of the device; larger heads as [`CudaError::Unavailable`].
+    pub fn new(
+        device: &Device,
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        scale: f32,
+        cap: Option<f32>,
+    ) -> Result<Self, CudaError> {
+        if head_dim > LARGEST {
+            return Err(CudaError::Unavailable(format!(
+                "heads of {head_dim} numbers are more than a GPU kernel has registers for"
+            )));
+        }
+        let processors = device.processors() as usize;
+        let most = most_parts(processors, heads, kv_heads, head_dim);
+        let parts = device.allocate(most * head_dim * F32)?;
+        let totals = device.allocate(most * 2 * F32)?;
+        Ok(Self { heads, kv_heads, head_dim, scale, cap, processors, parts, totals })
+    }
+
+    /// Bytes that one takes of a device with so many processors.
+    #[must_use]
+    pub fn bytes(processors: u32, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
+        most_parts(processors as usize, heads, kv_heads, head_dim) * (head_dim + 2) * F32
+    }
+
+    /// Whether prompts are computed on tensor cores, with activations and a cache of these numbers.
+    #[must_use]
+    pub fn has_prompts(&self, number: Number, kv: Number) -> bool {
+        let numbers = [(Number::Bf16, Number::Bf16), (Number::Bf16, Number::F16), (Number::F16, Number::F16)];
+        SIZES.contains(&self.head_dim) && numbers.contains(&(number, kv))
+    }
+
+    /// Attention of `count` single rows, whose numbers `list` has; `sequences` and `positions` have the number of its sequence and the position
+    /// of each row of the step. All are in I32. Writes the rows of `out` that these are.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn rows(
+        &self,
+        device: &Device,
+        scene: &Scene<'_>,
+        list: Place<'_>,
+        count: usize,
+        sequences: Place<'_>,
+        positions: Place<'_>,
+    ) -> Result<(), CudaError> {
+        let &Self { heads, kv_heads, head_dim, .. } = self;
+        let blocks = blocks_of_row(heads, kv_heads, head_dim);
+        for first in (0..count).step_by(ROWS_AT_A_TIME) {
+            let now = (count - first).min(ROWS_AT_A_TIME);
+            let splits = splits(self.processors, now, blocks);
+            let list = list.skip(first * I32).for_bytes(now * I32);
+            let parts = self.parts.all().for_bytes(now * heads * splits * head_dim * F32);
+            let totals = self.totals.all().for_bytes(now * heads * splits * 2 * F32);
+            let mut arguments = self.scene(scene, true);
+            arguments.extend([
+                list,
+                sequences.for_bytes(scene.rows * I32),
+                positions.for_bytes(scene.rows * I32),
+                size(splits),
+                parts,
+                totals,
+            ]);
+            let kv = scene.pages.number.kernel();
+            let (kernel, together) = match heads_together(heads, kv_heads, head_dim) {
+                Some(together) => (format!("attend_{kv}_{head_dim}_{together}"), together),
+                None => (format!("attend_{kv}_any"), 1),
+            };
+            let shared_bytes = grid(WARPS * together * (head_dim + 2) * F32);
+            let extent = Extent { grid: [grid(splits), grid(blocks), grid(now)], threads: THREADS, shared_bytes };
+            device.launch(&kernel, extent, &arguments)?;
+            let arguments = [parts, totals, list, self.out(scene), size(head_dim), size(splits)];
+            let extent = Extent { grid: [grid(heads), grid(now), 1], threads: THREADS, shared_bytes: 0 };
+            device.launch(&format!("attend_join_{}", scene.number.kernel()), extent, &arguments)?;
+        }
+        Ok(())
+    }
+
+    /// Attention of `count` runs of up to [`PROMPT_ROWS`] rows of one sequence each. `runs` has four lists in I32, behind each other: of each
+    /// run the first row, the number of rows, the number of its sequence, and the position of its first row.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn prompts(&self, device: &Device, scene: &Scene<'_>, runs: Place<'_>, count: usize) -> Result<(), CudaError> {
+        let &Self { heads, head_dim, .. } = self;
+        let keys = if head_dim > 128 { 32 } else { 64 };
+        let mut arguments = self.scene(scene, false);
+        arguments.extend((0..4).map(|list| runs.skip(list * count * I32).for_bytes(count * I32)));
+        arguments.push(self.out(scene));
+        // Queries, keys, and values the other way round, each row a little longer so that its neighbours lie in other banks.
+        let pad = 8;
+        let halves = (PROMPT_ROWS + keys) * (head_dim + pad) + head_dim * (keys + pad);
+        let extent = Extent { grid: [grid(count), grid(heads), 1], threads: THREADS, shared_bytes: grid(2 * halves) };
+        let kernel = format!("prefill_{}_{}_{head_dim}", scene.number.kernel(), scene.pages.number.kernel());
+        device.launch(&kernel, extent, &arguments)
+    }
+
+    /// What the kernels have in common; those for prompts know the size of heads.
+    fn scene(&self, scene: &Scene<'_>, with_size: bool) -> Vec<Arg> {
+        let &Self { heads, kv_heads, head_dim, scale, cap, .. } = self;
+        let &Scene { qkv, rows, pages, window, tables, table_stride, sequences, .. } = scene;
+        assert!((kv_heads, head_dim) == (pages.kv_heads, pages.head_dim), "pages of another model");
+        let width = (heads + 2 * kv_heads) * head_dim;
+        let mut arguments = vec![
+            qkv.for_bytes(rows * width * F32),
+            size(width),
+            tables.for_bytes(sequences * table_stride * I32),
+            size(table_stride),
+            size(pages.page_len),
+            size(heads),
+            size(kv_heads),
+        ];
+        arguments.extend(with_size.then(|| size(head_dim)));
+        arguments.extend([
+            Arg::F32(scale),
+            Arg::F32(cap.unwrap_or(0.0)),
+            size(window.unwrap_or(0)),
+            pages.keys.all().for_bytes(pages.bytes()),
+            pages.values.all().for_bytes(pages.bytes()),
+        ]);
+        arguments
+    }
+
+    fn out(&self, scene: &Scene<'_>) -> Arg {
+        scene.out.for_bytes(scene.rows * self.heads * self.head_dim * scene.number.bytes())
+    }
+}
+
+/// Query heads that a block computes, of those that share a KV head; `None` where one kernel is for all sizes.
+fn heads_together(heads: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
+    SIZES.contains(&head_dim).then(|| match heads / kv_heads {
+        1 => 1,
+        2 => 2,
+        _ => 4,
+    })
+}
+
+/// Blocks that a row needs for each part of its tokens.
+fn blocks_of_row(heads: usize, kv_heads: usize, head_dim: usize) -> usize {
+    match heads_together(heads, kv_heads, head_dim) {
+        Some(together) => kv_heads * (heads / kv_heads).div_ceil(together),
+        None => heads,
+    }
+}
+
+/// Parts of rows and heads that one launch makes, at most.
+fn most_parts(processors: usize, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
+    let blocks = blocks_of_row(heads, kv_heads, head_dim);
+    (1..=ROWS_AT_A_TIME).map(|rows| rows * splits(processors, rows, blocks)).max().unwrap_or(1) * heads
+}
+
+/// Parts that the tokens of a row are looked at in, so that no processor is idle.
+fn splits(processors: usize, rows: usize, blocks: usize) -> usize {
+    (2 * processors).div_ceil(rows * blocks).clamp(1, MOST_SPLITS)
+}

@@ -1,0 +1,140 @@
+use super::{F32, blocks, grid, size};
+use crate::{
+    Buffer, CudaError, Device, Number, Place, WeightFormat,
+    executor::{Arg, Extent, Gemm},
+};
+
+/// Rows that are multiplied by kernels that read a weight once for all of them.
+pub const SKINNY_ROWS: usize = 8;
+
+const THREADS: u32 = 128;
+/// Outputs of a block: a warp has two.
+const OUTPUTS: usize = 8;
+
+/// A matrix of `outputs` rows of `inputs` numbers.
+#[derive(Debug)]
+pub struct Weight {
+    format: WeightFormat,
+    outputs: usize,
+    inputs: usize,
+    buffer: Buffer,
+}
+
+impl Weight {
+    /// `bytes` are its rows behind each other.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// When there are more or fewer bytes, or a row is no whole blocks.
+    pub fn new(
+        device: &Device,
+        format: WeightFormat,
+        outputs: usize,
+        inputs: usize,
+        bytes: &[u8],
+    ) -> Result<Self, CudaError> {
+        assert!(format.divides(inputs), "{inputs} inputs in {format:?}");
+        assert_eq!(bytes.len(), outputs * format.row_bytes(inputs), "{outputs} x {inputs} in {format:?}");
+        Ok(Self { format, outputs, inputs, buffer: device.allocate_with(bytes)? })
+    }
+
+    #[must_use]
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(super) fn place(&self) -> Arg {
+        self.rows_from(0, self.outputs)
+    }
+
+    fn rows_from(&self, first: usize, count: usize) -> Arg {
+        let row = self.format.row_bytes(self.inputs);
+        self.buffer.at(first * row).for_bytes(count * row)
+    }
+}
+
+impl Device {
+    /// `y = x Wᵀ` for `rows` rows of `x`, in `number`; `y` is F32, its rows `stride` apart. Quantised weights of many rows are made plain
+    /// numbers first, as many at a time as `scratch` has room for.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// When the weight's numbers are plain and other ones than those of `x`.
+    pub fn multiply(
+        &self,
+        weight: &Weight,
+        x: Place<'_>,
+        number: Number,
+        rows: usize,
+        y: Place<'_>,
+        stride: usize,
+        scratch: &Buffer,
+    ) -> Result<(), CudaError> {
+        let &Weight { format, outputs, inputs, .. } = weight;
+        if rows == 0 {
+            return Ok(());
+        }
+        let y_bytes = ((rows - 1) * stride + outputs) * F32;
+        if rows <= SKINNY_ROWS && inputs.is_multiple_of(8) {
+            let together = rows.next_power_of_two();
+            let arguments = [
+                weight.place(),
+                x.for_bytes(rows * inputs * number.bytes()),
+                y.for_bytes(y_bytes),
+                size(rows),
+                size(inputs),
+                size(outputs),
+                size(stride),
+            ];
+            let kernel = format!("skinny_{}_{}_{together}", format.kernel(), number.kernel());
+            let extent = Extent { grid: [grid(outputs.div_ceil(OUTPUTS)), 1, 1], threads: THREADS, shared_bytes: 0 };
+            return self.launch(&kernel, extent, &arguments);
+        }
+        let x_address = x.address_of(rows * inputs * number.bytes());
+        y.address_of(y_bytes);
+        let gemm = |weight, first: usize, outputs, y: u64| Gemm {
+            number,
+            weight,
+            x: x_address,
+            y: y + (first * F32) as u64,
+            rows,
+            inputs,
+            outputs,
+            stride,
+        };
+        let y = y.address_of(y_bytes);
+        if let WeightFormat::Plain(plain) = format {
+            assert_eq!(plain, number, "numbers of one kind meet");
+            let whole = outputs * inputs * number.bytes();
+            return self.gemm(&gemm(weight.buffer.all().address_of(whole), 0, outputs, y));
+        }
+        let row = inputs * number.bytes();
+        let at_a_time = (scratch.len() / row).min(outputs);
+        assert!(at_a_time > 0, "scratch for a row of {row} bytes");
+        for first in (0..outputs).step_by(at_a_time) {
+            let now = (outputs - first).min(at_a_time);
+            let eights = now * inputs / 8;
+            let count = Arg::I64(i64::try_from(eights).expect("a size of a weight"));
+            let arguments = [weight.rows_from(first, now), scratch.all().for_bytes(now * row), count];
+            let kernel = format!("widen_{}_{}", format.kernel(), number.kernel());
+            let extent = Extent { grid: [blocks(eights, THREADS), 1, 1], threads: THREADS, shared_bytes: 0 };
+            self.launch(&kernel, extent, &arguments)?;
+            self.gemm(&gemm(scratch.all().address_of(now * row), first, now, y))?;
+        }
+        Ok(())
+    }
+}

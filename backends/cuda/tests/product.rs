@@ -1,0 +1,108 @@
+//! Products with weights in all formats, against F64; quantised weights by what candle makes of their blocks.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use candle_core::{
+    Device as Host, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
+use support::{assert_close, device, get, integers, put, random, room, rounded};
+use tandem_cuda::{Device, Number, Weight, WeightFormat};
+
+/// A weight of random numbers on the device, and the numbers as it keeps them.
+fn weight(device: &Device, format: WeightFormat, outputs: usize, inputs: usize) -> (Weight, Vec<f32>) {
+    let values = random(9, outputs * inputs);
+    let dtype = match format {
+        WeightFormat::Plain(number) => {
+            let mut bytes = Vec::new();
+            number.write(&values, &mut bytes);
+            return (Weight::new(device, format, outputs, inputs, &bytes).unwrap(), rounded(number, &values));
+        }
+        WeightFormat::Q4_0 => GgmlDType::Q4_0,
+        WeightFormat::Q5_0 => GgmlDType::Q5_0,
+        WeightFormat::Q8_0 => GgmlDType::Q8_0,
+        WeightFormat::Q4K => GgmlDType::Q4K,
+        WeightFormat::Q5K => GgmlDType::Q5K,
+        WeightFormat::Q6K => GgmlDType::Q6K,
+    };
+    let tensor = Tensor::from_vec(values, (outputs, inputs), &Host::Cpu).unwrap();
+    let blocks = QTensor::quantize(&tensor, dtype).unwrap();
+    let kept = blocks.dequantize(&Host::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    (Weight::new(device, format, outputs, inputs, &blocks.data().unwrap()).unwrap(), kept)
+}
+
+const QUANTIZED: [WeightFormat; 6] = [
+    WeightFormat::Q4_0,
+    WeightFormat::Q5_0,
+    WeightFormat::Q8_0,
+    WeightFormat::Q4K,
+    WeightFormat::Q5K,
+    WeightFormat::Q6K,
+];
+
+fn check(device: &Device, format: WeightFormat, number: Number, outputs: usize, inputs: usize) {
+    let (weight, kept) = weight(device, format, outputs, inputs);
+    // Room for no more than a few outputs at a time.
+    let scratch = device.allocate(3 * inputs * number.bytes()).unwrap();
+    for rows in [1, 2, 3, 5, 8, 9, 17] {
+        let x = random(rows as u64, rows * inputs);
+        let x_there = put(device, number, &x);
+        let (before, stride) = (2, outputs + 5);
+        let y = put(device, Number::F32, &vec![7.0; before + rows * stride]);
+        device.multiply(&weight, x_there.all(), number, rows, y.at(before * 4), stride, &scratch).unwrap();
+        let got = get(&y, Number::F32);
+        let x = rounded(number, &x);
+        // A wide weight is rounded to the activations' numbers on its way to a large product.
+        let exact = rows <= 8 || matches!(format, WeightFormat::Plain(_));
+        let kept = if exact { kept.clone() } else { rounded(number, &kept) };
+        let mut of_rows = Vec::new();
+        for row in 0..rows {
+            let x = &x[row * inputs..][..inputs];
+            let product = |w: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+            of_rows.extend(kept.chunks(inputs).map(product));
+            let beside = &got[before + row * stride + outputs..before + (row + 1) * stride];
+            assert!(beside.iter().all(|x| *x == 7.0), "what lies beside the product is left alone");
+        }
+        let computed: Vec<f32> = (0..rows).flat_map(|row| got[before + row * stride..][..outputs].to_vec()).collect();
+        assert_close(&computed, &of_rows, 1e-5, &format!("{format:?} {number:?}, {rows} rows"));
+        assert_eq!(&got[..before], [7.0, 7.0]);
+    }
+}
+
+#[test]
+fn plain_weights() {
+    let device = device();
+    for number in [Number::F32, Number::Bf16, Number::F16] {
+        for (outputs, inputs) in [(33, 264), (8, 8), (5, 44), (1, 512)] {
+            check(&device, WeightFormat::Plain(number), number, outputs, inputs);
+        }
+    }
+}
+
+#[test]
+fn quantized_weights() {
+    let device = device();
+    for format in QUANTIZED {
+        for number in [Number::F32, Number::Bf16] {
+            check(&device, format, number, 13, 512);
+        }
+    }
+}
+
+#[test]
+fn vectors_of_tokens_from_blocks() {
+    let device = device();
+    for format in QUANTIZED {
+        let (table, kept) = weight(&device, format, 20, 256);
+        let tokens = [19, 0, 7];
+        let hidden = room(&device, Number::F32, 3 * 256);
+        device.embed(&table, integers(&device, &tokens).all(), 3, hidden.all(), 0.5).unwrap();
+        let expected: Vec<f64> = tokens
+            .iter()
+            .flat_map(|&token| kept[token as usize * 256..][..256].iter().map(|x| 0.5 * f64::from(*x)))
+            .collect();
+        assert_close(&get(&hidden, Number::F32), &expected, 1e-6, &format!("{format:?}"));
+    }
+}
