@@ -17,7 +17,7 @@ use tandem_candle::{CandleLoader, CandleSettings, ComputeDevice, Dtype, Planner,
 use tandem_core::{
     BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, SampleRow, SamplingParams, SlotId, Step, TokenId,
 };
-use tandem_cuda::{CudaError, Device, Number, Weight, WeightFormat};
+use tandem_cuda::{CudaError, Device, Input, Number, Weight, WeightFormat};
 
 const BLOCK: usize = 16;
 /// Tokens before those that are decoded.
@@ -89,11 +89,11 @@ fn ceilings(device: &Device) -> Result<(f64, f64), CudaError> {
     let side = 8192;
     let weight = Weight::new(device, WeightFormat::Plain(Number::Bf16), side, side, &vec![0; side * side * 2])?;
     let (products, scratch) = (10, device.allocate(1)?);
+    let input = Input { x: from.all(), number: Number::Bf16, rows: side };
     let seconds = best(|| {
         device.synchronize()?;
         let begun = Instant::now();
-        (0..products)
-            .try_for_each(|_| device.multiply(&weight, from.all(), Number::Bf16, side, to.all(), side, &scratch))?;
+        (0..products).try_for_each(|_| device.multiply(&weight, input, to.all(), side, &scratch))?;
         device.synchronize()?;
         Ok(begun.elapsed().as_secs_f64())
     })?;

@@ -17,7 +17,8 @@ use crate::{
     executor::{Arg, Done, Executor, Extent, Gemm},
 };
 
-/// What cuBLAS may use beside its operands; graphs need it to be given beforehand. As much as PyTorch gives it on Hopper.
+/// What cuBLAS may use beside its operands; graphs need it to be given beforehand. As much as its documentation has for Hopper
+/// (`cublasSetWorkspace`).
 const WORKSPACE: usize = 32 << 20;
 
 /// The driver reads structures from an image, so it begins where they may.

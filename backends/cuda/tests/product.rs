@@ -9,7 +9,7 @@ use candle_core::{
     quantized::{GgmlDType, QTensor},
 };
 use support::{assert_close, device, get, integers, put, random, room, rounded};
-use tandem_cuda::{Device, Number, Weight, WeightFormat};
+use tandem_cuda::{Device, Input, Number, Weight, WeightFormat};
 
 /// A weight of random numbers on the device, and the numbers as it keeps them.
 fn weight(device: &Device, format: WeightFormat, outputs: usize, inputs: usize) -> (Weight, Vec<f32>) {
@@ -51,7 +51,8 @@ fn check(device: &Device, format: WeightFormat, number: Number, outputs: usize, 
         let x_there = put(device, number, &x);
         let (before, stride) = (2, outputs + 5);
         let y = put(device, Number::F32, &vec![7.0; before + rows * stride]);
-        device.multiply(&weight, x_there.all(), number, rows, y.at(before * 4), stride, &scratch).unwrap();
+        let input = Input { x: x_there.all(), number, rows };
+        device.multiply(&weight, input, y.at(before * 4), stride, &scratch).unwrap();
         let got = get(&y, Number::F32);
         let x = rounded(number, &x);
         // A wide weight is rounded to the activations' numbers on its way to a large product.

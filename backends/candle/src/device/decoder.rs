@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_core::{LoadError, Step};
-use tandem_cuda::{Buffer, CudaError, Device, Graph, KvPages, LogitMap, Number, Rows, Turns, Weight};
+use tandem_cuda::{Buffer, CudaError, Device, Graph, Input, KvPages, LogitMap, Number, Rows, Turns, Weight};
 
 use super::{
     DeviceLinear, batch,
@@ -193,7 +193,8 @@ impl DeviceDecoder {
         let Common { device, number, hidden, .. } = &self.common;
         let head = self.head.as_ref().unwrap_or(&self.embedding.0);
         let x = self.buffers.wanted.at(first * hidden * number.bytes());
-        head.forward(device, x, *number, count, out.all(), &self.buffers.scratch)?;
+        let input = Input { x, number: *number, rows: count };
+        head.forward(device, input, out.all(), &self.buffers.scratch)?;
         device.map_logits(self.logit_map, out.all(), count * self.limits.vocab)
     }
 
@@ -300,7 +301,7 @@ impl Loader<'_> {
 
     fn linear(&mut self, product: &Product) -> Result<DeviceLinear, LoadError> {
         let Product { parts, inputs, has_bias } = product;
-        let weights: Vec<Weight> = self.weights.to_device(self.device, self.number, parts, *inputs)?;
+        let weights: Vec<Weight> = self.weights.put_on_device(self.device, self.number, parts, *inputs)?;
         let mut bias = Vec::new();
         if *has_bias {
             for (name, outputs) in parts {

@@ -1,5 +1,7 @@
 use tandem_core::LoadError;
-use tandem_cuda::{Activation, Attention, Buffer, CudaError, Device, HeadNorms, KvPages, Norm, Number, Rows, Scene};
+use tandem_cuda::{
+    Activation, Attention, Buffer, CudaError, Device, HeadNorms, Input, KvPages, Norm, Number, Rows, Scene,
+};
 
 use super::{DeviceLinear, batch::Batch, buffers::Buffers};
 use crate::config::{self, DecoderConfig};
@@ -111,9 +113,10 @@ impl DeviceLayer {
         let (rows, number) = (batch.rows, *number);
         let Buffers { normed, qkv, attended, delta, gate_up, gated, scratch, .. } = buffers;
 
+        let input = |x: &'a Buffer| Input { x: x.all(), number, rows };
         let state = common.rows(buffers, rows, pending);
         state.enter(device, self.attention_norms.before.as_ref(), normed.all(), number)?;
-        self.qkv.forward(device, normed.all(), number, rows, qkv.all(), scratch)?;
+        self.qkv.forward(device, input(normed), qkv.all(), scratch)?;
         let norms = self.qk_norms.as_ref().map(|norms| HeadNorms {
             queries: Norm { weight: &norms.queries, eps: common.eps },
             keys: &norms.keys,
@@ -135,15 +138,15 @@ impl DeviceLayer {
         let (sequences, positions) = (told.at(batch.sequence_of_row()), told.at(batch.positions()));
         attention.rows(device, &scene, told.at(batch.single_rows()), batch.single, sequences, positions)?;
         attention.prompts(device, &scene, told.at(batch.run_lists()), batch.runs)?;
-        self.output.forward(device, attended.all(), number, rows, delta.all(), scratch)?;
+        self.output.forward(device, input(attended), delta.all(), scratch)?;
 
         let pending = Pending { bias: self.output.bias(), norm: self.attention_norms.after.as_ref() };
         let state = common.rows(buffers, rows, Some(pending));
         state.enter(device, self.mlp_norms.before.as_ref(), normed.all(), number)?;
-        self.gate_up.forward(device, normed.all(), number, rows, gate_up.all(), scratch)?;
+        self.gate_up.forward(device, input(normed), gate_up.all(), scratch)?;
         let (bias, width) = (self.gate_up.bias(), self.mlp_width);
         device.gated(common.activation, gate_up.all(), bias, rows, width, gated.all(), number)?;
-        self.down.forward(device, gated.all(), number, rows, delta.all(), scratch)?;
+        self.down.forward(device, input(gated), delta.all(), scratch)?;
         Ok(Pending { bias: self.down.bias(), norm: self.mlp_norms.after.as_ref() })
     }
 }

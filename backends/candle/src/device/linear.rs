@@ -1,4 +1,4 @@
-use tandem_cuda::{Buffer, CudaError, Device, Number, Place, Weight};
+use tandem_cuda::{Buffer, CudaError, Device, Input, Place, Weight};
 
 const F32: usize = 4;
 
@@ -32,20 +32,18 @@ impl DeviceLinear {
         }
     }
 
-    /// Writes the product of `rows` rows of `x` to `y`, in F32 and row behind row.
+    /// Writes the product to `y`, in F32 and row behind row.
     pub(crate) fn forward(
         &self,
         device: &Device,
-        x: Place<'_>,
-        number: Number,
-        rows: usize,
+        input: Input<'_>,
         y: Place<'_>,
         scratch: &Buffer,
     ) -> Result<(), CudaError> {
         let stride = self.outputs();
         let mut first = 0;
         for part in &self.parts {
-            device.multiply(part, x, number, rows, y.skip(first * F32), stride, scratch)?;
+            device.multiply(part, input, y.skip(first * F32), stride, scratch)?;
             first += part.outputs();
         }
         Ok(())

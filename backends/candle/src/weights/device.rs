@@ -20,7 +20,7 @@ const BLOCKS: [(GgmlDType, WeightFormat); 6] = [
 impl Weights {
     /// The weights of a product on a device: of `parts`, names without `.weight` and their outputs, one matrix for each run of them that is kept
     /// in one format. Numbers that are not quantised become `number`.
-    pub(crate) fn to_device(
+    pub(crate) fn put_on_device(
         &mut self,
         device: &Device,
         number: Number,

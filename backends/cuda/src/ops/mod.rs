@@ -8,7 +8,7 @@ mod sample;
 
 pub use attention::{Attention, PROMPT_ROWS, Scene};
 pub use cache::{HeadNorms, KvPages};
-pub use product::{SKINNY_ROWS, Weight};
+pub use product::{Input, SKINNY_ROWS, Weight};
 pub use rows::{Activation, Bias, LogitMap, Norm, Rows, Turns};
 pub use sample::SampleParams;
 

@@ -65,8 +65,16 @@ impl Weight {
     }
 }
 
+/// Rows of activations that are multiplied with a weight.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    pub x: Place<'a>,
+    pub number: Number,
+    pub rows: usize,
+}
+
 impl Device {
-    /// `y = x Wᵀ` for `rows` rows of `x`, in `number`; `y` is F32, its rows `stride` apart. Quantised weights of many rows are made plain
+    /// `y = x Wᵀ`; `y` is F32, its rows `stride` apart. Quantised weights of many rows are made plain
     /// numbers first, as many at a time as `scratch` has room for.
     ///
     /// # Errors
@@ -77,9 +85,7 @@ impl Device {
     pub fn multiply(
         &self,
         weight: &Weight,
-        x: Place<'_>,
-        number: Number,
-        rows: usize,
+        Input { x, number, rows }: Input<'_>,
         y: Place<'_>,
         stride: usize,
         scratch: &Buffer,
