@@ -69,7 +69,7 @@ fn main() {
         "bf16_flop_per_second": rate, "weight_bytes": needs.weights, "results": results
     });
     if let Some(file) = words.iter().position(|word| word == "--json").and_then(|at| words.get(at + 1)) {
-        std::fs::write(file, format!("{report:#}\n")).expect("a file to write to");
+        fs_err::write(file, format!("{report:#}\n")).expect("a file to write to");
     }
 }
 
