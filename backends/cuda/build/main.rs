@@ -21,6 +21,8 @@ fn emulator() {
     // Kernels register themselves, so none of their files may be left out for want of anyone who names them.
     build.link_lib_modifier("+whole-archive");
     build.flag_if_supported("-Wno-unknown-pragmas").flag_if_supported("-ffp-contract=off");
+    // Kernels read and write vectors of numbers at once, as is usual on cards.
+    build.flag_if_supported("-fno-strict-aliasing");
     build.file("emulator/emulator.cpp");
     build.files(KERNELS.map(|name| format!("kernels/{name}.cu")));
     build.compile("tandem_cuda_emulator");

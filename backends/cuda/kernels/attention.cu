@@ -49,13 +49,13 @@ constexpr int ATTEND_WARPS = 4;
 
 // Parts of `HEADS` query heads that share a KV head. Grid: splits, KV heads times the groups of HEADS, rows.
 //
-// LANES lanes hold a key and its value together, each a run of D / LANES numbers, so that a warp loads WARP / LANES tokens at a time in
+// LANES lanes hold a key and its value together, each every LANES-th vector of it, so that a warp loads WARP / LANES tokens at a time in
 // whole lines, and few shuffles add up a score.
 template <typename KV, int D, int LANES, int HEADS>
 __device__ void attend(Scene scene, const KV *keys, const KV *values, const int *row_list, const int *row_sequence, const int *row_position,
                        int splits, float *parts, float *totals) {
-    constexpr int RUN = D / LANES, VECTORS = RUN / Vector<KV>::LEN, TOKENS = WARP / LANES;
-    static_assert(RUN % Vector<KV>::LEN == 0, "whole vectors");
+    constexpr int RUN = D / LANES, LEN = Vector<KV>::LEN, VECTORS = RUN / LEN, TOKENS = WARP / LANES;
+    static_assert(RUN % LEN == 0, "whole vectors");
     SHARED_BYTES(shared);
     float *of_warps = reinterpret_cast<float *>(shared);
     int row = row_list[blockIdx.z], split = blockIdx.x;
@@ -63,6 +63,8 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
     int kv_head = blockIdx.y / groups, first_head = kv_head * group + blockIdx.y % groups * HEADS;
     int heads = min(HEADS, kv_head * group + group - first_head);
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, part = lane % LANES;
+    // Which number of a vector the lane's i-th is.
+    auto place_in_vector = [part](int i) { return (i / LEN * LANES + part) * LEN + i % LEN; };
     const int *table = scene.tables + (int64_t)row_sequence[row] * scene.table_stride;
     int begin, end;
     share(scene, row_position[row], split, splits, &begin, &end);
@@ -71,12 +73,12 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
         // A head too many is computed like the first and forgotten.
-        const float *from = scene.qkv + (int64_t)row * scene.row_width + (first_head + (h < heads ? h : 0)) * D + part * RUN;
+        const float *from = scene.qkv + (int64_t)row * scene.row_width + (first_head + (h < heads ? h : 0)) * D;
         maximum[h] = NEGATIVE_INFINITY;
         total[h] = 0.0f;
 #pragma unroll
         for (int i = 0; i < RUN; i++) {
-            query[h][i] = from[i];
+            query[h][i] = from[place_in_vector(i)];
             sum[h][i] = 0.0f;
         }
     }
@@ -84,10 +86,10 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
     for (int base = begin + warp * TOKENS; base < end; base += ATTEND_WARPS * TOKENS) {
         int token = base + lane / LANES;
         bool there = token < end;
-        int64_t place = place_of(scene, table, kv_head, there ? token : base) + part * RUN;
+        int64_t place = place_of(scene, table, kv_head, there ? token : base) + part * LEN;
         float key[RUN], value[RUN];
-        load_floats(keys + place, key, VECTORS);
-        load_floats(values + place, value, VECTORS);
+        load_floats(keys + place, key, VECTORS, LANES * LEN);
+        load_floats(values + place, value, VECTORS, LANES * LEN);
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             float product = 0.0f;
@@ -127,7 +129,7 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
         float *to = of_warps + (warp * HEADS + h) * (D + 2);
         if (lane < LANES) {
 #pragma unroll
-            for (int i = 0; i < RUN; i++) to[part * RUN + i] = sum[h][i];
+            for (int i = 0; i < RUN; i++) to[place_in_vector(i)] = sum[h][i];
             if (part == 0) {
                 to[D] = maximum[h];
                 to[D + 1] = total[h];

@@ -53,16 +53,23 @@ template <typename T> struct __align__(16) Vector {
     T at[LEN];
 };
 
-template <typename T> __device__ __forceinline__ void load_floats(const T *from, float *to, int vectors) {
+// Whole vectors, the second and each one after it so many numbers behind the one before it.
+template <typename T> __device__ __forceinline__ void load_floats(const T *from, float *to, int vectors, int apart = Vector<T>::LEN) {
 #pragma unroll
     for (int v = 0; v < vectors; v++) {
-        Vector<T> loaded = reinterpret_cast<const Vector<T> *>(from)[v];
+        Vector<T> loaded = *reinterpret_cast<const Vector<T> *>(from + v * apart);
 #pragma unroll
         for (int i = 0; i < Vector<T>::LEN; i++) to[v * Vector<T>::LEN + i] = to_float(loaded.at[i]);
     }
 }
 
-// Two numbers as the register that the tensor cores take.
+// Two neighbours, the first of which is at an even place, as the register that the tensor cores take.
+template <typename X> __device__ __forceinline__ uint32_t load_pair(const X *from) {
+    return *reinterpret_cast<const uint32_t *>(from);
+}
+template <typename X> __device__ __forceinline__ void store_pair(X *to, uint32_t pair) { *reinterpret_cast<uint32_t *>(to) = pair; }
+
+// Two numbers as such a register.
 template <typename X> __device__ __forceinline__ uint32_t pack(float low, float high) {
     X pair[2] = {from_float<X>(low), from_float<X>(high)};
     uint32_t packed;

@@ -38,28 +38,34 @@ __device__ void prefill(const float *qkv, int row_width, const int *tables, int 
         sees_from[r] = window ? max(position[r] - window + 1, 0) : 0;
     }
     int last = first_position + rows - 1, begin = window ? max(first_position - window + 1, 0) / KEYS * KEYS : 0;
+    auto place_of = [=](int token) {
+        int64_t page = table[token / page_len];
+        return ((page * kv_heads + kv_head) * page_len + token % page_len) * D;
+    };
     const X *my_q = q + (warp * 16 + g) * K_STRIDE + 2 * t;
 
     for (int base = begin; base <= last; base += KEYS) {
         __syncthreads();
-        for (int at = threadIdx.x; at < KEYS * D / Vector<KV>::LEN; at += blockDim.x) {
-            constexpr int PER_KEY = D / Vector<KV>::LEN;
-            int key = at / PER_KEY, i = at % PER_KEY * Vector<KV>::LEN, token = base + key;
-            float of_key[Vector<KV>::LEN], of_value[Vector<KV>::LEN];
-            if (token <= last) {
-                int64_t page = table[token / page_len];
-                int64_t place = ((page * kv_heads + kv_head) * page_len + token % page_len) * D + i;
-                load_floats(keys + place, of_key, 1);
-                load_floats(values + place, of_value, 1);
-            } else {
-                // Its weight is nothing, and nothing times what a page held before might not be.
-                for (int j = 0; j < Vector<KV>::LEN; j++) of_key[j] = of_value[j] = 0.0f;
-            }
+        // Of a token that is not there the weight is nothing, and nothing times what a page held before might not be.
+        constexpr int LEN = Vector<KV>::LEN, PER_TOKEN = D / LEN;
+        static_assert(LEN == Vector<X>::LEN, "as many numbers go in as come out");
+        // Keys go by threads as they lie in memory.
+        for (int at = threadIdx.x; at < KEYS * PER_TOKEN; at += blockDim.x) {
+            int key = at / PER_TOKEN, i = at % PER_TOKEN * LEN, token = base + key;
+            float of_key[LEN] = {0.0f};
+            if (token <= last) load_floats(keys + place_of(token) + i, of_key, 1);
+            Vector<X> rounded;
 #pragma unroll
-            for (int j = 0; j < Vector<KV>::LEN; j++) {
-                k[key * K_STRIDE + i + j] = from_float<X>(of_key[j]);
-                v[(i + j) * V_STRIDE + key] = from_float<X>(of_value[j]);
-            }
+            for (int j = 0; j < LEN; j++) rounded.at[j] = from_float<X>(of_key[j]);
+            *reinterpret_cast<Vector<X> *>(k + key * K_STRIDE + i) = rounded;
+        }
+        // Values by token: neighbours write side by side, and not to one bank.
+        for (int at = threadIdx.x; at < KEYS * PER_TOKEN; at += blockDim.x) {
+            int key = at % KEYS, i = at / KEYS * LEN, token = base + key;
+            float of_value[LEN] = {0.0f};
+            if (token <= last) load_floats(values + place_of(token) + i, of_value, 1);
+#pragma unroll
+            for (int j = 0; j < LEN; j++) v[(i + j) * V_STRIDE + key] = from_float<X>(of_value[j]);
         }
         __syncthreads();
 
@@ -72,16 +78,16 @@ __device__ void prefill(const float *qkv, int row_width, const int *tables, int 
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             uint32_t a[4];
-            memcpy(&a[0], my_q + step * 16, 4);
-            memcpy(&a[1], my_q + step * 16 + 8 * K_STRIDE, 4);
-            memcpy(&a[2], my_q + step * 16 + 8, 4);
-            memcpy(&a[3], my_q + step * 16 + 8 * K_STRIDE + 8, 4);
+            a[0] = load_pair(my_q + step * 16);
+            a[1] = load_pair(my_q + step * 16 + 8 * K_STRIDE);
+            a[2] = load_pair(my_q + step * 16 + 8);
+            a[3] = load_pair(my_q + step * 16 + 8 * K_STRIDE + 8);
 #pragma unroll
             for (int column = 0; column < KEY_COLUMNS; column++) {
                 const X *from = k + (column * 8 + g) * K_STRIDE + step * 16 + 2 * t;
                 uint32_t b[2];
-                memcpy(&b[0], from, 4);
-                memcpy(&b[1], from + 8, 4);
+                b[0] = load_pair(from);
+                b[1] = load_pair(from + 8);
                 mma<X>(score[column], a, b);
             }
         }
@@ -131,8 +137,8 @@ __device__ void prefill(const float *qkv, int row_width, const int *tables, int 
             for (int column = 0; column < COLUMNS; column++) {
                 const X *from = v + (column * 8 + g) * V_STRIDE + step * 16 + 2 * t;
                 uint32_t b[2];
-                memcpy(&b[0], from, 4);
-                memcpy(&b[1], from + 8, 4);
+                b[0] = load_pair(from);
+                b[1] = load_pair(from + 8);
                 mma<X>(sum[column], a, b);
             }
         }
@@ -147,7 +153,7 @@ __device__ void prefill(const float *qkv, int row_width, const int *tables, int 
 #pragma unroll
         for (int column = 0; column < COLUMNS; column++) {
             uint32_t pair = pack<X>(sum[column][2 * r] / total[r], sum[column][2 * r + 1] / total[r]);
-            memcpy(to + column * 8, &pair, 4);
+            store_pair(to + column * 8, pair);
         }
     }
 }
