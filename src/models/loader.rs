@@ -278,9 +278,9 @@ fn candle_settings(
     backend: &BackendSettings,
     model: &ModelSettings,
 ) -> Result<tandem_candle::CandleSettings, LoadError> {
-    use tandem_candle::{CandleSettings, ComputeDevice, Dtype, Quantization};
+    use tandem_candle::{CandleSettings, ComputeDevice, Dtype, KvType, Quantization};
 
-    use crate::settings::{CandleDevice, CandleDtype, CandleQuantization};
+    use crate::settings::{CandleDevice, CandleDtype, CandleKvType, CandleQuantization};
 
     let &BackendSettings::Candle {
         parallel,
@@ -291,6 +291,7 @@ fn candle_settings(
         quantization,
         block_size,
         kv_tokens,
+        kv_type,
         device,
     } = backend
     else {
@@ -318,6 +319,10 @@ fn candle_settings(
         block_size,
         max_step_tokens,
         kv_tokens,
+        kv_type: match kv_type {
+            CandleKvType::Auto => KvType::Auto,
+            CandleKvType::Fp8 => KvType::Fp8,
+        },
         device: match device {
             CandleDevice::Cpu => ComputeDevice::Cpu,
             CandleDevice::Cuda { ordinal, memory_fraction } => {

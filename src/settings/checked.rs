@@ -87,6 +87,7 @@ pub enum BackendSettings {
         block_size: u32,
         /// Tokens that the KV cache holds. When absent, as many as all sequences may have; on a GPU as many as there is room for.
         kv_tokens: Option<u32>,
+        kv_type: CandleKvType,
         device: CandleDevice,
     },
     Sim {
@@ -98,6 +99,15 @@ pub enum BackendSettings {
         step_delay_ms: u64,
         faults: SimFaults,
     },
+}
+
+/// What candle keeps K and V in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CandleKvType {
+    /// As `dtype` says.
+    Auto,
+    /// On cards only.
+    Fp8,
 }
 
 /// What candle computes on.
@@ -470,6 +480,14 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
                     ("f16", CandleDtype::F16),
                 ],
             )?;
+            let kv_type = one_of(
+                "backend.kv_type",
+                raw.kv_type.as_deref().unwrap_or("auto"),
+                &[("auto", CandleKvType::Auto), ("fp8", CandleKvType::Fp8)],
+            )?;
+            if (kv_type, device) == (CandleKvType::Fp8, CandleDevice::Cpu) {
+                return Err(SettingsError::new("backend.kv_type", "fp8 needs backend.device = \"cuda\""));
+            }
             Ok(BackendSettings::Candle {
                 parallel,
                 context,
@@ -479,6 +497,7 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
                 quantization,
                 block_size,
                 kv_tokens,
+                kv_type,
                 device,
             })
         }

@@ -17,9 +17,9 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use checked::{
-    AdapterSettings, BackendSettings, BatchOrder, BatchSettings, CandleDevice, CandleDtype, CandleQuantization,
-    GenerationConfig, LimitSettings, LogFormat, LogSettings, Matryoshka, ModelSettings, ServerSettings, Settings,
-    SimFaults, Task, TlsSettings,
+    AdapterSettings, BackendSettings, BatchOrder, BatchSettings, CandleDevice, CandleDtype, CandleKvType,
+    CandleQuantization, GenerationConfig, LimitSettings, LogFormat, LogSettings, Matryoshka, ModelSettings,
+    ServerSettings, Settings, SimFaults, Task, TlsSettings,
 };
 pub use layers::Resolved;
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};

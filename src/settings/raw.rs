@@ -229,9 +229,10 @@ impl Kind {
     pub(super) fn knows(self, key: &str) -> bool {
         match key {
             "threads" => self != Self::Sim,
-            "threads_batch" | "micro_batch_tokens" | "flash_attention" | "kv_type" | "kv_unified" | "swa_full"
-            | "gpu_layers" | "gpu_split" | "main_gpu" | "gpus" | "mmap" | "mlock" | "numa" => self == Self::LlamaCpp,
+            "threads_batch" | "micro_batch_tokens" | "flash_attention" | "kv_unified" | "swa_full" | "gpu_layers"
+            | "gpu_split" | "main_gpu" | "gpus" | "mmap" | "mlock" | "numa" => self == Self::LlamaCpp,
             "device" | "dtype" | "quantization" | "gpu_memory_fraction" => self == Self::Candle,
+            "kv_type" => self != Self::Sim,
             "block_size" | "kv_tokens" => self != Self::LlamaCpp,
             "step_delay_ms" | "faults" => self == Self::Sim,
             _ => true,

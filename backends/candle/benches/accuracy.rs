@@ -49,6 +49,7 @@ fn main() {
         block_size: 16,
         max_step_tokens: 64,
         kv_tokens: None,
+        kv_type: tandem_candle::KvType::Auto,
         device: tandem_candle::ComputeDevice::Cpu,
         threads: None,
     };

@@ -13,7 +13,7 @@
 use std::{path::PathBuf, time::Instant};
 
 use serde_json::{Value, json};
-use tandem_candle::{CandleLoader, CandleSettings, ComputeDevice, Dtype, Planner, Quantization};
+use tandem_candle::{CandleLoader, CandleSettings, ComputeDevice, Dtype, KvType, Planner, Quantization};
 use tandem_core::{
     BackendLoader, BlockId, Chunk, InferenceBackend, KvLayout, SampleRow, SamplingParams, SlotId, Step, TokenId,
 };
@@ -50,6 +50,7 @@ fn main() {
         block_size: BLOCK as u32,
         max_step_tokens: PROMPTS[2] as u32,
         kv_tokens: None,
+        kv_type: KvType::Auto,
         device: ComputeDevice::Cuda { ordinal: 0, memory_fraction: 0.9 },
         threads: None,
     };

@@ -42,6 +42,7 @@ fn main() {
         block_size: 16,
         max_step_tokens: 64,
         kv_tokens: None,
+        kv_type: tandem_candle::KvType::Auto,
         device: tandem_candle::ComputeDevice::Cpu,
         threads: words.get(2).map(|threads| threads.parse().expect("a number of threads")),
     };

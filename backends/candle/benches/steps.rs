@@ -34,6 +34,7 @@ fn main() {
         block_size: BLOCK as u32,
         max_step_tokens: PROMPT as u32,
         kv_tokens: None,
+        kv_type: tandem_candle::KvType::Auto,
         device: tandem_candle::ComputeDevice::Cpu,
         threads,
     };

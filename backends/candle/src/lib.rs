@@ -40,7 +40,7 @@ mod weights;
 
 pub use loader::CandleLoader;
 pub use plan::{MemoryPlan, Planner};
-pub use settings::{CandleSettings, ComputeDevice, Dtype, Quantization};
+pub use settings::{CandleSettings, ComputeDevice, Dtype, KvType, Quantization};
 
 /// The version of candle that this crate is built on; candle exports none itself.
 #[must_use]

@@ -181,6 +181,7 @@ impl CandleLoader {
             max_step_tokens: settings.max_step_tokens as usize,
             pages: count as usize,
             page_len: block_size as usize,
+            kv: device::kv_number(settings, number),
         };
         let model = threads.install(|| DeviceDecoder::load(device, number, config, shape, weights));
         if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
@@ -291,6 +292,7 @@ fn spec(settings: &CandleSettings, config: &DecoderConfig) -> Result<BackendSpec
         block_size,
         max_step_tokens,
         kv_tokens,
+        kv_type: _,
         device: _,
         threads: _,
     } = settings;

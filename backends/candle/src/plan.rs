@@ -270,6 +270,7 @@ mod tests {
             block_size: 16,
             max_step_tokens: 512,
             kv_tokens: None,
+            kv_type: crate::settings::KvType::Auto,
             device: crate::settings::ComputeDevice::Cpu,
             threads: None,
         };
@@ -332,6 +333,11 @@ mod tests {
         let all = planner.plan_within(Some(64 << 30)).expect("a plan").needs;
         // As on the CPU, in the numbers of the weights.
         assert_eq!(all.kv, 8 * 512 * 5 * 2 * 64 * 2 * 2);
+        let eight_bits = planner_of("../../models/tiny", |settings| {
+            on_gpu(settings);
+            settings.kv_type = crate::settings::KvType::Fp8;
+        });
+        assert_eq!(eight_bits.plan_within(Some(64 << 30)).expect("a plan").needs.kv, all.kv / 2);
         let half = planner.plan_within(Some(all.total() - all.kv / 2)).expect("a plan").needs;
         assert!((all.kv / 2 - (1 << 16)..=all.kv / 2).contains(&half.kv), "{half:?} of {all:?}");
         let least = planner.plan_within(Some(1)).expect("a plan").needs;

@@ -26,11 +26,23 @@ pub struct CandleSettings {
     pub max_step_tokens: u32,
     /// Tokens that the KV cache holds over all sequences, rounded up to whole pages; `None` is `parallel` full contexts.
     pub kv_tokens: Option<u32>,
+    /// What K and V are kept in.
+    pub kv_type: KvType,
     /// What computes.
     pub device: ComputeDevice,
     /// Threads that compute. `None` is one per physical core, less one for the server when there are more than two: of two cores the
     /// server needs too little to be given half of the machine.
     pub threads: Option<usize>,
+}
+
+/// What K and V are kept in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// As `dtype` says; on a card what weights are in, or BF16 where they are quantised.
+    #[default]
+    Auto,
+    /// Eight bits (E4M3), half of what is read and kept otherwise; on cards only.
+    Fp8,
 }
 
 /// What a model is computed on.
@@ -84,6 +96,7 @@ impl CandleSettings {
             block_size,
             max_step_tokens,
             kv_tokens,
+            kv_type,
             device,
             threads,
         } = self;
@@ -91,6 +104,9 @@ impl CandleSettings {
             && !(*memory_fraction > 0.0 && *memory_fraction <= 1.0)
         {
             return Err(LoadError::Unsupported(format!("memory_fraction {memory_fraction} is not between 0 and 1")));
+        }
+        if (*kv_type, device) == (KvType::Fp8, &ComputeDevice::Cpu) {
+            return Err(LoadError::Unsupported("K and V of eight bits (fp8) are for GPUs".to_owned()));
         }
         let zero = [
             ("context", *context == Some(0)),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::json;
 use support::{Model, device::on_device, greedy, settings};
-use tandem_candle::{CandleSettings, Dtype, Quantization};
+use tandem_candle::{CandleSettings, Dtype, KvType, Quantization};
 use tandem_core::{
     BackendLoader, BlockId, Chunk, InferenceBackend, LoadError, Loaded, SampleRow, SamplingParams, SlotId, Step,
     conformance,
@@ -89,6 +89,27 @@ fn weights_that_are_quantized_on_the_way() {
         let settings = CandleSettings { quantization, dtype: Dtype::Bf16, ..settings(dir.path()) };
         compare(&settings, &prompt(40), 2, 0.25);
     }
+}
+
+#[test]
+fn keys_and_values_of_eight_bits() {
+    let dir = wide().write();
+    let (mut plain, mut eight) = (None, None);
+    for (kv_type, result) in [(KvType::Auto, &mut plain), (KvType::Fp8, &mut eight)] {
+        let settings = CandleSettings { kv_type, dtype: Dtype::Bf16, ..settings(dir.path()) };
+        load(settings, |loaded| *result = Some(greedy(loaded.backend.generator().unwrap(), &prompt(70), 2).0)).unwrap();
+    }
+    let (plain, eight) = (plain.unwrap(), eight.unwrap());
+    let differences = plain[..10].iter().map(|(token, logprob)| {
+        let other = eight.iter().find(|(other, _)| other == token).expect("the likeliest are those");
+        (other.1 - logprob).powi(2)
+    });
+    // Each number is off by up to a thirtieth.
+    let error = (differences.sum::<f32>() / 10.0).sqrt();
+    assert!(error > 0.0 && error < 0.4, "off by {error}");
+    let on_cpu = CandleSettings { kv_type: KvType::Fp8, ..settings(dir.path()) };
+    let error = support::load(on_cpu, |_| panic!("lent out")).unwrap_err().to_string();
+    assert!(error.contains("for GPUs"), "{error}");
 }
 
 #[test]

@@ -247,6 +247,8 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
     DEFINE_SIZE(KV, 96, 4)                                                                                                                 \
     DEFINE_SIZE(KV, 128, 8)                                                                                                                \
     DEFINE_SIZE(KV, 256, 16)                                                                                                               \
+    DEFINE_ANY(KV)
+#define DEFINE_ANY(KV)                                                                                                                     \
     KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_any(SCENE, const KV *keys, const KV *values, ROWS) {                        \
         attend_any<KV>(THE_SCENE, keys, values, THE_ROWS);                                                                                 \
     }                                                                                                                                      \
@@ -260,6 +262,11 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
 DEFINE(float)
 DEFINE(bf16)
 DEFINE(f16)
+// A vector has 16 of these, which fits a head of 96 no way.
+DEFINE_SIZE(fp8, 64, 4)
+DEFINE_SIZE(fp8, 128, 8)
+DEFINE_SIZE(fp8, 256, 16)
+DEFINE_ANY(fp8)
 DEFINE_JOIN(float)
 DEFINE_JOIN(bf16)
 DEFINE_JOIN(f16)

@@ -44,6 +44,31 @@ template <> __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32
 }
 #endif
 
+// Eight bits of a float: 4 of exponent and 3 of fraction, no infinities ("E4M3", OCP 8-bit Floating Point Specification 1.0). For caches; the
+// same on all cards, of which the older have no instruction for it.
+struct fp8 {
+    uint8_t bits;
+};
+
+// A number of F16 has one more bit of exponent, whose bias is 8 more: the rest only moves.
+__device__ __forceinline__ float to_float(fp8 x) {
+    unsigned size = x.bits & 0x7fu;
+    float number = to_float(f16_from_bits((uint16_t)((x.bits & 0x80u) << 8 | size << 7))) * 256.0f;
+    return size == 0x7f ? number * NEGATIVE_INFINITY * 0.0f : number;
+}
+
+// To nearest, ties to even; what is too large becomes the largest number, 448.
+template <> __device__ __forceinline__ fp8 from_float<fp8>(float x) {
+    unsigned bits = __float_as_uint(x), sign = bits >> 24 & 0x80u;
+    float size = fabsf(x);
+    if (x != x) return fp8{(uint8_t)(sign | 0x7f)};
+    if (size >= 464.0f) return fp8{(uint8_t)(sign | 0x7e)};
+    // Below the least number with a first digit, those that are left are 2^-9 apart.
+    if (size < 0.015625f) return fp8{(uint8_t)(sign | (unsigned)rintf(size * 512.0f))};
+    unsigned rounded = (bits & 0x7fffffffu) + 0x7ffffu + (bits >> 20 & 1u);
+    return fp8{(uint8_t)(sign | (rounded - (120u << 23)) >> 20)};
+}
+
 #define WARP 32
 #define ALL_LANES 0xffffffffu
 

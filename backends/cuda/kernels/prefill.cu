@@ -48,16 +48,19 @@ __device__ void prefill(const float *qkv, int row_width, const int *tables, int 
         __syncthreads();
         // Of a token that is not there the weight is nothing, and nothing times what a page held before might not be.
         constexpr int LEN = Vector<KV>::LEN, PER_TOKEN = D / LEN;
-        static_assert(LEN == Vector<X>::LEN, "as many numbers go in as come out");
+        static_assert(LEN % Vector<X>::LEN == 0, "whole vectors come out");
         // Keys go by threads as they lie in memory.
         for (int at = threadIdx.x; at < KEYS * PER_TOKEN; at += blockDim.x) {
             int key = at / PER_TOKEN, i = at % PER_TOKEN * LEN, token = base + key;
             float of_key[LEN] = {0.0f};
             if (token <= last) load_floats(keys + place_of(token) + i, of_key, 1);
-            Vector<X> rounded;
 #pragma unroll
-            for (int j = 0; j < LEN; j++) rounded.at[j] = from_float<X>(of_key[j]);
-            *reinterpret_cast<Vector<X> *>(k + key * K_STRIDE + i) = rounded;
+            for (int part = 0; part < LEN / Vector<X>::LEN; part++) {
+                Vector<X> rounded;
+#pragma unroll
+                for (int j = 0; j < Vector<X>::LEN; j++) rounded.at[j] = from_float<X>(of_key[part * Vector<X>::LEN + j]);
+                reinterpret_cast<Vector<X> *>(k + key * K_STRIDE + i)[part] = rounded;
+            }
         }
         // Values by token: neighbours write side by side, and not to one bank.
         for (int at = threadIdx.x; at < KEYS * PER_TOKEN; at += blockDim.x) {
@@ -176,3 +179,5 @@ __device__ void prefill(const float *qkv, int row_width, const int *tables, int 
 DEFINE(bf16, bf16)
 DEFINE(bf16, f16)
 DEFINE(f16, f16)
+DEFINE(bf16, fp8)
+DEFINE(f16, fp8)

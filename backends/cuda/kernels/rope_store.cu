@@ -69,3 +69,4 @@ __device__ void rope_store(float *qkv, const float *bias, const float *q_norm, c
 DEFINE(float)
 DEFINE(bf16)
 DEFINE(f16)
+DEFINE(fp8)

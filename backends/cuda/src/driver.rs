@@ -268,6 +268,10 @@ impl Executor for Driver {
             Number::F32 => blas_sys::cudaDataType::CUDA_R_32F,
             Number::Bf16 => blas_sys::cudaDataType::CUDA_R_16BF,
             Number::F16 => blas_sys::cudaDataType::CUDA_R_16F,
+            Number::F8 => {
+                let reason = "nothing is multiplied in eight bits".to_owned();
+                return Err(CudaError::Failed { call: "cublasGemmEx", reason });
+            }
         };
         let (one, nothing) = (1.0f32, 0.0f32);
         let [m, n, k, ldc] =

@@ -256,6 +256,7 @@ fn numbers(number: Number, address: u64, count: usize) -> Vec<f32> {
             Number::F32 => slice::from_raw_parts(address as *const f32, count).to_vec(),
             Number::Bf16 => slice::from_raw_parts(address as *const bf16, count).iter().map(|x| x.to_f32()).collect(),
             Number::F16 => slice::from_raw_parts(address as *const f16, count).iter().map(|x| x.to_f32()).collect(),
+            Number::F8 => panic!("nothing is multiplied in eight bits"),
         }
     }
 }

@@ -153,6 +153,7 @@ fn rows_of_heads_of_all_sizes() {
         for number in [Number::F32, Number::Bf16, Number::F16] {
             Case { number, kv: number, ..case(heads, kv_heads, head_dim) }.check(&device, false);
         }
+        Case { kv: Number::F8, ..case(heads, kv_heads, head_dim) }.check(&device, false);
     }
 }
 
@@ -160,7 +161,13 @@ fn rows_of_heads_of_all_sizes() {
 fn prompts_of_heads_of_all_sizes() {
     let device = device();
     for (heads, kv_heads, head_dim) in [(4, 2, 64), (2, 1, 96), (2, 2, 128), (2, 1, 256)] {
-        for (number, kv) in [(Number::Bf16, Number::Bf16), (Number::Bf16, Number::F16), (Number::F16, Number::F16)] {
+        for (number, kv) in [
+            (Number::Bf16, Number::Bf16),
+            (Number::Bf16, Number::F16),
+            (Number::F16, Number::F16),
+            (Number::Bf16, Number::F8),
+            (Number::F16, Number::F8),
+        ] {
             Case { number, kv, ..case(heads, kv_heads, head_dim) }.check(&device, true);
         }
     }

@@ -57,6 +57,8 @@ pub(crate) struct Shape {
     pub(crate) max_step_tokens: usize,
     pub(crate) pages: usize,
     pub(crate) page_len: usize,
+    /// What K and V are.
+    pub(crate) kv: Number,
 }
 
 impl DeviceDecoder {
@@ -107,7 +109,7 @@ impl DeviceDecoder {
             page_len: shape.page_len,
             pages: shape.pages,
             table,
-            prompts: common.attention.has_prompts(number, number),
+            prompts: common.attention.has_prompts(number, shape.kv),
         };
         let rows = shape.max_step_tokens;
         let sampled = batch::most_sampled(shape.parallel, rows);
@@ -274,8 +276,7 @@ impl Loader<'_> {
         };
         let (attention_norms, mlp_norms) = tensors.block_norms();
         let (gate_up, down) = tensors.mlp("mlp", mlp_width);
-        let pages =
-            KvPages::new(self.device, self.number, shape.pages, shape.page_len, config.kv_heads, config.head_dim);
+        let pages = KvPages::new(self.device, shape.kv, shape.pages, shape.page_len, config.kv_heads, config.head_dim);
         Ok(DeviceLayer {
             attention_norms: self.block_norms(&attention_norms)?,
             qkv: self.linear(&tensors.qkv())?,

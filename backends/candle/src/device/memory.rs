@@ -6,7 +6,7 @@ use super::{batch, buffers::Buffers};
 use crate::{
     config::{DecoderConfig, MlpConfig},
     models::distinct_ropes,
-    settings::{CandleSettings, Dtype},
+    settings::{CandleSettings, Dtype, KvType},
     weights::Weights,
 };
 
@@ -41,6 +41,14 @@ pub(crate) fn number(settings: &CandleSettings, weights: &Weights) -> Number {
     }
 }
 
+/// What K and V are on a device whose other numbers are `number`.
+pub(crate) fn kv_number(settings: &CandleSettings, number: Number) -> Number {
+    match settings.kv_type {
+        KvType::Auto => number,
+        KvType::Fp8 => Number::F8,
+    }
+}
+
 impl DeviceNeeds {
     /// On a device of so many processors, of weights of so many bytes.
     pub(crate) fn new(
@@ -57,7 +65,11 @@ impl DeviceNeeds {
         let told = (rows * 8 + parallel * (context.div_ceil(settings.block_size as usize) + 8)) * 4;
         let buffers = Buffers::bytes(config, &pairs, rows, batch::most_sampled(parallel, rows), number) + told;
         let attention = Attention::bytes(processors, config.heads, config.kv_heads, config.head_dim);
-        Self { weights, page: (page_numbers * number.bytes()) as u64, compute: (buffers + attention) as u64 + RESERVE }
+        Self {
+            weights,
+            page: (page_numbers * kv_number(settings, number).bytes()) as u64,
+            compute: (buffers + attention) as u64 + RESERVE,
+        }
     }
 
     pub(crate) fn with_kv(&self, pages: u64) -> MemoryNeeds {

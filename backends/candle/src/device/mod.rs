@@ -14,7 +14,7 @@ mod memory;
 pub(crate) use backend::DeviceBackend;
 pub(crate) use decoder::{DeviceDecoder, Shape};
 pub(crate) use linear::DeviceLinear;
-pub(crate) use memory::{DeviceNeeds, kv_tokens, number, room, unsupported};
+pub(crate) use memory::{DeviceNeeds, kv_number, kv_tokens, number, room, unsupported};
 
 use tandem_core::LoadError;
 use tandem_cuda::CudaError;

@@ -88,6 +88,7 @@ fn as_device_has_it(matrix: Matrix, number: Number) -> candle_core::Result<(Weig
         Number::F32 => GgmlDType::F32,
         Number::Bf16 => GgmlDType::BF16,
         Number::F16 => GgmlDType::F16,
+        Number::F8 => unreachable!("weights are never of eight bits, but in blocks"),
     };
     let bytes = if matrix.dtype == same {
         matrix.bytes

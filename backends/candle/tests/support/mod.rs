@@ -157,6 +157,7 @@ pub(crate) fn settings(model: &Path) -> CandleSettings {
         block_size: 16,
         max_step_tokens: 128,
         kv_tokens: None,
+        kv_type: tandem_candle::KvType::Auto,
         device: tandem_candle::ComputeDevice::Cpu,
         threads: Some(2),
     }

@@ -83,8 +83,12 @@ impl Attention {
     /// Whether prompts are computed on tensor cores, with activations and a cache of these numbers.
     #[must_use]
     pub fn has_prompts(&self, number: Number, kv: Number) -> bool {
-        let numbers = [(Number::Bf16, Number::Bf16), (Number::Bf16, Number::F16), (Number::F16, Number::F16)];
-        SIZES.contains(&self.head_dim) && numbers.contains(&(number, kv))
+        let numbers = match number {
+            Number::Bf16 => [Number::Bf16, Number::F16, Number::F8].contains(&kv),
+            Number::F16 => [Number::F16, Number::F8].contains(&kv),
+            Number::F32 | Number::F8 => false,
+        };
+        SIZES.contains(&self.head_dim) && numbers
     }
 
     /// Attention of `count` single rows, whose numbers `list` has; `sequences` and `positions` have the number of its sequence and the position
@@ -102,7 +106,8 @@ impl Attention {
         positions: Place<'_>,
     ) -> Result<(), CudaError> {
         let &Self { heads, kv_heads, head_dim, .. } = self;
-        let blocks = blocks_of_row(heads, kv_heads, head_dim);
+        let kv = scene.pages.number;
+        let blocks = blocks_of_row(heads, kv_heads, head_dim, kv);
         for first in (0..count).step_by(ROWS_AT_A_TIME) {
             let now = (count - first).min(ROWS_AT_A_TIME);
             let splits = splits(self.processors, now, blocks);
@@ -118,10 +123,9 @@ impl Attention {
                 parts,
                 totals,
             ]);
-            let kv = scene.pages.number.kernel();
-            let (kernel, together) = match heads_together(heads, kv_heads, head_dim) {
-                Some(together) => (format!("attend_{kv}_{head_dim}_{together}"), together),
-                None => (format!("attend_{kv}_any"), 1),
+            let (kernel, together) = match heads_together(heads, kv_heads, head_dim, kv) {
+                Some(together) => (format!("attend_{}_{head_dim}_{together}", kv.kernel()), together),
+                None => (format!("attend_{}_any", kv.kernel()), 1),
             };
             let shared_bytes = grid(WARPS * together * (head_dim + 2) * F32);
             let extent = Extent { grid: [grid(splits), grid(blocks), grid(now)], threads: THREADS, shared_bytes };
@@ -184,8 +188,10 @@ impl Attention {
 }
 
 /// Query heads that a block computes, of those that share a KV head; `None` where one kernel is for all sizes.
-fn heads_together(heads: usize, kv_heads: usize, head_dim: usize) -> Option<usize> {
-    SIZES.contains(&head_dim).then(|| match heads / kv_heads {
+fn heads_together(heads: usize, kv_heads: usize, head_dim: usize, kv: Number) -> Option<usize> {
+    // A vector of eight-bit numbers fits a head of 96 no way.
+    let fits = SIZES.contains(&head_dim) && (kv, head_dim) != (Number::F8, 96);
+    fits.then(|| match heads / kv_heads {
         1 => 1,
         2 => 2,
         _ => 4,
@@ -193,8 +199,8 @@ fn heads_together(heads: usize, kv_heads: usize, head_dim: usize) -> Option<usiz
 }
 
 /// Blocks that a row needs for each part of its tokens.
-fn blocks_of_row(heads: usize, kv_heads: usize, head_dim: usize) -> usize {
-    match heads_together(heads, kv_heads, head_dim) {
+fn blocks_of_row(heads: usize, kv_heads: usize, head_dim: usize, kv: Number) -> usize {
+    match heads_together(heads, kv_heads, head_dim, kv) {
         Some(together) => kv_heads * (heads / kv_heads).div_ceil(together),
         None => heads,
     }
@@ -202,8 +208,11 @@ fn blocks_of_row(heads: usize, kv_heads: usize, head_dim: usize) -> usize {
 
 /// Parts of rows and heads that one launch makes, at most.
 fn most_parts(processors: usize, heads: usize, kv_heads: usize, head_dim: usize) -> usize {
-    let blocks = blocks_of_row(heads, kv_heads, head_dim);
-    (1..=ROWS_AT_A_TIME).map(|rows| rows * splits(processors, rows, blocks)).max().unwrap_or(1) * heads
+    let parts = |kv| {
+        let blocks = blocks_of_row(heads, kv_heads, head_dim, kv);
+        (1..=ROWS_AT_A_TIME).map(|rows| rows * splits(processors, rows, blocks)).max().unwrap_or(1) * heads
+    };
+    parts(Number::F16).max(parts(Number::F8))
 }
 
 /// Parts that the tokens of a row are looked at in, so that no processor is idle.

@@ -50,6 +50,8 @@ pub(crate) fn tolerance(number: Number) -> f64 {
         Number::F32 => 1e-5,
         Number::Bf16 => 1e-2,
         Number::F16 => 2e-3,
+        // Against the number before it was rounded.
+        Number::F8 => 4e-2,
     }
 }
 
