@@ -3,7 +3,7 @@
 #[cfg(feature = "driver")]
 mod nvcc;
 
-const KERNELS: [&str; 6] = ["attention", "elementwise", "prefill", "product", "rope_store", "sample"];
+const KERNELS: [&str; 7] = ["attention", "elementwise", "experts", "prefill", "product", "rope_store", "sample"];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");

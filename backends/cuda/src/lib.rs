@@ -21,6 +21,6 @@ pub use device::{Buffer, Device, Graph, Place};
 pub use error::CudaError;
 pub use number::{Number, WeightFormat};
 pub use ops::{
-    Activation, Attention, Bias, HeadNorms, Input, KvPages, LogitMap, Norm, PROMPT_ROWS, Rows, SKINNY_ROWS,
-    SampleParams, Scene, Turns, Weight,
+    Activation, Attention, Bias, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, Norm, PROMPT_ROWS, Routing, Rows,
+    SKINNY_ROWS, SampleParams, Scene, Turns, Weight,
 };

@@ -1,4 +1,4 @@
-use tandem_cuda::{Buffer, CudaError, Device, Number};
+use tandem_cuda::{Buffer, CudaError, Device, Number, Routing};
 
 use crate::config::{DecoderConfig, MlpConfig};
 
@@ -25,6 +25,19 @@ pub(super) struct Buffers {
     /// Cosines and sines, for each of the model's angles.
     pub(super) turns: Vec<Buffer>,
     pub(super) scratch: Buffer,
+    /// Where a layer of the model has experts.
+    pub(super) experts: Option<ExpertBuffers>,
+}
+
+/// What the rows of a step go through experts with.
+#[derive(Debug)]
+pub(super) struct ExpertBuffers {
+    pub(super) scores: Buffer,
+    pub(super) chosen: Buffer,
+    pub(super) shares: Buffer,
+    pub(super) groups: Buffer,
+    /// What each expert made of each of its rows.
+    pub(super) outputs: Buffer,
 }
 
 /// Bytes of each.
@@ -38,6 +51,8 @@ struct Sizes {
     logits: usize,
     scored: usize,
     turns: Vec<usize>,
+    /// Scores, pairs of rows and experts, groups of them, and what experts make.
+    experts: Option<[usize; 4]>,
 }
 
 impl Sizes {
@@ -45,11 +60,23 @@ impl Sizes {
     fn new(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number) -> Self {
         let (hidden, q) = (config.hidden_size, config.q_width());
         let mlp = config.layers.iter().map(|layer| match layer.mlp {
-            MlpConfig::Dense { width } | MlpConfig::Experts { width, .. } => width,
+            MlpConfig::Dense { width } => width,
+            MlpConfig::Experts { width, per_token, .. } => width * per_token,
         });
         let mlp = mlp.max().unwrap_or(0);
         let number = number.bytes();
+        let experts = config.layers.iter().filter_map(|layer| match layer.mlp {
+            MlpConfig::Dense { .. } => None,
+            MlpConfig::Experts { experts, per_token, .. } => Some([
+                rows * experts * F32,
+                rows * per_token * F32,
+                Routing::group_bytes(rows, experts, per_token),
+                rows * per_token * hidden * F32,
+            ]),
+        });
         Self {
+            // Each as large as the layer needs that needs the most of it.
+            experts: experts.reduce(|a, b| std::array::from_fn(|at| a[at].max(b[at]))),
             hidden: rows * hidden * F32,
             normed: rows * hidden * number,
             qkv: rows * (q + 2 * config.kv_width()) * F32,
@@ -86,13 +113,23 @@ impl Buffers {
             scored: device.allocate(sizes.scored)?,
             turns: sizes.turns.iter().map(|bytes| device.allocate(*bytes)).collect::<Result<_, _>>()?,
             scratch: device.allocate(SCRATCH.min(scratch(config, number)))?,
+            experts: match sizes.experts {
+                None => None,
+                Some([scores, pairs, groups, outputs]) => Some(ExpertBuffers {
+                    scores: device.allocate(scores)?,
+                    chosen: device.allocate(pairs)?,
+                    shares: device.allocate(pairs)?,
+                    groups: device.allocate(groups)?,
+                    outputs: device.allocate(outputs)?,
+                }),
+            },
         })
     }
 
     /// Bytes of all of them.
     pub(super) fn bytes(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number) -> usize {
         let sizes = Sizes::new(config, pairs, rows, sampled, number);
-        let Sizes { hidden, normed, qkv, attended, gate_up, gated, logits, scored, turns } = sizes;
+        let Sizes { hidden, normed, qkv, attended, gate_up, gated, logits, scored, turns, experts } = sizes;
         2 * (hidden + normed)
             + qkv
             + attended
@@ -101,6 +138,7 @@ impl Buffers {
             + logits
             + scored
             + turns.iter().sum::<usize>()
+            + experts.map_or(0, |[scores, pairs, groups, outputs]| scores + 2 * pairs + groups + outputs)
             + SCRATCH.min(scratch(config, number))
     }
 }

@@ -7,11 +7,11 @@ use super::{
     DeviceLinear, batch,
     batch::{Batch, Limits, is_decoding},
     buffers::{Buffers, SCORED_ROWS},
-    layer::{BlockNorms, Common, DeviceLayer, QkNorms},
+    layer::{BlockNorms, Common, DeviceLayer, DeviceMlp, QkNorms},
     refused,
 };
 use crate::{
-    config::{self, DecoderConfig, Head, MlpConfig, QkNorm},
+    config::{self, DecoderConfig, Head, MlpConfig, QkNorm, RouteWeights},
     layers::RotaryEmbedding,
     models::{LayerTensors, NormNames, Product, distinct_ropes, is_derived, norm_weight},
     weights::Weights,
@@ -271,11 +271,7 @@ impl Loader<'_> {
         shape: &Shape,
     ) -> Result<DeviceLayer, LoadError> {
         let config = self.config;
-        let MlpConfig::Dense { width: mlp_width } = layer.mlp else {
-            unreachable!("models with experts are refused before");
-        };
         let (attention_norms, mlp_norms) = tensors.block_norms();
-        let (gate_up, down) = tensors.mlp("mlp", mlp_width);
         let pages = KvPages::new(self.device, shape.kv, shape.pages, shape.page_len, config.kv_heads, config.head_dim);
         Ok(DeviceLayer {
             attention_norms: self.block_norms(&attention_norms)?,
@@ -293,11 +289,46 @@ impl Loader<'_> {
             window: layer.window,
             output: self.linear(&tensors.output())?,
             mlp_norms: self.block_norms(&mlp_norms)?,
-            gate_up: self.linear(&gate_up)?,
-            down: self.linear(&down)?,
-            mlp_width,
+            mlp: self.mlp(tensors, &layer.mlp)?,
             pages: pages.map_err(refused)?,
         })
+    }
+
+    fn mlp(&mut self, tensors: &LayerTensors<'_>, mlp: &MlpConfig) -> Result<DeviceMlp, LoadError> {
+        match *mlp {
+            MlpConfig::Dense { width } => {
+                let (gate_up, down) = tensors.mlp("mlp", width);
+                Ok(DeviceMlp::Dense { gate_up: self.linear(&gate_up)?, down: self.linear(&down)?, width })
+            }
+            MlpConfig::Experts { width, experts, per_token, weights } => {
+                let router = self.linear(&tensors.router(experts))?;
+                let products = (0..experts).map(|at| tensors.mlp(&format!("mlp.experts.{at}"), width));
+                let (gate_ups, downs): (Vec<_>, Vec<_>) = products.unzip();
+                Ok(DeviceMlp::Experts {
+                    router,
+                    gate_up: self.stacked(gate_ups)?,
+                    down: self.stacked(downs)?,
+                    width,
+                    experts,
+                    per_token,
+                    among_chosen: weights == RouteWeights::OfChosen,
+                })
+            }
+        }
+    }
+
+    /// The weights of products of equal shape behind each other.
+    fn stacked(&mut self, products: Vec<Product>) -> Result<Weight, LoadError> {
+        let inputs = products.first().map_or(0, |product| product.inputs);
+        let names: Vec<_> = products.into_iter().flat_map(|product| product.parts).collect();
+        let mut weights = self.weights.put_on_device(self.device, self.number, &names, inputs)?;
+        match (weights.pop(), weights.is_empty()) {
+            (Some(whole), true) => Ok(whole),
+            _ => Err(LoadError::Unsupported(format!(
+                "{} and its like are quantised in more than one way, which a GPU does not compute (backend.device = \"cpu\" does)",
+                names[0].0
+            ))),
+        }
     }
 
     fn linear(&mut self, product: &Product) -> Result<DeviceLinear, LoadError> {

@@ -1,6 +1,7 @@
 use tandem_core::LoadError;
 use tandem_cuda::{
-    Activation, Attention, Buffer, CudaError, Device, HeadNorms, Input, KvPages, Norm, Number, Rows, Scene,
+    Activation, Attention, Buffer, CudaError, Device, HeadNorms, Input, KvPages, Norm, Number, Routing, Rows, Scene,
+    Weight,
 };
 
 use super::{DeviceLinear, batch::Batch, buffers::Buffers};
@@ -17,10 +18,27 @@ pub(super) struct DeviceLayer {
     pub(super) window: Option<usize>,
     pub(super) output: DeviceLinear,
     pub(super) mlp_norms: BlockNorms,
-    pub(super) gate_up: DeviceLinear,
-    pub(super) down: DeviceLinear,
-    pub(super) mlp_width: usize,
+    pub(super) mlp: DeviceMlp,
     pub(super) pages: KvPages,
+}
+
+#[derive(Debug)]
+pub(super) enum DeviceMlp {
+    Dense {
+        gate_up: DeviceLinear,
+        down: DeviceLinear,
+        width: usize,
+    },
+    Experts {
+        router: DeviceLinear,
+        /// Of all experts, behind each other.
+        gate_up: Weight,
+        down: Weight,
+        width: usize,
+        experts: usize,
+        per_token: usize,
+        among_chosen: bool,
+    },
 }
 
 /// The weights of the norms of a block, before and after it.
@@ -143,10 +161,34 @@ impl DeviceLayer {
         let pending = Pending { bias: self.output.bias(), norm: self.attention_norms.after.as_ref() };
         let state = common.rows(buffers, rows, Some(pending));
         state.enter(device, self.mlp_norms.before.as_ref(), normed.all(), number)?;
-        self.gate_up.forward(device, input(normed), gate_up.all(), scratch)?;
-        let (bias, width) = (self.gate_up.bias(), self.mlp_width);
-        device.gated(common.activation, gate_up.all(), bias, rows, width, gated.all(), number)?;
-        self.down.forward(device, input(gated), delta.all(), scratch)?;
-        Ok(Pending { bias: self.down.bias(), norm: self.mlp_norms.after.as_ref() })
+        let bias = match &self.mlp {
+            DeviceMlp::Dense { gate_up: first, down, width } => {
+                first.forward(device, input(normed), gate_up.all(), scratch)?;
+                device.gated(common.activation, gate_up.all(), first.bias(), rows, *width, gated.all(), number)?;
+                down.forward(device, input(gated), delta.all(), scratch)?;
+                down.bias()
+            }
+            DeviceMlp::Experts { router, gate_up: first, down, width, experts, per_token, among_chosen } => {
+                let room = buffers.experts.as_ref().expect("there is room for experts where a layer has them");
+                let routing = Routing {
+                    rows,
+                    experts: *experts,
+                    per_token: *per_token,
+                    chosen: room.chosen.all(),
+                    shares: room.shares.all(),
+                    groups: room.groups.all(),
+                };
+                let pairs = rows * per_token;
+                router.forward(device, input(normed), room.scores.all(), scratch)?;
+                device.route(room.scores.all(), *among_chosen, &routing)?;
+                device.multiply_experts(first, input(normed), &routing, gate_up.all())?;
+                device.gated(common.activation, gate_up.all(), None, pairs, *width, gated.all(), number)?;
+                let of_pairs = Input { x: gated.all(), number, rows: pairs };
+                device.multiply_experts(down, of_pairs, &routing, room.outputs.all())?;
+                device.join_experts(room.outputs.all(), &routing, common.hidden, delta.all())?;
+                None
+            }
+        };
+        Ok(Pending { bias, norm: self.mlp_norms.after.as_ref() })
     }
 }

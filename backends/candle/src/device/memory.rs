@@ -1,5 +1,5 @@
 use tandem_core::MemoryNeeds;
-use tandem_cuda::{Attention, Number};
+use tandem_cuda::{Attention, MOST_EXPERTS, Number};
 use tandem_kernels::Format;
 
 use super::{batch, buffers::Buffers};
@@ -100,8 +100,12 @@ pub(crate) fn kv_tokens(settings: &CandleSettings, config: &DecoderConfig, needs
 
 /// Why a device does not compute a model.
 pub(crate) fn unsupported(config: &DecoderConfig) -> Option<String> {
-    let experts = config.layers.iter().any(|layer| matches!(layer.mlp, MlpConfig::Experts { .. }));
-    experts.then(|| {
-        "models with experts are not computed on a GPU by candle (backend.device = \"cpu\" runs them, and so does llama-cpp)".to_owned()
-    })
+    let reason = config.layers.iter().find_map(|layer| match layer.mlp {
+        MlpConfig::Dense { .. } => None,
+        MlpConfig::Experts { experts, .. } if experts > MOST_EXPERTS => {
+            Some(format!("{experts} experts in a layer, more than {MOST_EXPERTS},"))
+        }
+        MlpConfig::Experts { .. } => config.biases.mlp.then(|| "biases of experts".to_owned()),
+    });
+    reason.map(|reason| format!("{reason} are not computed on a GPU (backend.device = \"cpu\" has no such bound)"))
 }

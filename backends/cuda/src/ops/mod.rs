@@ -2,12 +2,14 @@
 
 mod attention;
 mod cache;
+mod experts;
 mod product;
 mod rows;
 mod sample;
 
 pub use attention::{Attention, PROMPT_ROWS, Scene};
 pub use cache::{HeadNorms, KvPages};
+pub use experts::{MOST_EXPERTS, Routing};
 pub use product::{Input, SKINNY_ROWS, Weight};
 pub use rows::{Activation, Bias, LogitMap, Norm, Rows, Turns};
 pub use sample::SampleParams;
