@@ -9,6 +9,7 @@ use crate::{
 /// What a step has to read from memory, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reads {
+    /// But for what a step only looks up in.
     pub(super) weights: u64,
     pub(super) kv_per_token: u64,
     /// Sequences of one step.
@@ -34,14 +35,14 @@ impl Reads {
         if plan.place != MAIN_MEMORY {
             return Err("what a GPU reads in a second is not measured".to_owned());
         }
-        let cache = last_level_cache();
-        if plan.weights <= cache {
+        let (weights, cache) = (plan.weights.saturating_sub(plan.looked_up), last_level_cache());
+        if weights <= cache {
             let size = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
-            let (weights, cache) = (size(plan.weights), size(cache));
+            let (weights, cache) = (size(weights), size(cache));
             return Err(format!("weights of {weights} fit the caches of {cache}, so that memory is no bound"));
         }
         let tokens = u64::from(plan.parallel) * u64::from(plan.context);
-        Ok(Self { weights: plan.weights, kv_per_token: plan.kv / tokens.max(1), parallel: plan.parallel })
+        Ok(Self { weights, kv_per_token: plan.kv / tokens.max(1), parallel: plan.parallel })
     }
 
     /// The least time that reading takes for these answers with so many at once, over the time that was taken.
@@ -130,8 +131,10 @@ fn last_level_cache() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
-    use crate::bench::answer::Verdict;
+    use crate::{bench::answer::Verdict, settings::Overrides};
 
     #[test]
     fn eight_at_once_share_the_reading_of_weights() {
@@ -153,5 +156,68 @@ mod tests {
         assert!((fraction - bytes / 1e8).abs() < 1e-3, "{fraction}");
         assert!(reads.fraction(&samples, 1, 1.0, 1e8).unwrap() > 7.0 * fraction);
         assert_eq!(reads.fraction(&[], 1, 1.0, 1e8), None);
+    }
+
+    fn settings(backend: &str, model: Option<&Path>) -> Settings {
+        let overrides = Overrides {
+            profile: Some("demo".to_owned()),
+            backend: Some(backend.to_owned()),
+            model: model.map(|path| path.display().to_string()),
+            ..Overrides::default()
+        };
+        Settings::load(&overrides).unwrap()
+    }
+
+    #[test]
+    fn a_step_reads_weights_but_not_what_it_looks_up_in() {
+        const GIB: u64 = 1 << 30;
+        let plan = Plan {
+            weights: 5 * GIB,
+            looked_up: GIB,
+            formats: Vec::new(),
+            kv: 800,
+            compute: 0,
+            room: 0,
+            place: MAIN_MEMORY,
+            parallel: 8,
+            context: 10,
+            trained: 10,
+            longest_context: None,
+            most_sequences: None,
+        };
+        let settings = settings("llama-cpp", None);
+        let expected = Reads { weights: 4 * GIB, kv_per_token: 10, parallel: 8 };
+        assert_eq!(Reads::of(&settings, Some(&plan)), Ok(expected));
+    }
+
+    /// Where the head has weights of its own, the table of embeddings gives a step the rows of its tokens; where it shares them, it is read.
+    #[test]
+    #[cfg(all(feature = "llama-cpp", feature = "candle"))]
+    fn a_table_is_looked_up_in_where_no_head_shares_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let order = models::SynthOrder {
+            arch: "llama".to_owned(),
+            size: "tiny".to_owned(),
+            seed: 1,
+            directory: directory.path().to_owned(),
+            gguf: vec!["F16".to_owned()],
+            force: true,
+        };
+        let files = models::synthesize(order, &mut |_, _| ()).unwrap();
+        let config = fs_err::read(directory.path().join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["tie_word_embeddings"], false);
+        let size = |field: &str| config[field].as_u64().unwrap();
+        let table = 2 * size("vocab_size") * size("hidden_size");
+        let gguf = files.iter().find(|path| path.extension().is_some_and(|end| end == "gguf")).unwrap();
+        for (backend, model) in [("llama-cpp", gguf.as_path()), ("candle", gguf), ("candle", directory.path())] {
+            let plan = plan(&settings(backend, Some(model))).unwrap();
+            // Rows may be filled up.
+            assert!((table..table * 11 / 10).contains(&plan.looked_up), "{backend}: {plan:?}, {table}");
+            assert!(plan.weights > 2 * plan.looked_up, "{backend}: {plan:?}");
+        }
+        for backend in ["llama-cpp", "candle"] {
+            assert_eq!(plan(&settings(backend, None)).unwrap().looked_up, 0, "{backend}: tied");
+        }
     }
 }

@@ -101,6 +101,7 @@ fn plan_llama_cpp(
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
         weights: plan.needs.weights,
+        looked_up: plan.looked_up,
         formats: planner.formats(),
         kv: plan.needs.kv,
         compute: plan.needs.compute,
@@ -240,6 +241,7 @@ fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<
     let room = memory.unwrap_or(plan.free);
     Ok(Plan {
         weights: plan.needs.weights,
+        looked_up: plan.looked_up,
         formats: planner.formats().into_iter().map(|(format, bytes)| (format.to_string(), bytes)).collect(),
         kv: plan.needs.kv,
         compute: plan.needs.compute,

@@ -2,6 +2,8 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub weights: u64,
+    /// Of them those of which a step reads but the rows of its tokens: a table of embeddings that no head shares.
+    pub looked_up: u64,
     /// The same by the type that they are kept in; empty where that is not known.
     pub formats: Vec<(String, u64)>,
     pub kv: u64,

@@ -5,7 +5,7 @@ use tandem_cuda::{Device, Number};
 use tandem_kernels::{Format, KvShape};
 
 use crate::{
-    config::{BodyConfig, DecoderConfig, EmbedderConfig, MlpConfig, ModelConfig},
+    config::{BodyConfig, DecoderConfig, EmbedderConfig, Head, MlpConfig, ModelConfig},
     device::{self, DeviceNeeds},
     embedder::CandleEmbedder,
     model_files::ModelFiles,
@@ -23,6 +23,8 @@ pub struct MemoryPlan {
     pub trained: u32,
     /// What they take.
     pub needs: MemoryNeeds,
+    /// Bytes of the weights of which a step reads but the rows of its tokens: the table of embeddings, where no head shares it.
+    pub looked_up: u64,
     /// Bytes that are free now.
     pub free: u64,
 }
@@ -33,6 +35,7 @@ pub struct Planner {
     settings: CandleSettings,
     config: ModelConfig,
     weights: BTreeMap<Format, u64>,
+    looked_up: u64,
     card: Option<Card>,
 }
 
@@ -83,8 +86,10 @@ impl Planner {
                 return Err(LoadError::Unsupported(device::EMBEDDERS_STAY.to_owned()));
             }
         };
+        let shares_table = matches!(&config, ModelConfig::Generator(config) if config.head == Head::Tied);
+        let looked_up = if shares_table { 0 } else { weights.table_bytes() };
         let weights = weights.formats();
-        Ok(Self { settings, config, weights, card })
+        Ok(Self { settings, config, weights, looked_up, card })
     }
 
     /// Where the model would lie, for people.
@@ -122,7 +127,7 @@ impl Planner {
             ModelConfig::Embedder(_) => (asked.unwrap_or(trained).min(trained), 1, 0),
         };
         let needs = self.needs(context, parallel, kv_tokens);
-        MemoryPlan { context, parallel, trained, needs, free: free_ram() }
+        MemoryPlan { context, parallel, trained, needs, looked_up: self.looked_up, free: free_ram() }
     }
 
     /// Bytes of the weights by the format that they are kept in, the largest share first.

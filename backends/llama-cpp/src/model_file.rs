@@ -134,7 +134,7 @@ impl ModelFile {
         pair_template.iter().try_for_each(|template| ranking::check_template(template)).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
-        let bytes = |name: &str| header.tensors().iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
+        let bytes = |name: &str| tensors.iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
         let kept_in_ram = bytes("output.weight").and_then(|_| bytes("token_embd.weight")).unwrap_or(0);
         Ok(Self {
             path: path.to_owned(),

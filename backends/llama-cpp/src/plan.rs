@@ -32,6 +32,8 @@ pub struct MemoryPlan {
     pub trained: u32,
     /// What they take.
     pub needs: MemoryNeeds,
+    /// Bytes of the weights of which a step reads but the rows of its tokens: the table of embeddings, where no head shares it.
+    pub looked_up: u64,
     /// Where they would lie.
     pub place: MemoryPlace,
     /// Bytes that are free there now.
@@ -106,6 +108,8 @@ impl Planner {
             parallel,
             trained,
             needs: self.needs(&self.settings, sizes)?,
+            // That of a model on GPUs is not among its weights there.
+            looked_up: if place == MemoryPlace::Gpus { 0 } else { self.kept_in_ram },
             place,
             free: free(place),
         })

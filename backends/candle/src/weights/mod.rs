@@ -85,18 +85,32 @@ impl Weights {
     /// Bytes that those of each format will take in memory.
     pub(crate) fn formats(&self) -> BTreeMap<Format, u64> {
         let mut formats = BTreeMap::new();
-        for Listed { name, shape, dtype } in self.source.list() {
-            let (format, bytes) = match shape[..] {
-                [outputs, inputs] => {
-                    let layer = name.strip_suffix(".weight").unwrap_or(&name);
-                    let format = self.kept.format(purpose(layer), dtype, inputs);
-                    (format, Packed::size(format, outputs, inputs))
-                }
-                _ => (Format::F32, shape.iter().product::<usize>() * size_of::<f32>()),
-            };
-            *formats.entry(format).or_default() += bytes as u64;
+        for listed in self.source.list() {
+            let (format, bytes) = self.in_memory(&listed);
+            *formats.entry(format).or_default() += bytes;
         }
         formats
+    }
+
+    /// Bytes that the table of the embeddings of tokens will take in memory.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        let tables = self.source.list().into_iter().filter(|listed| {
+            let layer = layer(&listed.name);
+            purpose(layer) == Use::Vocabulary && !is_head(layer)
+        });
+        tables.map(|listed| self.in_memory(&listed).1).sum()
+    }
+
+    /// How one will be kept, and in how many bytes.
+    fn in_memory(&self, Listed { name, shape, dtype }: &Listed) -> (Format, u64) {
+        let (format, bytes) = match shape[..] {
+            [outputs, inputs] => {
+                let format = self.kept.format(purpose(layer(name)), *dtype, inputs);
+                (format, Packed::size(format, outputs, inputs))
+            }
+            _ => (Format::F32, shape.iter().product::<usize>() * size_of::<f32>()),
+        };
+        (format, bytes as u64)
     }
 
     /// Bytes that all of them will take in memory.
@@ -188,6 +202,15 @@ impl From<PackError> for Unpackable {
     fn from(error: PackError) -> Self {
         Self(LoadError::Other { context: "cannot pack a weight".to_owned(), source: error.into() })
     }
+}
+
+/// The layer that a tensor is the weight of.
+fn layer(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
+}
+
+fn is_head(layer: &str) -> bool {
+    layer.rsplit('.').next() == Some("lm_head")
 }
 
 /// What a layer is for, by its name.
