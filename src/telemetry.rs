@@ -14,9 +14,7 @@ use crate::settings::{LogFormat, LogSettings, Settings};
 pub fn start(settings: &Settings) {
     let LogSettings { filter, format } = &settings.log;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    // Colours are for people who want them.
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let layer = fmt::layer().with_writer(|| AboveBars).with_ansi(colours);
+    let layer = fmt::layer().with_writer(|| AboveBars).with_ansi(colours());
     let registry = tracing_subscriber::registry().with(filter);
     // A second start in one process, as in tests, keeps the first.
     let _ = match format {
@@ -26,6 +24,19 @@ pub fn start(settings: &Settings) {
     for note in &settings.notes {
         tracing::warn!("{note}");
     }
+}
+
+/// Begins to log what `RUST_LOG` asks for; nothing where it is not set, or cannot be read.
+pub fn start_if_asked() {
+    if let Ok(filter) = EnvFilter::try_from_default_env() {
+        let layer = fmt::layer().with_writer(|| AboveBars).with_ansi(colours());
+        let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    }
+}
+
+/// Colours are for people who want them.
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// The progress bars that are on the terminal. The log is written above them.

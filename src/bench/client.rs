@@ -4,8 +4,8 @@ use reqwest::{
     Response, StatusCode, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     answer::{Answer, Verdict, error_message},
@@ -91,24 +91,11 @@ impl Client {
         self.authorized(request).send().await.is_ok_and(|response| response.status() == StatusCode::OK)
     }
 
-    /// Tokens of a text by itself, as the model counts them; `None` where the server does not tell.
-    pub(super) async fn count_text(&self, text: &str) -> Option<usize> {
-        self.count(&json!({"model": self.model, "prompt": text, "add_special_tokens": false})).await
-    }
-
-    /// Tokens of a chat with all that its template adds; `None` where the server does not tell.
-    pub(super) async fn count_chat(&self, messages: &Value) -> Option<usize> {
-        self.count(&json!({"model": self.model, "messages": messages})).await
-    }
-
-    async fn count(&self, body: &Value) -> Option<usize> {
-        #[derive(Deserialize)]
-        struct Count {
-            count: usize,
-        }
-        let request = self.http.post(format!("{}/tokenize", self.base)).timeout(LOOK_TIMEOUT).json(body);
+    /// What is answered to something that is no work for the model; `None` where the server does not do it.
+    pub(super) async fn look<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Option<T> {
+        let request = self.http.post(format!("{}{path}", self.base)).timeout(LOOK_TIMEOUT).json(body);
         let response = self.authorized(request).send().await.ok()?.error_for_status().ok()?;
-        response.json().await.ok().map(|count: Count| count.count)
+        response.json().await.ok()
     }
 
     /// # Errors

@@ -17,7 +17,9 @@ use super::{
     agreement,
     answer::Answer,
     client::Client,
+    counter::Counter,
     file,
+    gpus::{self, Gpus, Watch},
     load::{self, Load},
     measure::{self, Measured},
     offline,
@@ -41,6 +43,7 @@ pub(super) struct Contest<'a> {
     pub(super) order: &'a Order,
     watcher: &'a dyn Watcher,
     pub(super) host: Host,
+    gpus: Option<Gpus>,
     pub(super) standings: Vec<Standing>,
     /// For each repeat those for each load; of a file one for all.
     pub(super) sets: Vec<Vec<Conversation>>,
@@ -54,6 +57,8 @@ struct Opened {
     program: Option<Program>,
     client: Client,
     load_s: Option<f64>,
+    /// Whether it is on this machine.
+    here: bool,
 }
 
 /// How often a bar moves.
@@ -84,7 +89,9 @@ impl<'a> Contest<'a> {
             bad_lines = lines.bad;
         }
         let standings = order.targets.iter().cloned().map(Standing::of).collect();
-        Ok(Self { order, watcher, host: Host::here(), standings, sets, sized_by: None, bad_lines })
+        let gpus = Gpus::open();
+        let host = Host::here(gpus.as_ref());
+        Ok(Self { order, watcher, host, gpus, standings, sets, sized_by: None, bad_lines })
     }
 
     /// Measures everything. What is finished stays known if this is dropped before its end.
@@ -150,19 +157,21 @@ impl<'a> Contest<'a> {
             }
             let target = self.standings[index].target.clone();
             match self.open(&target).await {
-                Ok(opened) if opened.client.count_text("a").await.is_some() => {
-                    self.sized_by = Some(target.name);
-                    counter = Some(opened);
-                    break;
+                Ok(opened) => {
+                    if let Some(found) = Counter::of(opened.client.clone()).await {
+                        self.sized_by = Some(target.name);
+                        // With the program that it asks.
+                        counter = Some((found, opened));
+                        break;
+                    }
                 }
-                Ok(_) => {}
                 Err(reason) => self.give_up(index, reason),
             }
         }
         if !self.standings.iter().any(Standing::is_up) {
             return;
         }
-        let mut writer = Writer::new(counter.as_ref().map(|opened| opened.client.clone()));
+        let mut writer = Writer::new(counter.as_ref().map(|(counter, _)| counter.clone()));
         let sets = u64::from(self.order.repeats) * self.order.loads.len() as u64;
         self.watcher.begin("prompts", sets);
         for repeat in 1..=self.order.repeats {
@@ -192,12 +201,13 @@ impl<'a> Contest<'a> {
                 let mut client = Client::new(&url, None, *stream, *request_timeout)?;
                 let models = client.served().await?;
                 client.model = models.into_iter().next().ok_or("it has no model")?;
-                Ok(Opened { program: Some(program), client, load_s })
+                Ok(Opened { program: Some(program), client, load_s, here: true })
             }
-            Place::Url(Remote { name, base, .. }) => {
+            Place::Url(remote) => {
+                let Remote { name, base, .. } = remote;
                 let mut client = Client::new(base, key(name).as_deref(), *stream, *request_timeout)?;
                 client.model = chosen(client.served().await?, target.model.as_deref())?;
-                Ok(Opened { program: None, client, load_s: None })
+                Ok(Opened { program: None, client, load_s: None, here: remote.is_here() })
             }
         }
     }
@@ -254,7 +264,7 @@ impl<'a> Contest<'a> {
 
     async fn round(&self, name: &str, opened: &mut Opened, repeat: u32, level: usize) -> Result<Measured, String> {
         let load = self.order.loads[level];
-        let Opened { program, client, load_s } = opened;
+        let Opened { program, client, load_s, here } = opened;
         let conversations = self.requests(repeat, level);
         let prepared =
             conversations.iter().map(|conversation| conversation.iter().map(|r| client.prepare(r)).collect());
@@ -263,6 +273,7 @@ impl<'a> Contest<'a> {
         let what = format!("{name}, repeat {repeat} of {}, {}", self.order.repeats, load.label());
         self.watcher.begin(&what, requests);
         let (before, own_before) = (program.as_ref().map(Program::taken), taken(process::id()));
+        let watch = self.gpus.as_ref().filter(|_| *here).map(Gpus::watch);
         let done = Arc::new(AtomicU64::new(0));
         let round = {
             let ended = async {
@@ -275,6 +286,7 @@ impl<'a> Contest<'a> {
             let round = load::round(client, prepared, load, seed, &done, ended);
             self.watched(round, &done).await
         };
+        let gpus = watch.map(Watch::finish);
         let mut broken = round.broken;
         if let Some(program) = program
             && broken.is_none()
@@ -288,6 +300,8 @@ impl<'a> Contest<'a> {
             client_cpu_s: between(own_before, own_after),
             cpu_s: before.zip(after).and_then(|(before, after)| between(before, after)),
             peak_memory_bytes: after.and_then(|after| after.peak_memory_bytes),
+            energy_j: gpus.as_deref().and_then(gpus::energy_j),
+            gpus,
             ..measure::figures(&round.samples, round.wall, self.order.goal)
         };
         let rate = match load {
@@ -323,10 +337,14 @@ impl<'a> Contest<'a> {
         // How many are computed together is its own affair, so there is but one load.
         let conversations = self.requests(repeat, 0);
         self.watcher.begin(&format!("{}, repeat {repeat} of {}", target.name, self.order.repeats), 0);
+        let watch = self.gpus.as_ref().map(Gpus::watch);
         let round = offline::round(own, target.model.as_deref(), model, conversations, &self.log(target)).await?;
+        let gpus = watch.map(Watch::finish);
         let figures = Figures {
             cpu_s: round.taken.cpu_s,
             peak_memory_bytes: round.taken.peak_memory_bytes,
+            energy_j: gpus.as_deref().and_then(gpus::energy_j),
+            gpus,
             ..measure::figures(&round.samples, round.wall, self.order.goal)
         };
         let load_s = Some(super::figures::rounded(round.load.as_secs_f64()));

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use super::{
     figures::{Percentiles, Spread},
-    report::{Agreement, Figures, Level, Ratio, Report, Run, TargetReport},
+    report::{Agreement, Figures, GpuUse, Level, Ratio, Report, Run, TargetReport},
 };
 
 /// What a table is made of: the head, and rows of as many cells. The first column is text, the others are figures.
@@ -29,7 +29,14 @@ pub fn table(report: &Report) -> String {
         "roofline",
     ];
     let rows = report.targets.iter().map(target_row).collect();
-    Table { head, rows }.render()
+    let mut table = Table { head, rows };
+    if report.targets.iter().any(|target| target.figures.gpus.is_some()) {
+        table.head.extend(["GPU %", "GPU MiB", "energy J"]);
+        for (row, target) in std::iter::zip(&mut table.rows, &report.targets) {
+            row.extend(gpu_cells(&target.figures));
+        }
+    }
+    table.render()
 }
 
 /// Everything under the table in a few sentences: ratios, knees, what went wrong.
@@ -127,7 +134,8 @@ fn about(report: &Report) -> String {
 fn machine(report: &Report) -> String {
     let host = &report.host;
     let memory = host.memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
-    let gpu = host.gpu.as_ref().map_or_else(|| "no GPU".to_owned(), Clone::clone);
+    let driver = host.gpu_driver.as_ref().map_or_else(String::new, |version| format!(" (driver {version})"));
+    let gpu = host.gpu.as_ref().map_or_else(|| "no GPU".to_owned(), |names| format!("{names}{driver}"));
     let load = host.load_before.map_or_else(String::new, |load| format!(", load {load} before"));
     let reads = host.memory_bytes_per_s.map_or_else(String::new, |bytes| format!(", memory {:.1} GB/s", bytes / 1e9));
     let models = report.targets.iter().filter_map(|target| {
@@ -170,6 +178,20 @@ fn target_row(target: &TargetReport) -> Vec<String> {
         figures.peak_memory_bytes.map_or_else(none, |bytes| (bytes >> 20).to_string()),
         number(figures.cpu_s),
         target.roofline_fraction.map_or_else(none, |fraction| format!("{fraction:.2}")),
+    ]
+}
+
+/// Each card by itself, and the energy of all.
+fn gpu_cells(figures: &Figures) -> [String; 3] {
+    let cards = figures.gpus.as_deref().unwrap_or_default();
+    let each = |of: &dyn Fn(&GpuUse) -> Option<String>| {
+        let cells: Vec<String> = cards.iter().map(|card| of(card).unwrap_or_else(none)).collect();
+        if cells.is_empty() { none() } else { cells.join(", ") }
+    };
+    [
+        each(&|card| card.utilization.map(|part| format!("{:.0}", 100.0 * part))),
+        each(&|card| card.peak_memory_bytes.map(|bytes| (bytes >> 20).to_string())),
+        number(figures.energy_j),
     ]
 }
 
@@ -354,5 +376,15 @@ mod tests {
         let text = Table { head: vec!["target", "x"], rows }.render();
         let expected = "| target    |    x |\n|-----------|-----:|\n| a\\|b      | 1.00 |\n| long name |  100 |\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn each_card_is_told_of_by_itself() {
+        let card =
+            |utilization, memory: u64| GpuUse { utilization, peak_memory_bytes: Some(memory << 20), energy_j: None };
+        let gpus = Some(vec![card(Some(0.934), 70_000), card(None, 3)]);
+        let cells = gpu_cells(&Figures { gpus, energy_j: Some(1234.5), ..Figures::default() });
+        assert_eq!(cells, ["93, –", "70000, 3", "1234"]);
+        assert_eq!(gpu_cells(&Figures::default()), ["–", "–", "–"]);
     }
 }

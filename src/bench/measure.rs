@@ -3,7 +3,8 @@ use std::time::Duration;
 use super::{
     answer::Verdict,
     figures::{Percentiles, Spread, rounded},
-    report::{Counts, Figures, Goal, Goodput, Level, Ratio, Run},
+    gpus,
+    report::{Counts, Figures, Goal, Goodput, GpuUse, Level, Ratio, Run},
     sample::Sample,
 };
 use crate::bench::figures::ratios;
@@ -106,6 +107,7 @@ pub(super) fn together(runs: &[&Measured], goal: Goal) -> Figures {
     let wall_s: f64 = runs.iter().filter_map(|measured| measured.run.figures.wall_s).sum();
     let median = |of: fn(&Figures) -> Option<f64>| spread(runs, of).map(|spread| spread.median);
     let pooled = pooled(&samples, wall_s, goal);
+    let used: Vec<&[GpuUse]> = runs.iter().filter_map(|measured| measured.run.figures.gpus.as_deref()).collect();
     Figures {
         wall_s: median(|figures| figures.wall_s),
         requests_per_s: median(|figures| figures.requests_per_s),
@@ -114,6 +116,8 @@ pub(super) fn together(runs: &[&Measured], goal: Goal) -> Figures {
         peak_memory_bytes: runs.iter().filter_map(|measured| measured.run.figures.peak_memory_bytes).max(),
         cpu_s: median(|figures| figures.cpu_s),
         client_cpu_s: median(|figures| figures.client_cpu_s),
+        energy_j: median(|figures| figures.energy_j),
+        gpus: gpus::together(&used),
         ..pooled
     }
 }

@@ -9,8 +9,10 @@ mod chart;
 mod client;
 mod compare;
 mod contest;
+mod counter;
 mod figures;
 mod file;
+mod gpus;
 mod host;
 mod load;
 mod markdown;
@@ -35,8 +37,8 @@ pub use load::Load;
 pub use markdown::{section, summary, table};
 pub use order::{BenchError, Order, Watcher};
 pub use report::{
-    Agreement, BadLine, Counts, Difference, Figures, Goal, Goodput, Host, Level, LogprobDistance, Mode, Ratio, Report,
-    Run, TargetReport, WorkloadReport,
+    Agreement, BadLine, Counts, Difference, Figures, Goal, Goodput, Gpu, GpuUse, Host, Level, LogprobDistance, Mode,
+    Ratio, Report, Run, TargetReport, WorkloadReport,
 };
 pub use target::{Own, Place, Remote, Target, targets};
 pub use workload::{Sizes, Workload, sample_batch};

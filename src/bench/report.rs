@@ -29,11 +29,22 @@ pub struct Host {
     pub cores: usize,
     pub memory_bytes: Option<u64>,
     pub os: String,
+    /// The names of all cards.
     pub gpu: Option<String>,
+    /// Those that the library of NVIDIA's driver tells of.
+    #[serde(default)]
+    pub gpus: Vec<Gpu>,
+    pub gpu_driver: Option<String>,
     /// Of the last minute, before anything was started: above 0.5 something else was running.
     pub load_before: Option<f64>,
     /// What all cores together read from memory in a second, measured; `null` if no target needs it.
     pub memory_bytes_per_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    pub name: String,
+    pub memory_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,7 +110,7 @@ pub struct TargetReport {
     /// Of the time that reading weights and KV from memory takes at least, in the time that was taken.
     pub roofline_fraction: Option<f64>,
     pub roofline_reason: Option<String>,
-    pub energy_j: Option<f64>,
+    /// Why it is not known what energy was taken.
     pub energy_reason: Option<String>,
 }
 
@@ -153,6 +164,18 @@ pub struct Figures {
     pub cpu_s: Option<f64>,
     /// What sending and reading took of the processors: near to `wall_s`, the bench was the limit.
     pub client_cpu_s: Option<f64>,
+    /// What each card of the machine did during the run, whoever had it; `null` where none tells.
+    pub gpus: Option<Vec<GpuUse>>,
+    /// That all cards took.
+    pub energy_j: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GpuUse {
+    /// The part of the time in which something was computed.
+    pub utilization: Option<f64>,
+    pub peak_memory_bytes: Option<u64>,
+    pub energy_j: Option<f64>,
 }
 
 /// What became of requests. Only `ok` ones are in the figures.

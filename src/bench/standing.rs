@@ -71,6 +71,7 @@ impl Standing {
         let runs = measure::finished(&self.runs, best);
         let figures = if runs.is_empty() { self.failures() } else { measure::together(&runs, order.goal) };
         let (fraction, reason) = self.roofline(&runs, host);
+        let energy_reason = figures.energy_j.is_none().then(|| no_energy(&self.target.place, &runs, host).to_owned());
         TargetReport {
             name: self.target.name.clone(),
             backend: self.backend.clone(),
@@ -89,11 +90,7 @@ impl Standing {
             sweep: levels,
             roofline_fraction: fraction,
             roofline_reason: reason,
-            energy_j: None,
-            energy_reason: Some(match host.gpu {
-                Some(_) => "this version does not read the counters of GPUs".to_owned(),
-                None => "there is no GPU, and processors do not tell".to_owned(),
-            }),
+            energy_reason,
         }
     }
 
@@ -130,6 +127,21 @@ impl Standing {
             Some(spread) => (Some(spread.median), None),
             None => (None, Some("no token was brought".to_owned())),
         }
+    }
+}
+
+/// Why it is not known what energy was taken.
+fn no_energy(place: &Place, runs: &[&Measured], host: &Host) -> &'static str {
+    if matches!(place, Place::Url(remote) if !remote.is_here()) {
+        "the server is on another machine"
+    } else if runs.is_empty() {
+        "no run was finished"
+    } else if !host.gpus.is_empty() {
+        "not all GPUs count their energy"
+    } else if host.gpu.is_some() {
+        "NVML, which has the counters of GPUs, cannot be used"
+    } else {
+        "there is no GPU, and processors do not tell"
     }
 }
 

@@ -1,9 +1,9 @@
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use reqwest::Url;
 
 use super::report::Mode;
-use crate::settings::Overrides;
+use crate::settings::{Overrides, profile_and_backend};
 
 /// What is measured: a server of ours that the bench starts, or one that is there.
 #[derive(Clone, Debug)]
@@ -42,14 +42,15 @@ pub struct Remote {
 }
 
 impl Own {
-    /// Reads `PROFILE[:BACKEND][,KEY=VALUE…]`.
+    /// Reads `PROFILE[:BACKEND][,KEY=VALUE…]`; `PROFILE-BACKEND` is the same where no profile is called so.
     ///
     /// # Errors
     /// When it is not of that form; with the reason.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',');
         let head = parts.next().unwrap_or_default();
-        let (profile, backend) = head.split_once(':').map_or((head, None), |(profile, kind)| (profile, Some(kind)));
+        let split = head.split_once(':').or_else(|| profile_and_backend(head));
+        let (profile, backend) = split.map_or((head, None), |(profile, kind)| (profile, Some(kind)));
         if profile.is_empty() || backend.is_some_and(str::is_empty) {
             return Err("is not of the form PROFILE[:BACKEND][,KEY=VALUE...]".to_owned());
         }
@@ -121,6 +122,14 @@ impl Remote {
         let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
         Ok(Self { name: name.to_owned(), base, model })
     }
+
+    /// Whether it runs on this machine, as far as its address tells.
+    pub(super) fn is_here(&self) -> bool {
+        let url = Url::parse(&self.base).ok();
+        let host = url.as_ref().and_then(Url::host_str).unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    }
 }
 
 /// Every place with every model, in every mode that it has; names are made to differ.
@@ -173,6 +182,15 @@ mod tests {
         assert_eq!(own.changes().unwrap(), "[backend]\nthreads = 1\ndtype = \"f32\"\n");
         assert_eq!(own.label(), "demo:candle,threads=1,dtype=f32");
         assert_eq!(Own::parse("demo").unwrap().changes(), None);
+        for (text, label) in [
+            ("demo-candle", "demo:candle"),
+            ("a100-llama-cpp,parallel=4", "a100:llama-cpp,parallel=4"),
+            ("demo-vllm", "demo-vllm"),
+            ("nosuch-candle", "nosuch-candle"),
+            ("-candle", "-candle"),
+        ] {
+            assert_eq!(Own::parse(text).unwrap().label(), label);
+        }
         for text in ["", ":candle", "demo:", "demo,threads", "demo,a.b=1"] {
             assert!(Own::parse(text).is_err(), "{text}");
         }
@@ -185,6 +203,11 @@ mod tests {
         }
         let remote = Remote::parse("x=https://h/openai/v1#org/model").unwrap();
         assert_eq!((remote.base.as_str(), remote.model.as_deref()), ("https://h/openai", Some("org/model")));
+        for (url, here) in
+            [("localhost:1", true), ("127.0.0.1", true), ("[::1]:1", true), ("10.0.0.1", false), ("h", false)]
+        {
+            assert_eq!(Remote::parse(&format!("x=http://{url}/v1")).unwrap().is_here(), here, "{url}");
+        }
         for text in ["http://h", "=http://h", "x=h:1", "x=ftp://h", "x=http://me:secret@h"] {
             assert!(Remote::parse(text).is_err(), "{text}");
         }

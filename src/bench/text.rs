@@ -1,6 +1,6 @@
 use rand::{rngs::StdRng, seq::IndexedRandom as _};
 
-use super::client::Client;
+use super::counter::Counter;
 
 /// Words of which prompts are made: short and common ones, most of them a token of a usual vocabulary.
 const WORDS: &[&str] = &[
@@ -23,7 +23,7 @@ const LOOKS_MAX: usize = 24;
 #[derive(Debug)]
 pub(super) struct Writer {
     /// Counts tokens; without it they are estimated by words.
-    pub(super) counter: Option<Client>,
+    pub(super) counter: Option<Counter>,
     /// As it was with the texts before.
     pub(super) words_per_token: f64,
 }
@@ -35,7 +35,7 @@ struct Draft {
 }
 
 impl Writer {
-    pub(super) fn new(counter: Option<Client>) -> Self {
+    pub(super) fn new(counter: Option<Counter>) -> Self {
         Self { counter, words_per_token: WORDS_PER_TOKEN }
     }
 
@@ -44,7 +44,7 @@ impl Writer {
         &mut self,
         random: &mut StdRng,
         tokens: usize,
-        count: impl AsyncFn(&Client, &str) -> Option<usize>,
+        count: impl AsyncFn(&Counter, &str) -> Option<usize>,
     ) -> String {
         let mut draft = Draft { words: Vec::new(), stops: 0 };
         draft.add_words(random, ((tokens as f64 * self.words_per_token) as usize).max(1));
@@ -89,6 +89,7 @@ mod tests {
     use rand::SeedableRng as _;
 
     use super::*;
+    use crate::bench::{client::Client, counter::Form};
 
     #[tokio::test]
     async fn without_a_counter_words_stand_for_tokens() {
@@ -103,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn texts_have_exactly_the_tokens_that_were_asked_for() {
         let client = Client::new("http://127.0.0.1:1", None, false, std::time::Duration::ZERO).unwrap();
-        let mut writer = Writer::new(Some(client));
+        let mut writer = Writer::new(Some(Counter { client, form: Form::Vllm }));
         let count = |text: &str| {
             let words = text.trim_end_matches('.');
             words.split(' ').map(|word| word.len().div_ceil(2)).sum::<usize>() + text.len() - words.len()

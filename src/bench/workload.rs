@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    client::Client,
+    counter::Counter,
     request::{Conversation, Expect, Request},
     text::Writer,
 };
@@ -128,14 +128,14 @@ struct Maker<'a> {
 impl Maker<'_> {
     /// A text of so many tokens by itself.
     async fn text(&mut self, tokens: u32) -> String {
-        let count = async |counter: &Client, text: &str| counter.count_text(text).await;
+        let count = async |counter: &Counter, text: &str| counter.text(text).await;
         self.writer.write(self.random, tokens as usize, count).await
     }
 
     /// A chat whose prompt has so many tokens in all and whose answer has exactly `output`.
     async fn chat(&mut self, before: Vec<Value>, input: u32, output: u32) -> Request {
         let with = |text: &str| -> Value { [&before[..], &[json!({"role": "user", "content": text})]].concat().into() };
-        let count = async |counter: &Client, text: &str| counter.count_chat(&with(text)).await;
+        let count = async |counter: &Counter, text: &str| counter.chat(&with(text)).await;
         let known: usize = before.iter().filter_map(|message| message["content"].as_str()).map(words).sum();
         let text = if self.writer.counter.is_some() {
             self.writer.write(self.random, input as usize, count).await

@@ -10,9 +10,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::{bar::bar, exit::Failure, print};
-use crate::bench::{
-    self, BenchError, Comparison, Goal, Load, Mode, Order, Own, Place, Remote, Report, Sizes, Verdict, Watcher,
-    Workload,
+use crate::{
+    bench::{
+        self, BenchError, Comparison, Goal, Load, Mode, Order, Own, Place, Remote, Report, Sizes, Verdict, Watcher,
+        Workload,
+    },
+    telemetry,
 };
 
 /// Measure servers side by side: profiles of ours, and any others that speak OpenAI's API
@@ -138,7 +141,10 @@ impl BenchCommand {
         let Self { action, run } = self;
         match action {
             Some(Action::Report { dirs, compare }) => report(&dirs, compare.as_deref()),
-            None => super::runtime()?.block_on(run.run()),
+            None => {
+                telemetry::start_if_asked();
+                super::runtime()?.block_on(run.run())
+            }
         }
     }
 }

@@ -1,4 +1,8 @@
-use std::{collections::BTreeMap, env, path::Path};
+use std::{
+    collections::BTreeMap,
+    env,
+    path::{Path, PathBuf},
+};
 
 use config::{Config, Environment, File, FileFormat, Source as _, Value, ValueKind};
 use serde::Deserialize as _;
@@ -25,6 +29,25 @@ const ALIASES: [(&str, &[&str]); 4] = [
     ("MAX_CONCURRENT_BATCHES", &["batch", "max_concurrent"]),
     ("STORAGE_PATH", &["storage", "path"]),
 ];
+
+/// The file that a profile is in, where it has one of its own.
+fn profile_file(name: &str) -> Option<PathBuf> {
+    let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    let path = Path::new("config").join(format!("{name}.toml"));
+    (plain && path.exists()).then_some(path)
+}
+
+fn built_in(name: &str) -> Option<&'static str> {
+    PROFILES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+/// `PROFILE-BACKEND` as the two, where there is no profile of the whole name and one of what stands in front of the backend.
+#[must_use]
+pub fn profile_and_backend(name: &str) -> Option<(&str, &'static str)> {
+    let exists = |name: &str| profile_file(name).is_some() || built_in(name).is_some();
+    let split = |kind: Kind| Some((name.strip_suffix(kind.name())?.strip_suffix('-')?, kind.name()));
+    Kind::ALL.into_iter().find_map(split).filter(|(profile, _)| exists(profile) && !exists(name))
+}
 
 /// The leaves of all layers laid over each other, each with where it came from.
 #[derive(Debug)]
@@ -90,13 +113,11 @@ impl Resolved {
 
     fn add_profile(&mut self) -> Result<(), SettingsError> {
         let name = self.profile.clone();
-        let path = Path::new("config").join(format!("{name}.toml"));
-        let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
-        if plain && path.exists() {
+        if let Some(path) = profile_file(&name) {
             return self.add_file(&path);
         }
-        match PROFILES.iter().find(|(known, _)| *known == name) {
-            Some((_, text)) => self.add_text(&format!("config/{name}.toml (built in)"), text),
+        match built_in(&name) {
+            Some(text) => self.add_text(&format!("config/{name}.toml (built in)"), text),
             None => {
                 let known: Vec<_> = PROFILES.iter().map(|(known, _)| *known).collect();
                 let reason = format!("unknown profile '{name}': those that ship are {}", known.join(", "));

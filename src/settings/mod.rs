@@ -21,7 +21,7 @@ pub use checked::{
     CandleQuantization, GenerationConfig, LimitSettings, LogFormat, LogSettings, Matryoshka, ModelSettings,
     ServerSettings, Settings, SimFaults, Task, TlsSettings,
 };
-pub use layers::Resolved;
+pub use layers::{Resolved, profile_and_backend};
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};
 pub use source::ModelSource;
 pub use webhooks::{WebhookSecret, WebhookSettings};

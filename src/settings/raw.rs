@@ -213,6 +213,8 @@ impl RawList {
 }
 
 impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::LlamaCpp, Self::Candle, Self::Sim];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::LlamaCpp => "llama-cpp",
@@ -222,7 +224,7 @@ impl Kind {
     }
 
     pub(super) fn parse(name: &str) -> Option<Self> {
-        [Self::LlamaCpp, Self::Candle, Self::Sim].into_iter().find(|kind| kind.name() == name)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Whether a key of `[backend]` means anything to this backend.

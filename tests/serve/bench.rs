@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
     process::{Command, Stdio},
+    sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
@@ -158,9 +159,10 @@ fn profiles_are_measured_by_turns_on_the_same_requests() {
     .targets[].e2e_ms.p90 number
     .targets[].e2e_ms.p99 number
     .targets[].energy_j null
-    .targets[].energy_reason text
+    .targets[].energy_reason null
     .targets[].error null
     .targets[].goodput null
+    .targets[].gpus null
     .targets[].input_tokens number
     .targets[].input_tokens_per_s number
     .targets[].itl_ms.p50 number
@@ -189,7 +191,9 @@ fn profiles_are_measured_by_turns_on_the_same_requests() {
     .targets[].runs[].e2e_ms.p50 number
     .targets[].runs[].e2e_ms.p90 number
     .targets[].runs[].e2e_ms.p99 number
+    .targets[].runs[].energy_j null
     .targets[].runs[].goodput null
+    .targets[].runs[].gpus null
     .targets[].runs[].input_tokens number
     .targets[].runs[].input_tokens_per_s number
     .targets[].runs[].itl_ms.p50 number
@@ -262,6 +266,14 @@ fn shape(value: &Value) -> String {
     // Machines tell different things of themselves.
     let mut value = value.clone();
     value["host"] = json!(null);
+    for target in value["targets"].as_array_mut().into_iter().flatten() {
+        for of_cards in ["energy_j", "energy_reason", "gpus"] {
+            target[of_cards] = json!(null);
+            for run in target["runs"].as_array_mut().into_iter().flatten().filter(|_| of_cards != "energy_reason") {
+                run[of_cards] = json!(null);
+            }
+        }
+    }
     fields(&value, "", &mut found);
     found.into_iter().collect::<Vec<_>>().join("\n")
 }
@@ -294,6 +306,95 @@ async fn what_cannot_be_measured_is_named_beside_what_can() {
     assert_eq!((&here["error"], &here["requests"]["ok"]), (&json!(null), &json!(12)), "{here}");
     assert_eq!(here["input_tokens"], 12 * 64);
     assert!(here["backend"].is_null() && here["peak_memory_bytes"].is_null());
+}
+
+/// A server of the kind of llama.cpp's: its `/tokenize` takes `content` and answers with tokens, here a letter each, and what a chat comes to
+/// as a text has to be asked for. Keeps the bodies of chats.
+fn llama_server(asked: &Arc<Mutex<Vec<Value>>>) -> String {
+    use actix_web::{App, HttpResponse, HttpServer, web};
+
+    fn rendered(body: &Value) -> String {
+        let texts = body["messages"].as_array().unwrap().iter().map(|message| message["content"].as_str().unwrap());
+        format!("<user>{}<answer>", texts.collect::<Vec<_>>().concat())
+    }
+    let keep = web::Data::from(Arc::clone(asked));
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(keep.clone())
+            .route("/v1/models", web::get().to(|| async { HttpResponse::Ok().json(json!({"data": [{"id": "peer"}]})) }))
+            .route(
+                "/tokenize",
+                web::post().to(|body: web::Json<Value>| async move {
+                    let letters = body["content"].as_str().unwrap_or_default().len();
+                    // One that begins every prompt.
+                    let special = usize::from(body["add_special"] == true && letters > 0);
+                    HttpResponse::Ok().json(json!({"tokens": vec![7; letters + special]}))
+                }),
+            )
+            .route(
+                "/apply-template",
+                web::post().to(|body: web::Json<Value>| async move {
+                    HttpResponse::Ok().json(json!({"prompt": rendered(&body)}))
+                }),
+            )
+            .route(
+                "/v1/chat/completions",
+                web::post().to(|body: web::Json<Value>, asked: web::Data<Mutex<Vec<Value>>>| async move {
+                    let answer = json!({
+                        "choices": [{"message": {"content": "text"}, "finish_reason": "length"}],
+                        "usage": {"prompt_tokens": rendered(&body).len() + 1, "completion_tokens": body["max_tokens"]},
+                    });
+                    asked.lock().unwrap().push(body.into_inner());
+                    HttpResponse::Ok().json(answer)
+                }),
+            )
+    });
+    let server = server.workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", server.addrs()[0]);
+    tokio::spawn(server.run());
+    url
+}
+
+#[tokio::test]
+async fn prompts_are_measured_by_a_server_that_counts_in_its_own_way() {
+    let place = Place::with(&[]);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let url = llama_server(&asked);
+    let args = ["--target".to_owned(), format!("peer={url}"), "--no-stream".to_owned()];
+    let ended = tokio::task::spawn_blocking(move || {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let ended = place.bench(&[&args, &["--repeats", "2", "--out", "out"], &SMALL]);
+        (ended, place.report("out"))
+    });
+    let (Ended { code, out, err }, report) = ended.await.unwrap();
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(report["workload"]["sized_by"], "peer");
+    // With what the template adds and the token that begins them, each has what was asked for.
+    let peer = target(&report, "peer");
+    assert_eq!((&peer["input_tokens"], &peer["output_tokens"]), (&json!(24 * 64), &json!(24 * 8)), "{peer}");
+    let lengths: Vec<usize> = asked
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|body| body["ignore_eos"] == true)
+        .map(|body| body["messages"][0]["content"].as_str().unwrap().len())
+        .collect();
+    assert_eq!(lengths, [64 - "<user><answer>".len() - 1; 24]);
+}
+
+/// One of the two, whether this machine has cards or not.
+#[test]
+fn cards_are_told_of_or_the_log_says_why_not() {
+    let place = Place::with(&[("fast", FAST)]);
+    let mut command = place.command(&[&["--profile", "fast", "--repeats", "1"][..], &SMALL].concat());
+    let output = command.env("RUST_LOG", "tandem=debug").output().unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{log}");
+    let report = place.report("bench-report");
+    let (host, fast) = (&report["host"], target(&report, "fast"));
+    assert_eq!(log.matches("NVML").count(), usize::from(host["gpu_driver"].is_null()), "{log}{host}");
+    assert_eq!(fast["gpus"].is_null(), host["gpu_driver"].is_null(), "{report}");
+    assert_eq!(fast["energy_j"].is_null(), fast["energy_reason"].is_string(), "{report}");
 }
 
 #[test]
