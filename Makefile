@@ -19,7 +19,7 @@ schema = $(step) "requests made up from /openapi.json" $(TANDEM_CACHE)/schema/bi
 # Colours and progress bars are for people.
 nextest_profile := $(if $(CI),ci,default)
 
-.PHONY: help demo test test-slow lint fmt t setup setup-slow fmt-check clippy features doc unit doctest sdk schema slow frameworks deny
+.PHONY: help demo test test-slow bench-peers lint fmt t setup setup-slow fmt-check clippy features doc unit doctest sdk schema slow frameworks deny
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: ## from a fresh machine to two answers
 test: setup fmt-check clippy features doc unit doctest sdk schema ## the whole suite
 
 test-slow: setup-slow slow frameworks ## the tests in modules called `slow`, many requests made up, and frameworks: minutes
+
+bench-peers: ## both backends beside llama-server, vLLM and others on the same weights: half an hour the first time; ARGS="--threads 2" and others
+	@scripts/bench-peers $(ARGS)
 
 t: ## the inner loop: no backend but sim, a few seconds once built
 	cargo t

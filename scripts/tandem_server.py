@@ -1,6 +1,7 @@
 """Starts the real `tandem serve` on a free port with a data directory of its own, and stops it. Used by the demo, by the SDK suite, and by
 the scripts that compare it with other servers."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -38,6 +39,8 @@ class LocalServer:
     """A program that serves HTTP from the beginning of a `with` block to its end, on a free port of this machine."""
 
     ready_within_s = READY_WITHIN_S
+    # Whether it is in a session of its own, where Ctrl-C at the terminal is not for it; whatever it has started ends with it then.
+    in_own_session = False
 
     def __init__(self, environment: dict[str, str]):
         self.port = free_port()
@@ -62,7 +65,7 @@ class LocalServer:
         with self._log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=os.environ | self._environment, cwd=REPOSITORY,
+                env=os.environ | self._environment, cwd=REPOSITORY, start_new_session=self.in_own_session,
             )
         try:
             self._wait_until_ready()
@@ -82,6 +85,7 @@ class LocalServer:
             self._kill()
             raise ServerFailed(f"the server was still running {STOPPED_WITHIN_S} s after SIGTERM\n{log}") from None
         log = self.log_tail()
+        self._end_session()
         self._directory.cleanup()
         # Ended by the signal itself counts as stopped; anything else is a crash on the way out.
         if status not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
@@ -109,7 +113,13 @@ class LocalServer:
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._end_session()
         self._directory.cleanup()
+
+    def _end_session(self) -> None:
+        if self.in_own_session:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 class TandemServer(LocalServer):

@@ -1,5 +1,5 @@
 """Has a library answer prompts in its own process, for peers without a server that takes token ids. This is the part beside the library, and
-runs in its environment; servers.py has the other end.
+runs in its environment; python_peers.py has the other end. front.py puts HTTP in front of the same engines.
 
 A line of JSON comes through standard input for each round, and one goes back through standard output:
 
@@ -14,17 +14,33 @@ import os
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is new of an answer."""
+
+    number: int
+    tokens: list[int]
+    ended: bool
 
 
 class Engine(Protocol):
     """A library with a model loaded, which computes several prompts together."""
 
-    def submit(self, number: int, prompt: list[int], tokens: int) -> None:
-        """Begins a greedy answer of exactly `tokens` tokens. The number is one that no answer has had."""
+    def submit(self, number: int, prompt: list[int], tokens: int, may_end: bool = False) -> None:
+        """Begins a greedy answer of `tokens` tokens, or of fewer where it may end by itself. The number is one that no answer has had."""
 
-    def wait(self) -> Iterable[tuple[int, int]]:
-        """Waits until there are further tokens: the numbers of their answers, and how many for each."""
+    def wait(self) -> Iterable[Progress]:
+        """Waits until there is something new."""
+
+    def chat_tokens(self, messages: list[dict]) -> list[int]:
+        """The prompt that the model's template makes of a chat."""
+
+    def text(self, tokens: list[int]) -> str:
+        """What tokens of an answer say."""
 
 
 def protocol_output():
@@ -56,14 +72,14 @@ def answer_round(engine: Engine, numbers: Iterable[int], prompts: list[list[int]
     started = time.monotonic()
     for _ in range(concurrency):
         submit_next()
-    missing = len(prompts) * tokens
+    missing = len(prompts)
     while missing:
-        for number, count in engine.wait():
-            arrivals = answers[number]["arrivals"]
-            arrivals += [time.monotonic()] * count
-            missing -= count
-            if len(arrivals) > tokens:
-                raise SystemExit(f"error: an answer has more than {tokens} tokens")
-            if len(arrivals) == tokens:
+        for progress in engine.wait():
+            arrivals = answers[progress.number]["arrivals"]
+            arrivals += [time.monotonic()] * len(progress.tokens)
+            if progress.ended:
+                if len(arrivals) != tokens:
+                    raise SystemExit(f"error: an answer has {len(arrivals)} tokens and not {tokens}")
+                missing -= 1
                 submit_next()
     return {"seconds": time.monotonic() - started, "answers": list(answers.values())}

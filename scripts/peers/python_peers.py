@@ -51,6 +51,10 @@ class PythonPeer:
         self.install()
         return in_process(self.command(contest))
 
+    def server(self, contest: Contest) -> "PythonServer":
+        """A server of OpenAI's chats, to be entered."""
+        return PythonServer(self.command(contest), [])
+
 
 class Vllm(PythonPeer):
     """vLLM has a server of its own."""
@@ -66,20 +70,24 @@ class Vllm(PythonPeer):
 
     def start(self, contest: Contest) -> AbstractContextManager[Ask]:
         self.install()
-        return asking(VllmServer(self.command(contest)))
+        return asking(self.server(contest))
+
+    def server(self, contest: Contest) -> "PythonServer":
+        return PythonServer(self.command(contest), ["--disable-uvicorn-access-log", "--host", "127.0.0.1"])
 
 
-class VllmServer(LocalServer):
-    """The given command, with an address to listen on."""
+class PythonServer(LocalServer):
+    """The given command, with a port to listen on."""
 
-    ready_within_s = 900  # it compiles
+    ready_within_s = 900  # vLLM compiles
 
-    def __init__(self, command: list[str | Path]):
+    def __init__(self, command: list[str | Path], flags: list[str]):
         super().__init__({})
         self._command = command
+        self._flags = flags
 
     def command(self) -> list[str | Path]:
-        return [*self._command, "--disable-uvicorn-access-log", "--host", "127.0.0.1", "--port", str(self.port)]
+        return [*self._command, *self._flags, "--port", str(self.port)]
 
 
 @contextmanager
