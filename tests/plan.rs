@@ -33,6 +33,26 @@ fn what_does_not_fit_is_said_and_what_would() {
     assert!((256..1024).contains(&tokens), "{line}");
 }
 
+#[cfg(not(any(feature = "cuda", feature = "vulkan", feature = "metal")))]
+#[test]
+fn a_profile_for_a_card_is_planned_without_one() {
+    let (code, text, error) = plan(&["--profile", "rtx4080", "--model", "models/tiny/tiny-f16.gguf"]);
+    assert_eq!(code, Some(0), "{text}{error}");
+    assert!(
+        text.contains(": 8 sequences of 1024 tokens (trained on 1024)\nlayers on GPUs          6 of 6\n"),
+        "{text}"
+    );
+    let card = text.lines().find(|line| line.starts_with("in a GPU that is not here: ")).unwrap();
+    assert!(
+        card.contains(" of 16.0 GiB, of which 1.0 GiB stay free (weights ") && card.contains(", KV 10.6 MiB,"),
+        "{card}"
+    );
+    assert!(text.lines().any(|line| line.starts_with("in free memory: ") && line.contains(", KV 0 B,")), "{text}");
+    let (code, text, _) = plan(&["--profile", "rtx4080", "--model", "models/tiny/tiny-f16.gguf", "--memory", "1"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(" of 1.0 GiB, of which 1.0 GiB stay free") && text.ends_with("does not fit\n"), "{text}");
+}
+
 #[test]
 fn candle_says_what_its_settings_cost() {
     let (code, text, _) = plan(&["--backend", "candle"]);

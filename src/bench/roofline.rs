@@ -2,7 +2,7 @@ use std::{hint::black_box, sync::Barrier, thread, time::Instant};
 
 use super::{figures::rounded, sample::Sample};
 use crate::{
-    models::{self, Plan},
+    models::{self, Plan, Room},
     settings::{BackendSettings, Settings},
 };
 
@@ -19,8 +19,6 @@ pub(super) struct Reads {
 /// What all cores together read at a time, at least: far beyond usual caches.
 const READ_BYTES_MIN: u64 = 512 << 20;
 const PASSES: usize = 3;
-/// Where a plan's memory is, if it is the processor's own.
-const MAIN_MEMORY: &str = "free memory";
 
 impl Reads {
     /// Of the only model of these settings.
@@ -32,7 +30,7 @@ impl Reads {
             return Err("the simulated model reads no weights".to_owned());
         }
         let plan = plan.ok_or("the size of the weights is not known")?;
-        if plan.place != MAIN_MEMORY {
+        if plan.gpu_layers.is_some() {
             return Err("what a GPU reads in a second is not measured".to_owned());
         }
         let (weights, cache) = (plan.weights.saturating_sub(plan.looked_up), last_level_cache());
@@ -65,7 +63,7 @@ impl Reads {
 
 /// How much memory a model takes, where its backend knows.
 pub(super) fn plan(settings: &Settings) -> Option<Plan> {
-    models::plan(&settings.backend, settings.models.first()?, None).ok()
+    models::plan(&settings.backend, settings.models.first()?, Room::Free).ok()
 }
 
 /// Bytes that all cores together read from memory in a second: the best of a few passes over what fits no cache.

@@ -3,7 +3,9 @@ use std::time::Duration;
 use tandem_core::{BackendLoader, LoadError, LoadProgress};
 use tandem_sim::{Faults, SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, SimPairs, SimSettings};
 
-use super::{Plan, SynthFailure, SynthOrder};
+#[cfg(any(feature = "llama-cpp", feature = "candle"))]
+use super::plan::{Place, Share};
+use super::{Plan, Room, SynthFailure, SynthOrder};
 use crate::settings::{BackendSettings, ModelSettings, SimFaults, Task};
 
 /// The loader for a model on the chosen backend, which tells how far it has come where that takes long enough. The one place that names concrete backends, and that knows which of them this program was
@@ -74,14 +76,14 @@ fn path(source: Option<&crate::settings::ModelSource>) -> Result<std::path::Path
     source.resolve().map_err(LoadError::Unsupported)
 }
 
-/// How much memory a model would take: of `memory` bytes, or of what is free where it would lie.
+/// How much memory a model would take, of which room.
 ///
 /// # Errors
 /// When the model cannot be loaded for another reason than memory, or its backend does not know beforehand.
-pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
+pub fn plan(backend: &BackendSettings, model: &ModelSettings, room: Room) -> Result<Plan, LoadError> {
     match backend {
-        BackendSettings::LlamaCpp(asked) => plan_llama_cpp(asked, model, memory),
-        BackendSettings::Candle { .. } => plan_candle(backend, model, memory),
+        BackendSettings::LlamaCpp(asked) => plan_llama_cpp(asked, model, room),
+        BackendSettings::Candle { .. } => plan_candle(backend, model, room),
         BackendSettings::Sim { .. } => {
             Err(LoadError::Unsupported(format!("the backend {} cannot plan its memory", backend.name())))
         }
@@ -92,39 +94,49 @@ pub fn plan(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64
 fn plan_llama_cpp(
     asked: &crate::settings::LlamaCppSettings,
     model: &ModelSettings,
-    memory: Option<u64>,
+    room: Room,
 ) -> Result<Plan, LoadError> {
-    use tandem_llama_cpp::{MemoryPlace, Planner};
+    use tandem_llama_cpp::{Assumptions, GPU_MARGIN, MemoryPlace, Planner};
 
-    let planner = Planner::new(llama_cpp_settings(asked, model)?)?;
-    let plan = planner.plan()?;
-    let room = memory.unwrap_or(plan.free);
-    Ok(Plan {
-        weights: plan.needs.weights,
-        looked_up: plan.looked_up,
-        formats: planner.formats(),
-        kv: plan.needs.kv,
-        compute: plan.needs.compute,
-        room,
-        place: match (memory, plan.place) {
-            (Some(_), _) => "of",
-            (None, MemoryPlace::Ram) => "free memory",
-            (None, MemoryPlace::Gpus) => "free on GPUs",
+    let assumed = match room {
+        Room::Free => Assumptions::default(),
+        Room::Meant => Assumptions { memory: None, absent_gpu: asked.gpu_memory },
+        Room::Given(bytes) => Assumptions { memory: Some(bytes), absent_gpu: Some(bytes) },
+    };
+    let planner = Planner::new(&llama_cpp_settings(asked, model)?, assumed)?;
+    let fitted = planner.fitted_plan()?;
+    let needs = fitted.needs();
+    let shares = fitted.shares.iter().map(|share| Share {
+        place: match &share.place {
+            MemoryPlace::Ram if assumed.memory.is_some() && fitted.shares.len() == 1 => Place::Given,
+            MemoryPlace::Ram => Place::Ram,
+            MemoryPlace::Gpu { name, description } => Place::Gpu(format!("{name} ({description})")),
+            MemoryPlace::AbsentGpu => Place::AbsentGpu,
         },
-        parallel: plan.parallel,
-        context: plan.context,
-        trained: plan.trained,
-        longest_context: planner.longest_context(room)?,
-        most_sequences: planner.most_sequences(room)?,
+        weights: share.needs.weights,
+        kv: share.needs.kv,
+        compute: share.needs.compute,
+        room: share.free,
+        margin: if share.place == MemoryPlace::Ram { 0 } else { GPU_MARGIN },
+    });
+    Ok(Plan {
+        weights: needs.weights,
+        looked_up: planner.looked_up(),
+        formats: planner.formats(),
+        kv: needs.kv,
+        compute: needs.compute,
+        shares: shares.collect(),
+        gpu_layers: (fitted.shares.len() > 1).then_some(fitted.layers),
+        parallel: fitted.parallel,
+        context: fitted.context,
+        trained: fitted.trained,
+        longest_context: planner.longest_context()?,
+        most_sequences: planner.most_sequences()?,
     })
 }
 
 #[cfg(not(feature = "llama-cpp"))]
-fn plan_llama_cpp(
-    asked: &crate::settings::LlamaCppSettings,
-    _: &ModelSettings,
-    _: Option<u64>,
-) -> Result<Plan, LoadError> {
+fn plan_llama_cpp(asked: &crate::settings::LlamaCppSettings, _: &ModelSettings, _: Room) -> Result<Plan, LoadError> {
     Err(not_built(&BackendSettings::LlamaCpp(asked.clone())))
 }
 
@@ -167,6 +179,8 @@ fn llama_cpp_settings(
         gpu_split,
         main_gpu,
         ref gpus,
+        gpu_memory: _,
+        fit_context,
         mmap,
         mlock,
         numa,
@@ -175,6 +189,7 @@ fn llama_cpp_settings(
         model: path(model.source.as_ref())?,
         sha256: model.sha256,
         context: Some(context),
+        fit_context,
         parallel,
         max_step_tokens,
         micro_batch_tokens,
@@ -195,12 +210,14 @@ fn llama_cpp_settings(
         gpu: GpuSettings {
             layers: match gpu_layers {
                 settings::GpuLayers::All => GpuLayers::All,
+                settings::GpuLayers::Auto => GpuLayers::Auto,
                 settings::GpuLayers::Count(count) => GpuLayers::Count(count),
             },
             split: match gpu_split {
                 settings::GpuSplit::None => GpuSplit::None,
                 settings::GpuSplit::Layer => GpuSplit::Layer,
                 settings::GpuSplit::Row => GpuSplit::Row,
+                settings::GpuSplit::Tensor => GpuSplit::Tensor,
             },
             main: main_gpu,
             devices: gpus.clone(),
@@ -235,18 +252,27 @@ fn llama_cpp(
 }
 
 #[cfg(feature = "candle")]
-fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<u64>) -> Result<Plan, LoadError> {
+fn plan_candle(backend: &BackendSettings, model: &ModelSettings, room: Room) -> Result<Plan, LoadError> {
     let planner = tandem_candle::Planner::new(candle_settings(backend, model)?)?;
-    let plan = planner.plan_within(memory)?;
-    let room = memory.unwrap_or(plan.free);
+    let given = match room {
+        Room::Free | Room::Meant => None,
+        Room::Given(bytes) => Some(bytes),
+    };
+    let plan = planner.plan_within(given)?;
+    let (place, room) = match (given, planner.card()) {
+        (Some(bytes), _) => (Place::Given, bytes),
+        (None, Some(card)) => (Place::Gpu(card.to_owned()), plan.free),
+        (None, None) => (Place::Ram, plan.free),
+    };
+    let tandem_core::MemoryNeeds { weights, kv, compute } = plan.needs;
     Ok(Plan {
-        weights: plan.needs.weights,
+        weights,
         looked_up: plan.looked_up,
         formats: planner.formats().into_iter().map(|(format, bytes)| (format.to_string(), bytes)).collect(),
-        kv: plan.needs.kv,
-        compute: plan.needs.compute,
-        room,
-        place: if memory.is_some() { "of" } else { planner.place() },
+        kv,
+        compute,
+        shares: vec![Share { place, weights, kv, compute, room, margin: 0 }],
+        gpu_layers: None,
         parallel: plan.parallel,
         context: plan.context,
         trained: plan.trained,
@@ -256,7 +282,7 @@ fn plan_candle(backend: &BackendSettings, model: &ModelSettings, memory: Option<
 }
 
 #[cfg(not(feature = "candle"))]
-fn plan_candle(backend: &BackendSettings, _: &ModelSettings, _: Option<u64>) -> Result<Plan, LoadError> {
+fn plan_candle(backend: &BackendSettings, _: &ModelSettings, _: Room) -> Result<Plan, LoadError> {
     Err(not_built(backend))
 }
 

@@ -9,10 +9,10 @@ pub struct Plan {
     pub kv: u64,
     /// Room to compute in.
     pub compute: u64,
-    /// What there is for it, or was said to be.
-    pub room: u64,
-    /// Where that is, for people.
-    pub place: &'static str,
+    /// What of it lies where; one share where it is all in one place.
+    pub shares: Vec<Share>,
+    /// Layers on GPUs, and all there are, where GPUs are used.
+    pub gpu_layers: Option<(u32, u32)>,
     pub parallel: u32,
     pub context: u32,
     pub trained: u32,
@@ -22,7 +22,52 @@ pub struct Plan {
     pub most_sequences: Option<u32>,
 }
 
+/// What a plan reckons with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// What is free on this machine.
+    Free,
+    /// The same; where the settings are made for a GPU and there is none, what they say it has.
+    Meant,
+    /// So many bytes: of each GPU where the settings want GPUs, and of the machine otherwise.
+    Given(u64),
+}
+
+/// What a model takes in one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub place: Place,
+    pub weights: u64,
+    pub kv: u64,
+    pub compute: u64,
+    /// What there is for it, or was said to be.
+    pub room: u64,
+    /// What of that is to stay free.
+    pub margin: u64,
+}
+
+/// Which memory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    Ram,
+    /// A size that was given, in place of the machine's.
+    Given,
+    /// As its driver names it.
+    Gpu(String),
+    /// The GPU that the settings are made for, and which is not in this machine.
+    AbsentGpu,
+}
+
 impl Plan {
+    /// Bytes in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { weights, kv, compute, .. } = self;
+        weights + kv + compute
+    }
+}
+
+impl Share {
     /// Bytes in all.
     #[must_use]
     pub fn total(&self) -> u64 {

@@ -22,6 +22,10 @@ pub struct LlamaCppSettings {
     pub main_gpu: u32,
     /// All of them when empty.
     pub gpus: Vec<u32>,
+    /// Bytes of the GPU that the settings are made for, to plan with where there is none.
+    pub gpu_memory: Option<u64>,
+    /// Whether a context that does not fit is shortened.
+    pub fit_context: bool,
     pub mmap: bool,
     pub mlock: bool,
     pub numa: Numa,
@@ -30,6 +34,7 @@ pub struct LlamaCppSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GpuLayers {
     All,
+    Auto,
     Count(u32),
 }
 
@@ -38,6 +43,7 @@ pub enum GpuSplit {
     None,
     Layer,
     Row,
+    Tensor,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +96,17 @@ pub(super) fn check(raw: RawBackend) -> Result<LlamaCppSettings, SettingsError> 
         "gpu_split",
         raw.gpu_split.as_deref(),
         "layer",
-        &[("none", GpuSplit::None), ("layer", GpuSplit::Layer), ("row", GpuSplit::Row)],
+        &[("none", GpuSplit::None), ("layer", GpuSplit::Layer), ("row", GpuSplit::Row), ("tensor", GpuSplit::Tensor)],
     )?;
+    if gpu_split == GpuSplit::Tensor && flash_attention == FlashAttention::Off {
+        return Err(SettingsError::new("backend.gpu_split", "a split by tensors needs flash attention, which is off"));
+    }
+    let gpu_layers = check_gpu_layers(raw.gpu_layers)?;
+    let fit_context = raw.fit_context.unwrap_or(false);
+    if fit_context && gpu_layers == GpuLayers::Auto {
+        let reason = "has no meaning with backend.gpu_layers = \"auto\": the layers give way to the context then";
+        return Err(SettingsError::new("backend.fit_context", reason));
+    }
     let numa = choice(
         "numa",
         raw.numa.as_deref(),
@@ -109,10 +124,12 @@ pub(super) fn check(raw: RawBackend) -> Result<LlamaCppSettings, SettingsError> 
         kv_type,
         kv_unified: raw.kv_unified.unwrap_or(false),
         swa_full: raw.swa_full.unwrap_or(true),
-        gpu_layers: check_gpu_layers(raw.gpu_layers)?,
+        gpu_layers,
         gpu_split,
         main_gpu: raw.main_gpu.unwrap_or(0),
-        gpus: raw.gpus.unwrap_or_default(),
+        gpus: check_gpus(raw.gpus.unwrap_or_default())?,
+        gpu_memory: raw.gpu_memory_gib.map(check_gpu_memory).transpose()?,
+        fit_context,
         mmap: raw.mmap.unwrap_or(true),
         mlock: raw.mlock.unwrap_or(false),
         numa,
@@ -123,8 +140,25 @@ fn check_gpu_layers(raw: Option<RawGpuLayers>) -> Result<GpuLayers, SettingsErro
     match raw {
         None => Ok(GpuLayers::Count(0)),
         Some(RawGpuLayers::Count(count)) => Ok(GpuLayers::Count(count)),
-        Some(RawGpuLayers::Word(word)) => one_of("backend.gpu_layers", &word, &[("all", GpuLayers::All)]),
+        Some(RawGpuLayers::Word(word)) => {
+            one_of("backend.gpu_layers", &word, &[("all", GpuLayers::All), ("auto", GpuLayers::Auto)])
+        }
     }
+}
+
+fn check_gpus(gpus: Vec<u32>) -> Result<Vec<u32>, SettingsError> {
+    let twice = gpus.iter().enumerate().find(|(at, gpu)| gpus[..*at].contains(gpu));
+    match twice {
+        Some((_, gpu)) => Err(SettingsError::new("backend.gpus", format!("names GPU {gpu} twice"))),
+        None => Ok(gpus),
+    }
+}
+
+fn check_gpu_memory(gibibytes: f64) -> Result<u64, SettingsError> {
+    if !(gibibytes > 0.0 && gibibytes <= 4096.0) {
+        return Err(SettingsError::new("backend.gpu_memory_gib", format!("{gibibytes} is not between 0 and 4096")));
+    }
+    Ok((gibibytes * f64::from(1 << 30)) as u64)
 }
 
 fn choice<T: Copy>(key: &str, word: Option<&str>, default: &str, choices: &[(&str, T)]) -> Result<T, SettingsError> {

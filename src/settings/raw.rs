@@ -88,6 +88,8 @@ pub(super) struct RawBackend {
     pub(super) gpu_split: Option<String>,
     pub(super) main_gpu: Option<u32>,
     pub(super) gpus: Option<Vec<u32>>,
+    pub(super) gpu_memory_gib: Option<f64>,
+    pub(super) fit_context: Option<bool>,
     pub(super) mmap: Option<bool>,
     pub(super) mlock: Option<bool>,
     pub(super) numa: Option<String>,
@@ -232,7 +234,9 @@ impl Kind {
         match key {
             "threads" => self != Self::Sim,
             "threads_batch" | "micro_batch_tokens" | "flash_attention" | "kv_unified" | "swa_full" | "gpu_layers"
-            | "gpu_split" | "main_gpu" | "gpus" | "mmap" | "mlock" | "numa" => self == Self::LlamaCpp,
+            | "gpu_split" | "main_gpu" | "gpus" | "gpu_memory_gib" | "fit_context" | "mmap" | "mlock" | "numa" => {
+                self == Self::LlamaCpp
+            }
             "device" | "dtype" | "quantization" | "gpu_memory_fraction" => self == Self::Candle,
             "kv_type" => self != Self::Sim,
             "block_size" | "kv_tokens" => self != Self::LlamaCpp,

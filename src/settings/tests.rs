@@ -23,7 +23,7 @@ fn shipped_profiles_say_what_they_promise() {
     assert_eq!(demo.models[0].name, "tiny");
     assert!(matches!(load(&profile("sim")).unwrap().backend, BackendSettings::Sim { .. }));
     let BackendSettings::LlamaCpp(rtx4080) = load(&profile("rtx4080")).unwrap().backend else { panic!("llama-cpp") };
-    assert_eq!((rtx4080.parallel, rtx4080.gpu_layers), (8, GpuLayers::All));
+    assert_eq!((rtx4080.parallel, rtx4080.gpu_layers, rtx4080.gpu_memory), (8, GpuLayers::All, Some(16 << 30)));
 }
 
 #[test]
@@ -64,6 +64,26 @@ fn wrong_settings_are_refused_by_name() {
         (
             "[backend]\nkind = \"llama-cpp\"\nkv_type = \"q8_0\"\nflash_attention = \"off\"\n[models.sim]\nsource = \"x\"",
             "config: backend.kv_type: quantized KV needs flash attention",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\ngpu_layers = \"most\"\n[models.sim]\nsource = \"x\"",
+            "config: backend.gpu_layers: 'most' is not known here: one of all, auto",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\ngpu_split = \"tensor\"\nflash_attention = \"off\"\n[models.sim]\nsource = \"x\"",
+            "config: backend.gpu_split: a split by tensors needs flash attention",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\ngpus = [0, 1, 0]\n[models.sim]\nsource = \"x\"",
+            "config: backend.gpus: names GPU 0 twice",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\ngpu_memory_gib = 0\n[models.sim]\nsource = \"x\"",
+            "config: backend.gpu_memory_gib: 0 is not between 0 and 4096",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\ngpu_layers = \"auto\"\nfit_context = true\n[models.sim]\nsource = \"x\"",
+            "config: backend.fit_context: has no meaning with backend.gpu_layers = \"auto\"",
         ),
         ("[backend]\nmmap = false", "config: backend.mmap: does not apply to the backend sim"),
         ("[engine]\nstep_timeout_ms = 5", "config: engine.step_timeout_ms: 5 is not between 100 and "),

@@ -42,6 +42,8 @@ pub struct Planner {
 /// The GPU that a model is to be loaded to.
 #[derive(Debug)]
 struct Card {
+    /// What it is, if it is there.
+    name: Option<String>,
     /// What numbers that are not quantised would be there, and the bytes of all weights.
     number: Number,
     weights: u64,
@@ -73,6 +75,7 @@ impl Planner {
                 let number = device::number(&settings, &weights);
                 let card = Device::open(ordinal);
                 Some(Card {
+                    name: card.as_ref().ok().map(Device::name),
                     number,
                     weights: weights.device_bytes_of_all(number),
                     processors: card.as_ref().map_or(PROCESSORS, Device::processors),
@@ -92,10 +95,10 @@ impl Planner {
         Ok(Self { settings, config, weights, looked_up, card })
     }
 
-    /// Where the model would lie, for people.
+    /// The card that the model would lie on, for people, where it is to lie on one and it is there.
     #[must_use]
-    pub fn place(&self) -> &'static str {
-        if self.card.is_some() { "free on the GPU" } else { "free memory" }
+    pub fn card(&self) -> Option<&str> {
+        self.card.as_ref().and_then(|card| card.name.as_deref())
     }
 
     /// What the settings ask for where there are so many bytes, or what is free. On a GPU the KV cache takes what is left.
@@ -352,7 +355,6 @@ mod tests {
             settings.kv_tokens = Some(1024);
         });
         assert_eq!(asked.plan_within(Some(64 << 30)).expect("a plan").needs.kv, all.kv / 4);
-        assert_eq!(planner.place(), "free on the GPU");
     }
 
     #[test]

@@ -17,12 +17,16 @@
 
 mod adapter_file;
 mod backend;
+mod devices;
 mod embedder;
 mod hyper_parameters;
+#[cfg(any(feature = "dynamic-backends", test))]
+mod libraries;
 mod loader;
 mod logged;
 mod model_file;
 mod params;
+mod placement;
 mod plan;
 mod ranking;
 mod runtime;
@@ -31,6 +35,6 @@ mod tokenizer;
 mod vocab;
 
 pub use loader::LlamaCppLoader;
-pub use plan::{MemoryPlace, MemoryPlan, Planner};
+pub use plan::{Assumptions, GPU_MARGIN, MemoryPlace, MemoryPlan, Planner, Share};
 pub use runtime::{system_info, version};
 pub use settings::{AdapterSettings, FlashAttention, GpuLayers, GpuSettings, GpuSplit, KvType, LlamaCppSettings, Numa};

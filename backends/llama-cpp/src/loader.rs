@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use llama_cpp_2::{
     context::{LlamaContext, params::LlamaContextParams},
-    llama_backend::LlamaBackend,
     model::LlamaModel,
 };
 use tandem_core::{
@@ -11,14 +10,14 @@ use tandem_core::{
 };
 
 use crate::{
-    GpuLayers, LlamaCppSettings, MemoryPlace, MemoryPlan, Planner,
+    Assumptions, GpuLayers, LlamaCppSettings, Planner,
     adapter_file::AdapterFile,
     backend::{KvPools, LlamaCpp},
     embedder::LlamaEmbedder,
     model_file::ModelFile,
     params,
     ranking::{self, Head},
-    runtime,
+    runtime::{self, Llama},
     tokenizer::GgufTokenizer,
     vocab,
 };
@@ -44,7 +43,7 @@ impl LlamaCppLoader {
     }
 
     /// Loads the weights.
-    fn model(&self, llama: &LlamaBackend, file: &ModelFile) -> Result<LlamaModel, LoadError> {
+    fn model(&self, llama: &Llama, file: &ModelFile) -> Result<LlamaModel, LoadError> {
         let total = file.bytes();
         self.progress.begin(total);
         let progress = self.progress.clone();
@@ -66,13 +65,13 @@ impl LlamaCppLoader {
 
     fn context<'model>(
         &self,
-        llama: &LlamaBackend,
+        llama: &Llama,
         model: &'model LlamaModel,
         params: LlamaContextParams,
     ) -> Result<LlamaContext<'model>, LoadError> {
         let Self { settings, .. } = self;
         let tokens = params.n_ctx().map_or(0, std::num::NonZero::get);
-        model.new_context(llama, params).map_err(|error| LoadError::Other {
+        model.new_context(&llama.backend, params).map_err(|error| LoadError::Other {
             context: format!(
                 "{}: llama.cpp cannot make a context of {tokens} tokens with a {:?} cache; its log says why",
                 settings.model.display(),
@@ -85,7 +84,7 @@ impl LlamaCppLoader {
     /// The rest of a load, for a model that turns texts into vectors, or ranks documents by its head.
     fn with_embedder(
         &self,
-        llama: &LlamaBackend,
+        llama: &Llama,
         model: &LlamaModel,
         file: ModelFile,
         (pooling, head): (Pooling, Option<Head>),
@@ -137,19 +136,47 @@ impl LlamaCppLoader {
     }
 }
 
-fn check_room(plan: &MemoryPlan) -> Result<(), LoadError> {
-    let place = if plan.place == MemoryPlace::Gpus { " on the GPUs" } else { "" };
-    plan.needs.check(plan.parallel, plan.context, plan.free, place)
-}
-
 impl BackendLoader for LlamaCppLoader {
     fn with_backend(self: Box<Self>, serve: &mut dyn FnMut(Loaded<'_>)) -> Result<(), LoadError> {
-        let path = &self.settings.model;
         self.settings.check()?;
-        let file = ModelFile::check(path, self.settings.sha256.as_ref())?;
-        let llama = runtime::init(self.settings.numa)?;
+        let file = ModelFile::check(&self.settings.model, self.settings.sha256.as_ref())?;
         let adapter_files = AdapterFile::check_all(&self.settings, &file)?;
-        check_room(&Planner::of(self.settings.clone(), &file, &adapter_files)?.plan()?)?;
+        let settings = fit(&self.settings, &file, &adapter_files)?;
+        let loader = Self { settings, progress: self.progress };
+        loader.load(file, &adapter_files, serve)
+    }
+}
+
+/// The settings as they fit into the memory that is free.
+///
+/// # Errors
+/// When the model can be laid out, but not into this memory.
+fn fit(settings: &LlamaCppSettings, file: &ModelFile, adapters: &[AdapterFile]) -> Result<LlamaCppSettings, LoadError> {
+    let asked = settings.gpu.layers;
+    let planner = Planner::of(settings, file, adapters, Assumptions::default())?;
+    let settings = planner.fitted()?;
+    let plan = planner.plan_of(&settings)?;
+    plan.check()?;
+    let no_gpu = runtime::init(settings.numa)?.no_gpu.as_deref();
+    if let Some(reason) = no_gpu.filter(|_| asked != GpuLayers::Count(0)) {
+        tracing::warn!("all layers run on the processor: {reason}");
+    }
+    let (on_gpus, layers) = plan.layers;
+    let needs = plan.needs();
+    let bytes = (needs.weights, needs.kv, needs.compute);
+    tracing::info!(on_gpus, layers, context = plan.context, ?bytes, "weights, KV and work space fit");
+    Ok(settings)
+}
+
+impl LlamaCppLoader {
+    fn load(
+        &self,
+        file: ModelFile,
+        adapter_files: &[AdapterFile],
+        serve: &mut dyn FnMut(Loaded<'_>),
+    ) -> Result<(), LoadError> {
+        let path = &self.settings.model;
+        let llama = runtime::init(self.settings.numa)?;
         let tokenizer = Arc::new(GgufTokenizer::load(&file)?);
         let mut model = self.model(llama, &file)?;
         let vocab = Arc::new(vocab::build(&model, file.vocab_kind, file.fill_in_the_middle));
@@ -182,7 +209,7 @@ impl BackendLoader for LlamaCppLoader {
             },
             mixes_phases: true,
             // llama.cpp hands a pass over to a GPU and waits when logits are asked for; on the CPU it computes at once.
-            overlaps: llama.supports_gpu_offload() && self.settings.gpu.layers != GpuLayers::Count(0),
+            overlaps: llama.no_gpu.is_none() && self.settings.gpu.layers != GpuLayers::Count(0),
             adapters: self.settings.adapters.iter().map(|adapter| adapter.name.clone()).collect(),
         };
         let (threads, threads_batch) = self.settings.thread_counts();

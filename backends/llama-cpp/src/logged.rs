@@ -17,6 +17,13 @@ pub(crate) fn logged<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     (result, lines)
 }
 
+/// Gives the log what was kept from it, when it is to say why something went wrong.
+pub(crate) fn pass_on(lines: &[String]) {
+    for line in lines {
+        tracing::warn!(target: "llama-cpp-2", "{line}");
+    }
+}
+
 struct Listener(Arc<Mutex<Vec<String>>>);
 
 impl Subscriber for Listener {

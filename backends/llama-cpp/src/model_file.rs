@@ -94,8 +94,6 @@ pub(crate) struct ModelFile {
     pub(crate) fill_in_the_middle: Option<FillInTheMiddle>,
     /// Some layers attend to the last tokens only.
     pub(crate) has_sliding_window: bool,
-    /// Bytes of the table of embeddings where it serves the first layer alone: llama.cpp keeps it from GPUs.
-    pub(crate) kept_in_ram: u64,
 }
 
 impl ModelFile {
@@ -134,8 +132,6 @@ impl ModelFile {
         pair_template.iter().try_for_each(|template| ranking::check_template(template)).map_err(invalid)?;
         let window = header.unsigned(&format!("{architecture}.attention.sliding_window"));
         let has_sliding_window = window.is_some_and(|tokens| tokens > 0);
-        let bytes = |name: &str| tensors.iter().find(|tensor| tensor.name == name).map(|tensor| tensor.bytes);
-        let kept_in_ram = bytes("output.weight").and_then(|_| bytes("token_embd.weight")).unwrap_or(0);
         Ok(Self {
             path: path.to_owned(),
             architecture,
@@ -148,7 +144,6 @@ impl ModelFile {
             defaults: sampling(header),
             fill_in_the_middle: fill_in_the_middle(header),
             has_sliding_window,
-            kept_in_ram,
         })
     }
 
@@ -180,7 +175,7 @@ impl ModelFile {
     pub(crate) fn load(&self, params: &LlamaModelParams) -> Result<LlamaModel, LoadError> {
         let Self { path, architecture, .. } = self;
         let invalid = |path: &Path, reason| LoadError::Invalid { path: path.display().to_string(), reason };
-        let model = LlamaModel::load_from_file(runtime::init(Numa::Off)?, path, params);
+        let model = LlamaModel::load_from_file(&runtime::init(Numa::Off)?.backend, path, params);
         // Asked for first: a file that was replaced is why llama.cpp may have said no.
         if let Some(shard) = self.shards.iter().find(|shard| shard.has_changed()) {
             return Err(invalid(&shard.path, "the file changed while it was being loaded".into()));

@@ -34,29 +34,62 @@ pub fn system_info() -> String {
         .into_iter()
         .map(|device| format!("{} ({})", device.name, device.description.trim()))
         .collect();
-    format!("devices: {}; compiled for: {}", devices.join(", "), compiled_features().join(" "))
+    let features = if cfg!(feature = "dynamic-backends") {
+        // Of several libraries that one is loaded which is made for this processor.
+        "the processor it runs on".to_owned()
+    } else {
+        compiled_features().join(" ")
+    };
+    format!("devices: {}; compiled for: {features}", devices.join(", "))
+}
+
+/// Why there is no GPU, where the program is the reason.
+pub(crate) const NOT_BUILT: &str =
+    "this program was built without GPU support (one of the features `cuda`, `vulkan` and `metal`)";
+
+/// llama.cpp, ready to be used.
+#[derive(Debug)]
+pub(crate) struct Llama {
+    pub(crate) backend: LlamaBackend,
+    /// Why nothing can be computed on a GPU; `None` where it can.
+    pub(crate) no_gpu: Option<String>,
 }
 
 /// Initializes llama.cpp, if that has not been done, for the rest of the process: a second live instance is refused by the wrapper, and
 /// several engines may come and go. What it does about NUMA is decided the first time.
-pub(crate) fn init(numa: Numa) -> Result<&'static LlamaBackend, LoadError> {
-    static LLAMA: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+pub(crate) fn init(numa: Numa) -> Result<&'static Llama, LoadError> {
+    static LLAMA: OnceLock<Result<Llama, String>> = OnceLock::new();
     let llama = LLAMA.get_or_init(|| {
         send_logs_to_tracing(LogOptions::default());
+        let no_gpu = find_gpus()?;
         let strategy = match numa {
             Numa::Off => None,
             Numa::Distribute => Some(NumaStrategy::DISTRIBUTE),
             Numa::Isolate => Some(NumaStrategy::ISOLATE),
             Numa::Numactl => Some(NumaStrategy::NUMACTL),
         };
-        let llama =
+        let backend =
             strategy.map_or_else(LlamaBackend::init, LlamaBackend::init_numa).map_err(|error| error.to_string())?;
         tracing::info!(version = version(), system = system_info(), ?numa, "llama.cpp is ready");
-        Ok(llama)
+        Ok(Llama { backend, no_gpu })
     });
     llama
         .as_ref()
         .map_err(|error| LoadError::Other { context: "initializing llama.cpp".into(), source: error.clone().into() })
+}
+
+/// Loads what there is to compute with, and gives back why there is no GPU among it, if there is none.
+#[cfg(feature = "dynamic-backends")]
+fn find_gpus() -> Result<Option<String>, String> {
+    crate::libraries::load()
+}
+
+/// Everything there is to compute with is a part of the program.
+#[cfg(not(feature = "dynamic-backends"))]
+#[expect(clippy::unnecessary_wraps, reason = "libraries that are loaded may be missing")]
+fn find_gpus() -> Result<Option<String>, String> {
+    let reason = if cfg!(feature = "metal") { "Metal finds no GPU" } else { NOT_BUILT };
+    Ok(crate::devices::gpus().is_empty().then(|| reason.to_owned()))
 }
 
 macro_rules! compiled {

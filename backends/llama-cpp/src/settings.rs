@@ -23,6 +23,8 @@ pub struct LlamaCppSettings {
     ///
     /// Memory for `parallel` times as many is taken at load.
     pub context: Option<u32>,
+    /// Where memory for such a context is not free, it is shortened to the longest for which there is.
+    pub fit_context: bool,
     /// Sequences decoded together.
     pub parallel: u32,
     /// Tokens in one step, over all sequences.
@@ -87,6 +89,8 @@ pub struct GpuSettings {
 pub enum GpuLayers {
     /// As many as there are. Without a GPU the model runs on the CPU, and a warning says so.
     All,
+    /// As many as fit into the memory that is free, and the rest on the CPU.
+    Auto,
     /// This many, and the rest on the CPU.
     Count(u32),
 }
@@ -100,6 +104,9 @@ pub enum GpuSplit {
     Layer,
     /// Rows of each matrix.
     Row,
+    /// Every matrix and all heads of attention, computed on all of them at once. llama.cpp calls it experimental, and has it for some
+    /// architectures only.
+    Tensor,
 }
 
 /// Whether attention runs over tiles.
@@ -167,6 +174,7 @@ impl LlamaCppSettings {
             model,
             sha256: None,
             context: None,
+            fit_context: false,
             parallel: 8,
             max_step_tokens: 2048,
             micro_batch_tokens: None,
@@ -208,6 +216,14 @@ impl LlamaCppSettings {
         }
         if kv_type != KvType::F16 && self.flash_attention == FlashAttention::Off {
             return refuse("quantized KV needs flash attention".into());
+        }
+        if self.gpu.split == GpuSplit::Tensor && self.flash_attention == FlashAttention::Off {
+            return refuse("a split by tensors needs flash attention".into());
+        }
+        if self.fit_context && self.gpu.layers == GpuLayers::Auto {
+            return refuse(
+                "either layers on GPUs give way to the context, or the context to them: not both are chosen".into(),
+            );
         }
         if let Some(adapter) = self.adapters.iter().find(|adapter| !adapter.scale.is_finite()) {
             return refuse(format!("the adapter `{}` cannot be scaled by {}", adapter.name, adapter.scale));
@@ -272,6 +288,10 @@ mod tests {
         LlamaCppSettings::new(PathBuf::from("model.gguf"))
     }
 
+    fn gpu(layers: GpuLayers, split: GpuSplit) -> GpuSettings {
+        GpuSettings { layers, split, main: 0, devices: Vec::new() }
+    }
+
     #[test]
     fn the_context_is_bounded_by_training_and_by_the_default() {
         let context = |context, trained| {
@@ -317,6 +337,12 @@ mod tests {
             LlamaCppSettings { micro_batch_tokens: Some(0), ..settings() },
             LlamaCppSettings { micro_batch_tokens: Some(2049), ..settings() },
             LlamaCppSettings { kv_type: KvType::Q8_0, flash_attention: FlashAttention::Off, ..settings() },
+            LlamaCppSettings {
+                flash_attention: FlashAttention::Off,
+                gpu: gpu(GpuLayers::All, GpuSplit::Tensor),
+                ..settings()
+            },
+            LlamaCppSettings { fit_context: true, gpu: gpu(GpuLayers::Auto, GpuSplit::Layer), ..settings() },
             LlamaCppSettings {
                 adapters: vec![AdapterSettings { name: "a".into(), path: "a.gguf".into(), scale: f32::NAN }],
                 ..settings()

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tandem_core::{AdapterId, BackendLoader as _, InferenceBackend, KvOp, LoadError, StepError, TokenId, conformance};
-use tandem_llama_cpp::{AdapterSettings, LlamaCppLoader, LlamaCppSettings, Planner};
+use tandem_llama_cpp::{AdapterSettings, Assumptions, LlamaCppLoader, LlamaCppSettings, Planner};
 
 use crate::{
     TOLERANCE,
@@ -342,8 +342,9 @@ fn memory_is_planned_for_adapters_too() {
     let path = folder.path().join("adapter.gguf");
     AdapterFile::empty().with_pair("blk.0.attn_q.weight", &[256, 4], &[4, 256]).write(&path);
     let weights = |adapters: &[(&Path, f32)]| {
-        let planner = Planner::new(with_adapters(settings(2, 64), adapters)).expect("a model to plan for");
-        planner.plan().expect("a plan").needs.weights
+        let settings = with_adapters(settings(2, 64), adapters);
+        let planner = Planner::new(&settings, Assumptions::default()).expect("a model to plan for");
+        planner.plan().expect("a plan").needs().weights
     };
     assert_eq!(weights(&[(&path, 1.0), (&path, 0.5)]), weights(&[]) + 2 * 2 * 4096);
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tandem_core::{BackendLoader, EmbeddingBackend, LoadError, Loaded, Pooling, TokenId, conformance};
-use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings, Planner};
+use tandem_llama_cpp::{Assumptions, LlamaCppLoader, LlamaCppSettings, Planner};
 
 use crate::{
     architectures,
@@ -183,14 +183,15 @@ fn memory_is_planned_for_a_pass() {
     let plan = |file: &Gguf, max_step_tokens| {
         let path = file.write();
         let settings = LlamaCppSettings { model: path.to_path_buf(), max_step_tokens, ..settings(8, 40) };
-        let planner = Planner::new(settings).expect("the model is there");
-        let plan = planner.plan().expect("a plan");
+        let plan = Planner::new(&settings, Assumptions::default()).and_then(|planner| planner.plan());
+        let plan = plan.expect("the model is there");
         assert_eq!((plan.context, plan.parallel), (40, 1));
-        let room = plan.needs.total();
-        assert_eq!(planner.most_sequences(room).expect("sequences"), Some(1));
+        let room = Assumptions { memory: Some(plan.needs().total()), absent_gpu: None };
+        let planner = Planner::new(&settings, room).expect("the model is there");
+        assert_eq!(planner.most_sequences().expect("sequences"), Some(1));
         // An input may be as long as a pass without taking more.
-        assert_eq!(planner.longest_context(room).expect("contexts"), Some(plan.trained.min(max_step_tokens)));
-        plan.needs
+        assert_eq!(planner.longest_context().expect("contexts"), Some(plan.trained.min(max_step_tokens)));
+        plan.needs()
     };
     let (small, large) = (plan(&bert(Some(MEAN)), 256), plan(&bert(Some(MEAN)), 1024));
     assert_eq!((small.kv, large.kv), (0, 0), "a model that looks ahead has no KV");

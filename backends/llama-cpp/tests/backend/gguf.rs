@@ -128,28 +128,47 @@ impl Gguf {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut out = b"GGUF\x03\0\0\0".to_vec();
-        out.extend((self.tensors.len() as u64).to_le_bytes());
-        out.extend((self.values.len() as u64).to_le_bytes());
-        for (key, value) in &self.values {
-            text(&mut out, key);
-            value.write(&mut out);
-        }
-        let mut offset = 0;
-        for Tensor { name, dims, data } in &self.tensors {
-            text(&mut out, name);
-            out.extend((dims.len() as u32).to_le_bytes());
-            dims.iter().for_each(|dim| out.extend(dim.to_le_bytes()));
-            // Type 0 is F32.
-            out.extend(0u32.to_le_bytes());
-            out.extend((offset as u64).to_le_bytes());
-            offset = (offset + 4 * data.len()).next_multiple_of(ALIGNMENT);
-        }
+        // Type 0 is F32.
+        let tensors =
+            self.tensors.iter().map(|Tensor { name, dims, data }| (name.as_str(), &dims[..], 0, 4 * data.len() as u64));
+        let (mut out, _) = self.header(tensors);
         for Tensor { data, .. } in &self.tensors {
             out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
             data.iter().for_each(|number| out.extend(number.to_le_bytes()));
         }
         out
+    }
+
+    /// Everything before the weights, and how many bytes they are. Tensors have a name, their dimensions, ggml's number for their type, and a
+    /// size.
+    fn header<'a>(&self, tensors: impl ExactSizeIterator<Item = (&'a str, &'a [u64], u32, u64)>) -> (Vec<u8>, u64) {
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend((tensors.len() as u64).to_le_bytes());
+        out.extend((self.values.len() as u64).to_le_bytes());
+        for (key, value) in &self.values {
+            text(&mut out, key);
+            value.write(&mut out);
+        }
+        let mut offset = 0u64;
+        for (name, dims, kind, bytes) in tensors {
+            text(&mut out, name);
+            out.extend((dims.len() as u32).to_le_bytes());
+            dims.iter().for_each(|dim| out.extend(dim.to_le_bytes()));
+            out.extend(kind.to_le_bytes());
+            out.extend(offset.to_le_bytes());
+            offset = (offset + bytes).next_multiple_of(ALIGNMENT as u64);
+        }
+        (out, offset)
+    }
+
+    /// A file of a model that is larger than anyone would write: its weights are a hole, which takes no room on a disk.
+    pub(crate) fn write_hollow(&self, tensors: &[(String, Vec<u64>, u32, u64)]) -> tempfile::TempPath {
+        let listed = tensors.iter().map(|(name, dims, kind, bytes)| (name.as_str(), &dims[..], *kind, *bytes));
+        let (header, weights) = self.header(listed);
+        let path = write(self.architecture, &header);
+        let file = fs_err::OpenOptions::new().write(true).open(&path).expect("the file");
+        file.set_len(header.len().next_multiple_of(ALIGNMENT) as u64 + weights).expect("a file with a hole");
+        path
     }
 
     /// The file, gone when what is returned is dropped.

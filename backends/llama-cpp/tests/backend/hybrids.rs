@@ -1,7 +1,7 @@
 //! Models that keep a state in some layers, and keys and values in the others.
 
 use tandem_core::{BackendLoader, KvOp, SlotId, StepError};
-use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings, Planner};
+use tandem_llama_cpp::{Assumptions, LlamaCppLoader, LlamaCppSettings, Planner};
 
 use crate::{
     architectures::{self, check},
@@ -156,7 +156,8 @@ fn a_hybrid_model_with_a_full_cache_loses_nothing() {
 fn the_memory_of_a_hybrid_model_is_of_both_kinds() {
     let path = with_states().write();
     let settings = LlamaCppSettings { model: path.to_path_buf(), ..settings(4, 256) };
-    let kv = Planner::new(settings).expect("the model is there").plan().expect("a plan").needs.kv;
+    let plan = Planner::new(&settings, Assumptions::default()).and_then(|planner| planner.plan());
+    let kv = plan.expect("the model is there").needs().kv;
     // Two layers each: 2 heads of 16 numbers, a key and a value of 2 bytes for each token; a state of 128 times 16 numbers and the last 3 of
     // 128 before the convolution, of 4 bytes, for each sequence.
     let (cells, states) = (2 * 4 * 256 * 2 * 16 * 2 * 2, 2 * 4 * (128 * 16 + 128 * 3) * 4);

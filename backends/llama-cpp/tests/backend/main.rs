@@ -9,12 +9,15 @@ mod embedder;
 mod forged_files;
 #[path = "../../../gguf/tests/forger/mod.rs"]
 mod forger;
-#[expect(dead_code, reason = "a part of it is for the tests of other backends")]
 mod gguf;
+mod gpu;
 mod helpers;
 mod hybrids;
+#[cfg(not(any(feature = "dynamic-backends", feature = "metal")))]
+mod no_gpu;
 mod pins;
 mod reranker;
+mod shapes;
 mod text;
 
 use tandem_core::conformance;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tandem_core::{BackendLoader, LoadError};
-use tandem_llama_cpp::{LlamaCppLoader, LlamaCppSettings, Planner};
+use tandem_llama_cpp::{Assumptions, LlamaCppLoader, LlamaCppSettings, Planner};
 
 use crate::{
     architectures,
@@ -54,7 +54,7 @@ fn a_file_with_another_hash_is_refused_and_left_alone() {
     );
     let settings = pinned(path.clone(), hash(&model()));
     assert_eq!(refusal(settings.clone()), expected);
-    assert_eq!(Planner::new(settings).expect_err("a plan reads it too").to_string(), expected);
+    assert_eq!(Planner::new(&settings, Assumptions::default()).expect_err("a plan reads it too").to_string(), expected);
     assert_eq!(fs_err::read(&path).expect("the file is where it was"), bytes);
 }
 

@@ -1,7 +1,7 @@
 //! Models that rank documents, against what their heads make of the vectors of the same models without them.
 
 use tandem_core::{Loaded, Pooling, TokenId, conformance};
-use tandem_llama_cpp::{LlamaCppSettings, Planner};
+use tandem_llama_cpp::{Assumptions, LlamaCppSettings, Planner};
 
 use crate::{
     embedder::{CLS, LAST, MEAN, RANK, WIDTH, backend, bert, embed, embedder, invalid},
@@ -274,10 +274,12 @@ fn memory_is_planned_as_for_an_embedder() {
     for file in all() {
         let path = file.write();
         let settings = LlamaCppSettings { model: path.to_path_buf(), ..settings(8, 40) };
-        let planner = Planner::new(settings).expect("the model is there");
-        let plan = planner.plan().expect("a plan");
+        let plan = Planner::new(&settings, Assumptions::default()).and_then(|planner| planner.plan());
+        let plan = plan.expect("the model is there");
         assert_eq!((plan.context, plan.parallel), (40, 1));
-        assert_eq!(planner.most_sequences(plan.needs.total()).expect("sequences"), Some(1));
+        let room = Assumptions { memory: Some(plan.needs().total()), absent_gpu: None };
+        let planner = Planner::new(&settings, room).expect("the model is there");
+        assert_eq!(planner.most_sequences().expect("sequences"), Some(1));
     }
 }
 
