@@ -2,7 +2,7 @@ use std::{hint::black_box, sync::Barrier, thread, time::Instant};
 
 use super::{figures::rounded, sample::Sample};
 use crate::{
-    models::{self, Plan, Room},
+    models::{self, Place, Plan, Room},
     settings::{BackendSettings, Settings},
 };
 
@@ -30,7 +30,7 @@ impl Reads {
             return Err("the simulated model reads no weights".to_owned());
         }
         let plan = plan.ok_or("the size of the weights is not known")?;
-        if plan.gpu_layers.is_some() {
+        if plan.shares.iter().any(|share| matches!(share.place, Place::Gpu(_) | Place::AbsentGpu)) {
             return Err("what a GPU reads in a second is not measured".to_owned());
         }
         let (weights, cache) = (plan.weights.saturating_sub(plan.looked_up), last_level_cache());
@@ -175,8 +175,8 @@ mod tests {
             formats: Vec::new(),
             kv: 800,
             compute: 0,
-            room: 0,
-            place: MAIN_MEMORY,
+            shares: Vec::new(),
+            gpu_layers: None,
             parallel: 8,
             context: 10,
             trained: 10,
