@@ -3,6 +3,7 @@
 #[cfg(feature = "driver")]
 mod nvcc;
 
+#[cfg(any(feature = "driver", feature = "emulator"))]
 const KERNELS: [&str; 7] = ["attention", "elementwise", "experts", "prefill", "product", "rope_store", "sample"];
 
 fn main() {
