@@ -7,6 +7,11 @@
 //! without them. The `emulator` feature is for tests: the same kernels, compiled by a C++ compiler, launched with the same grids and
 //! arguments by the same code, on memory with guards around every buffer.
 
+#![cfg_attr(
+    not(any(feature = "driver", feature = "emulator")),
+    expect(dead_code, reason = "with nothing that executes, there is no device to ask")
+)]
+
 mod device;
 #[cfg(feature = "driver")]
 mod driver;
