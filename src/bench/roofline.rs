@@ -190,8 +190,11 @@ mod tests {
 
     /// Where the head has weights of its own, the table of embeddings gives a step the rows of its tokens; where it shares them, it is read.
     #[test]
-    #[cfg(all(feature = "llama-cpp", feature = "candle"))]
     fn a_table_is_looked_up_in_where_no_head_shares_it() {
+        // A program without one of the backends has nothing to compare.
+        if models::backend_versions().len() < 3 {
+            return;
+        }
         let directory = tempfile::tempdir().unwrap();
         let order = models::SynthOrder {
             arch: "llama".to_owned(),

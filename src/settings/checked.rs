@@ -552,7 +552,7 @@ fn check_blocks(
 /// How much of a card's memory may be in use where nothing is said, as vLLM has it.
 const GPU_MEMORY_FRACTION: f64 = 0.9;
 
-/// `cpu`, `cuda` or `cuda:1`. A GPU is refused here where no build of this program could use one.
+/// `cpu`, `cuda` or `cuda:1`. Whether this program can use a GPU is seen when a model is loaded.
 fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Result<CandleDevice, SettingsError> {
     if let Some(fraction) = gpu_memory_fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
         return Err(SettingsError::new("backend.gpu_memory_fraction", format!("{fraction} is not between 0 and 1")));
@@ -571,11 +571,6 @@ fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Resul
         let reason = format!("unknown device '{name}': one of cpu, cuda, or cuda: and the number of a card");
         return Err(SettingsError::new("backend.device", reason));
     };
-    if !cfg!(feature = "cuda") {
-        let reason =
-            "this program was built without the feature cuda (set backend.device to \"cpu\" to run on the processor)";
-        return Err(SettingsError::new("backend.device", reason));
-    }
     Ok(CandleDevice::Cuda { ordinal, memory_fraction: gpu_memory_fraction.unwrap_or(GPU_MEMORY_FRACTION) })
 }
 
