@@ -27,9 +27,11 @@ fn shipped_profiles_say_what_they_promise() {
 }
 
 #[test]
-fn a_profile_for_a_gpu_is_refused_by_a_build_without_one() {
-    let error = load(&profile("a100")).unwrap_err();
-    assert!(error.starts_with("config: backend.device: this build of candle has no CUDA support"), "{error}");
+fn a_profile_for_a_gpu_names_the_card_and_its_share() {
+    let settings = load(&profile("a100")).unwrap();
+    let device = super::CandleDevice::Cuda { ordinal: 0, memory_fraction: 0.9 };
+    let BackendSettings::Candle { device: asked, .. } = settings.backend else { panic!("{settings:?}") };
+    assert_eq!(asked, device);
 }
 
 #[test]
