@@ -35,15 +35,32 @@ pub enum Incomparable {
 /// A difference of less is none, however near the runs lie together.
 const LEAST: f64 = 0.03;
 
-/// A figure, how a run has it, and whether more is better.
-type Figure = (&'static str, fn(&Figures) -> Option<f64>, bool);
+struct Figure {
+    name: &'static str,
+    of: fn(&Figures) -> Option<f64>,
+    more_is_better: bool,
+    /// In the figure's unit: what it differs by without anything having changed.
+    noise: f64,
+}
+
 const FIGURES: [Figure; 6] = [
-    ("requests/s", |figures| figures.requests_per_s, true),
-    ("output tokens/s", |figures| figures.output_tokens_per_s, true),
-    ("TTFT p50 ms", |figures| figures.ttft_ms.map(|ttft| ttft.p50), false),
-    ("ITL p50 ms", |figures| figures.itl_ms.map(|itl| itl.p50), false),
-    ("E2E p50 ms", |figures| figures.e2e_ms.map(|e2e| e2e.p50), false),
-    ("peak memory MiB", |figures| figures.peak_memory_bytes.map(|bytes| (bytes >> 20) as f64), false),
+    Figure { name: "requests/s", of: |figures| figures.requests_per_s, more_is_better: true, noise: 0.0 },
+    Figure { name: "output tokens/s", of: |figures| figures.output_tokens_per_s, more_is_better: true, noise: 0.0 },
+    Figure {
+        name: "TTFT p50 ms",
+        of: |figures| figures.ttft_ms.map(|ttft| ttft.p50),
+        more_is_better: false,
+        noise: 0.0,
+    },
+    Figure { name: "ITL p50 ms", of: |figures| figures.itl_ms.map(|itl| itl.p50), more_is_better: false, noise: 0.0 },
+    Figure { name: "E2E p50 ms", of: |figures| figures.e2e_ms.map(|e2e| e2e.p50), more_is_better: false, noise: 0.0 },
+    Figure {
+        name: "peak memory MiB",
+        of: |figures| figures.peak_memory_bytes.map(|bytes| (bytes >> 20) as f64),
+        more_is_better: false,
+        // An allocator's arenas, one more or less.
+        noise: 8.0,
+    },
 ];
 
 /// What got better or worse beyond the spread of the runs: the runs of now all lie on one side of all those before.
@@ -81,16 +98,17 @@ fn of_target(before: &TargetReport, now: &TargetReport) -> Vec<Comparison> {
     levels.dedup();
     let several = levels.len() > 1;
     let each = levels.into_iter().flat_map(|level| FIGURES.into_iter().map(move |figure| (level, figure)));
-    let compared = each.filter_map(|(level, (name, of, more_is_better))| {
-        let (before, now_spread) = (spread(&before.runs, level, of)?, spread(&now.runs, level, of)?);
+    let compared = each.filter_map(|(level, figure)| {
+        let of = |runs| spread(runs, level, figure.of);
+        let (before, now_spread) = (of(&before.runs)?, of(&now.runs)?);
         let at = level.filter(|_| several).map_or_else(String::new, |level| format!(" with {level} at a time"));
         let offline = if now.mode == Mode::Offline && !now.name.ends_with("offline") { " offline" } else { "" };
         Some(Comparison {
             target: format!("{}{offline}{at}", now.name),
-            figure: name,
+            figure: figure.name,
             before,
             now: now_spread,
-            verdict: verdict(before, now_spread, more_is_better),
+            verdict: verdict(before, now_spread, &figure),
         })
     });
     compared.collect()
@@ -102,10 +120,12 @@ fn spread(runs: &[Run], level: Option<u32>, of: fn(&Figures) -> Option<f64>) -> 
     Spread::of(&values)
 }
 
-fn verdict(before: Spread, now: Spread, more_is_better: bool) -> Verdict {
+fn verdict(before: Spread, now: Spread, figure: &Figure) -> Verdict {
     let change = rounded(now.median / before.median - 1.0);
-    let (above, below) = (now.min > before.max && change > LEAST, now.max < before.min && change < -LEAST);
-    match (above, below, more_is_better) {
+    if change.abs() <= LEAST || (now.median - before.median).abs() <= figure.noise {
+        return Verdict::Same;
+    }
+    match (now.min > before.max, now.max < before.min, figure.more_is_better) {
         (true, _, true) | (_, true, false) => Verdict::Better,
         (true, _, false) | (_, true, true) => Verdict::Worse,
         (false, false, _) => Verdict::Same,
@@ -120,20 +140,32 @@ mod tests {
         Spread { min, median, max }
     }
 
+    const RATE: &Figure = &FIGURES[0];
+    const TIME: &Figure = &FIGURES[2];
+    const MEMORY: &Figure = &FIGURES[5];
+
     #[test]
     fn slower_is_what_lies_below_all_runs_before() {
         let before = spread(95.0, 100.0, 105.0);
-        assert_eq!(verdict(before, spread(80.0, 85.0, 90.0), true), Verdict::Worse);
-        assert_eq!(verdict(before, spread(80.0, 85.0, 96.0), true), Verdict::Same);
-        assert_eq!(verdict(before, spread(110.0, 115.0, 120.0), true), Verdict::Better);
+        assert_eq!(verdict(before, spread(80.0, 85.0, 90.0), RATE), Verdict::Worse);
+        assert_eq!(verdict(before, spread(80.0, 85.0, 96.0), RATE), Verdict::Same);
+        assert_eq!(verdict(before, spread(110.0, 115.0, 120.0), RATE), Verdict::Better);
         // Of a time less is better.
-        assert_eq!(verdict(before, spread(80.0, 85.0, 90.0), false), Verdict::Better);
-        assert_eq!(verdict(before, spread(110.0, 115.0, 120.0), false), Verdict::Worse);
+        assert_eq!(verdict(before, spread(80.0, 85.0, 90.0), TIME), Verdict::Better);
+        assert_eq!(verdict(before, spread(110.0, 115.0, 120.0), TIME), Verdict::Worse);
     }
 
     #[test]
     fn a_hair_is_no_difference() {
-        assert_eq!(verdict(spread(100.0, 100.0, 100.0), spread(98.0, 98.0, 98.0), true), Verdict::Same);
-        assert_eq!(verdict(spread(100.0, 100.0, 100.0), spread(96.0, 96.0, 96.0), true), Verdict::Worse);
+        assert_eq!(verdict(spread(100.0, 100.0, 100.0), spread(98.0, 98.0, 98.0), RATE), Verdict::Same);
+        assert_eq!(verdict(spread(100.0, 100.0, 100.0), spread(96.0, 96.0, 96.0), RATE), Verdict::Worse);
+    }
+
+    #[test]
+    fn memory_differs_by_some_mebibytes_between_processes_that_are_alike() {
+        let verdict = |before: f64, now: f64| verdict(spread(before, before, before), spread(now, now, now), MEMORY);
+        assert_eq!((verdict(26.0, 27.0), verdict(27.0, 19.5)), (Verdict::Same, Verdict::Same));
+        assert_eq!((verdict(1000.0, 1020.0), verdict(1000.0, 1040.0)), (Verdict::Same, Verdict::Worse));
+        assert_eq!((verdict(26.0, 40.0), verdict(40.0, 26.0)), (Verdict::Worse, Verdict::Better));
     }
 }
