@@ -213,6 +213,8 @@ impl Completions {
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let size = request.work();
         let plan = off_the_reactor(size, move || prepare::chat(request, &info, &template, &limits, priority)).await??;
+        // The choices for its one prompt.
+        check_capacity(&plan, &lease, "n")?;
         Ok((lease, plan))
     }
 
@@ -221,7 +223,9 @@ impl Completions {
         let priority = asker.priority;
         let (info, limits) = (Arc::clone(lease.info()), self.shared.limits.clone());
         let size = request.options.work(request.prompts.iter().map(read::Prompt::size).sum());
+        let param = if request.prompts.len() > 1 { "prompt" } else { "n" };
         let plan = off_the_reactor(size, move || prepare::text(request, &info, &limits, priority)).await??;
+        check_capacity(&plan, &lease, param)?;
         Ok((lease, plan))
     }
 
@@ -280,6 +284,14 @@ struct ToldPrompt {
     first: Option<TokenId>,
     ids: Option<Vec<TokenId>>,
     text: Option<String>,
+}
+
+/// What the engine could not even hold when it has nothing else to do is no matter of trying again. `param` is what to shorten.
+fn check_capacity(plan: &Plan, lease: &Generator, param: &str) -> Result<(), ApiError> {
+    match plan.requests.len() {
+        asked if asked > lease.capacity() => Err(ApiError::too_many_generations(param, lease.capacity(), asked)),
+        _ => Ok(()),
+    }
 }
 
 /// Runs work that grows with the request: here when it is small, on a thread for such work when it is not.

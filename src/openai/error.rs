@@ -249,6 +249,15 @@ impl ApiError {
         Self::invalid("max_tokens_per_request", param, message)
     }
 
+    /// The choices for all prompts of a request, more than may run and wait at a time.
+    #[must_use]
+    pub fn too_many_generations(param: &str, max: usize, got: usize) -> Self {
+        let message = format!(
+            "Invalid '{param}': the request asks for {got} generations, where this server holds {max} for this model, those that run and `limits.queue` that wait."
+        );
+        Self::invalid_value(param, message)
+    }
+
     /// `param` is what to shorten, such as `messages`, `prompt` or `documents[0]`.
     #[must_use]
     pub fn context_length_exceeded(param: &str, context: u64, tokens: u64) -> Self {

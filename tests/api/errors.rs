@@ -260,6 +260,24 @@ async fn prompts_are_checked() {
     ");
 }
 
+/// Four may wait beside the two that the model runs: seven never fit, however long a client waits.
+#[tokio::test]
+async fn more_generations_than_the_queue_can_ever_hold_are_refused_for_good() {
+    let mut setup = Setup::default();
+    setup.engine.queue = 4;
+    setup.sim.parallel = 2;
+    setup.limits.max_n = 8;
+    let app = spawn(setup).await;
+    let text =
+        |prompts: usize, n: usize| json!({"model": MODEL, "prompt": vec!["x"; prompts], "n": n, "max_tokens": 1});
+    let lines = [
+        refusals(&app, "/v1/chat/completions", &[chat_body(json!({"n": 7}))]).await,
+        refusals(&app, "/v1/completions", &[text(1, 7), text(7, 1), text(4, 2)]).await,
+    ];
+    insta::assert_snapshot!(lines.concat(), @"");
+    app.ok("/v1/completions", &text(3, 2)).await;
+}
+
 #[tokio::test]
 async fn bodies_that_are_no_json_objects_are_refused() {
     let app = spawn_app().await;

@@ -194,7 +194,7 @@ impl Engine {
         if request.prompt.len() as u64 >= available || needed.min(u64::from(spec.max_context)) > spec.kv.capacity() {
             return Err(SubmitError::TooLarge { needed, available });
         }
-        let ticket = self.ticket(spec.max_sequences)?;
+        let ticket = self.ticket()?;
         let (events, generation) = Generation::channel(&self.places, UNREAD);
         // Copied here rather than on the engine's thread: a large grammar takes a while.
         let grammar = request.grammar.take().map(|grammar| GrammarState::new(&grammar));
@@ -217,7 +217,7 @@ impl Engine {
         if longest > available {
             return Err(SubmitError::TooLarge { needed: longest, available });
         }
-        let ticket = self.ticket(spec.max_inputs)?;
+        let ticket = self.ticket()?;
         let (answer, embedding) = Embedding::channel();
         let submission = EmbedSubmission { request, answer, ticket };
         send(commands, Command::Submit(Box::new(submission))).ok_or(SubmitError::Gone)?;
@@ -270,9 +270,19 @@ impl Engine {
         if self.is_alive() { Ok(self.door.as_ref()) } else { Err(SubmitError::Gone) }
     }
 
-    /// A place for one more, where `running` may run at a time.
-    fn ticket(&self, running: u32) -> Result<Ticket, SubmitError> {
-        Ticket::take(&self.places, self.limits.queue + running as usize).ok_or(SubmitError::Overloaded)
+    /// Generations, or requests for vectors, that may run and wait at a time: more can never be taken together.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        let running = match &self.kind {
+            ModelKind::Generator(info) => info.spec.max_sequences,
+            ModelKind::Embedder(info) => info.spec.max_inputs,
+        };
+        self.limits.queue + running as usize
+    }
+
+    /// A place for one more.
+    fn ticket(&self) -> Result<Ticket, SubmitError> {
+        Ticket::take(&self.places, self.capacity()).ok_or(SubmitError::Overloaded)
     }
 }
 
