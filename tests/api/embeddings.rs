@@ -179,6 +179,7 @@ async fn requests_are_checked() {
         body(json!({"priority": "high"})),
         body(json!({"messages": [{"role": "user", "content": "x"}]})),
         body(json!({"embed_dtype": "float16"})),
+        body(json!({"stream": true})),
         body(json!({"metadata": {"a": 1}})),
     ];
     insta::assert_snapshot!(refusals(&app, "/v1/embeddings", &bodies).await, @"
@@ -210,6 +211,7 @@ async fn requests_are_checked() {
     400 invalid_type priority: Invalid type for 'priority': expected an integer, but got a string instead.
     400 unsupported_parameter messages: Unsupported parameter: 'messages'.
     400 unsupported_parameter embed_dtype: Unsupported parameter: 'embed_dtype'.
+    400 unsupported_parameter stream: Unsupported parameter: 'stream'.
     400 invalid_type metadata.a: Invalid type for 'metadata.a': expected a string, but got an integer instead.
     ");
 }
@@ -289,7 +291,8 @@ async fn vectors_are_cut_where_the_model_was_trained_for_it() {
 #[tokio::test]
 async fn fields_that_nobody_knows_are_named_or_refused() {
     let app = spawn().await;
-    let response = app.post("/v1/embeddings", &body(json!({"frobnicate": 1, "embed_dtype": "float32"}))).await;
+    let response =
+        app.post("/v1/embeddings", &body(json!({"frobnicate": 1, "embed_dtype": "float32", "stream": false}))).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["x-tandem-ignored-params"], "frobnicate");
     let strict = spawn_with(SimEmbedderSettings::default(), |limits| limits.strict_params = true).await;

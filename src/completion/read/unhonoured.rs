@@ -54,6 +54,7 @@ const NOT_OFFERED_FOR_EMBEDDINGS: &[(&str, Neutral)] = &[
     ("embed_dtype", Neutral::Word(&["float32"])),
     ("endianness", Neutral::Word(&["little"])),
     ("messages", Neutral::Never),
+    ("stream", Neutral::Is(false)),
     ("truncate_sequence", Neutral::Is(false)),
     ("use_activation", Neutral::Is(true)),
 ];
