@@ -1,11 +1,13 @@
 //! What the document says of the server is so; see contract.rs for what every other test adds to this.
 
+use std::time::Duration;
+
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::contract::{checked, document};
-use crate::helpers::{MODEL, TestApp, chat_body, spawn_app};
+use crate::helpers::{MODEL, Setup, TestApp, chat_body, spawn, spawn_app};
 
 const METHODS: [Method; 6] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
@@ -46,14 +48,22 @@ async fn a_batch_from_upload_to_deletion() {
     let created = app.post("/v1/batches", &order).await;
     assert_eq!(created.headers()["x-tandem-ignored-params"], "x");
     let mut batch: Value = created.json().await.unwrap();
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while batch["status"] != "completed" {
         assert!(tokio::time::Instant::now() < deadline, "{batch}");
         // sleep: between two polls, within the deadline
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
         batch = app.get(&format!("/v1/batches/{}", batch["id"].as_str().unwrap())).await.json().await.unwrap();
     }
     app.get("/v1/batches?limit=1").await;
+    let results = app.get(&format!("/v1/batches/{}/results", batch["id"].as_str().unwrap())).await;
+    let results: Value = results.json().await.unwrap();
+    assert_eq!(
+        (&results["data"][0]["custom_id"], &results["data"][0]["response"]["status_code"]),
+        (&json!("a"), &json!(200))
+    );
+    let estimate: Value = app.get(&format!("/v1/files/{id}/estimate")).await.json().await.unwrap();
+    assert_eq!(estimate["total_requests"], 1);
     let output = batch["output_file_id"].as_str().unwrap();
     let content = app.get(&format!("/v1/files/{output}/content")).await.text().await.unwrap();
     let record: Value = serde_json::from_str(content.trim_end()).unwrap();
@@ -75,6 +85,39 @@ async fn a_batch_from_upload_to_deletion() {
         assert_eq!(response.status(), status);
         checked(&Method::DELETE, &path, response).await;
     }
+}
+
+#[tokio::test]
+async fn a_batch_is_steered() {
+    let mut setup = Setup::default();
+    // Long enough that the line is still being computed when the batch is cancelled.
+    setup.sim.step_delay = Duration::from_millis(200);
+    let app = spawn(setup).await;
+    let body = chat_body(json!({"max_tokens": 400, "ignore_eos": true}));
+    let line = json!({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body});
+    let file = upload(&app, "batch", "in.jsonl", &format!("{line}\n")).await;
+    let order = json!({"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"});
+    let batch = app.ok("/v1/batches", &order).await;
+    let under = |what: &str| format!("/v1/batches/{}/{what}", batch["id"].as_str().unwrap());
+    assert!(app.ok(&under("pause"), &json!({})).await["progress"]["paused_at"].is_i64());
+    assert_eq!(
+        app.ok(&under("resume"), &json!({})).await["progress"].get("paused_at").cloned().unwrap_or_default(),
+        Value::Null
+    );
+    app.ok(&under("cancel"), &json!({})).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while app.get(&format!("/v1/batches/{}", batch["id"].as_str().unwrap())).await.json::<Value>().await.unwrap()["status"]
+        != "cancelled"
+    {
+        assert!(tokio::time::Instant::now() < deadline, "it does not end");
+        // sleep: between two polls, within the deadline
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let results: Value = app.get(&under("results")).await.json().await.unwrap();
+    assert_eq!(results["data"][0]["error"]["code"], "batch_cancelled");
+    let again = app.ok(&under("retry"), &json!({})).await;
+    assert_eq!(again["metadata"]["retry_of"], batch["id"]);
+    app.ok(&format!("/v1/batches/{}/cancel", again["id"].as_str().unwrap()), &json!({})).await;
 }
 
 #[tokio::test]
