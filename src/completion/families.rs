@@ -70,6 +70,24 @@ fn rendered(template: &ChatTemplate, body: &Map<String, Value>) -> Result<String
     })
 }
 
+/// Whoever adds a template has to say whose it is, and that it may be passed on.
+#[test]
+fn each_template_is_our_own_or_freely_licensed() {
+    let listed = fs_err::read_to_string(fixture("README.md")).unwrap();
+    let mut others = 0;
+    for file in fs_err::read_dir(fixture("templates")).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        let name = name.strip_suffix(".jinja").unwrap();
+        if !name.starts_with("like-") {
+            let row = listed.lines().find(|line| line.starts_with(&format!("| `{name}` | ")));
+            let licence = row.and_then(|row| row.trim_end_matches(" |").rsplit(" | ").next());
+            assert!(matches!(licence, Some("Apache-2.0" | "MIT")), "{name}: {licence:?}");
+            others += 1;
+        }
+    }
+    assert_eq!(listed.lines().filter(|line| line.starts_with("| `")).count(), others, "what is listed is there");
+}
+
 #[test]
 fn templates_are_rendered_as_transformers_renders_them() {
     let (conversations, tools, expected) = (read("conversations.json"), read("tools.json"), read("expected.json"));
