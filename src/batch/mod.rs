@@ -18,6 +18,7 @@ mod results;
 mod retry;
 mod runner;
 mod settings;
+mod shares;
 mod state;
 mod twins;
 mod validate;

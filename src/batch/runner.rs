@@ -11,6 +11,7 @@ use super::line::{self, Execution, LineExecutor, Source};
 use super::meter::Meter;
 use super::publish::{publish, purge};
 use super::settings::Settings;
+use super::shares::{Claimant, Shares, choose};
 use super::state::{BatchStatus, StopReason};
 use super::twins::Twins;
 use super::validate::{damaged_input, fail, validate};
@@ -35,6 +36,7 @@ pub(super) struct Runner<E> {
     lines: JoinSet<Result<(), StoreError>>,
     in_flight: HashMap<Id, InFlight>,
     twins: Arc<Twins>,
+    shares: Shares,
     jobs: JoinSet<Result<(), StoreError>>,
     /// Batches with a job: checked, ended or purged by one task at a time.
     busy: HashMap<Id, String>,
@@ -63,6 +65,7 @@ pub(super) struct Signals {
 #[derive(Debug)]
 struct InFlight {
     batch_id: String,
+    tenant: String,
     task: AbortHandle,
     /// Whether it only waits for the answer of another.
     follows: bool,
@@ -76,6 +79,7 @@ impl<E: LineExecutor> Runner<E> {
             twins: Arc::new(Twins::new(CLAIMED_WINDOWS * settings.window)),
             settings,
             signals,
+            shares: Shares::default(),
             lines: JoinSet::new(),
             in_flight: HashMap::new(),
             jobs: JoinSet::new(),
@@ -177,8 +181,8 @@ impl<E: LineExecutor> Runner<E> {
                 self.begin_job(batch, status, writer);
             }
         }
-        // The oldest first: a batch waits its turn until one before it has ended.
-        running.truncate(self.settings.concurrent_max);
+        // The rest wait their turn until one before them has ended.
+        let running = choose(running, self.settings.concurrent_max);
         for batch in &running {
             if !self.runnable.contains(&batch.id) && self.store.has_suspects(&batch.id).await? {
                 self.suspects = true;
@@ -224,7 +228,7 @@ impl<E: LineExecutor> Runner<E> {
         self.busy.insert(job.id(), id);
     }
 
-    /// Claims lines until the window is full: suspects first and alone, then every batch its share, the oldest what is left.
+    /// Claims lines until the window is full: suspects first and alone, then every batch its share, and others what it leaves.
     async fn fill(&mut self, running: &[Batch], writer: &Writer) -> Result<(), StoreError> {
         if self.suspects && self.run_suspect(running, writer).await? {
             return Ok(());
@@ -232,25 +236,32 @@ impl<E: LineExecutor> Runner<E> {
         if !self.has_room() {
             return Ok(());
         }
-        let waiting: Vec<&Batch> = running.iter().filter(|batch| !is_later(&mut self.dry, &batch.id)).collect();
-        let share = self.settings.window.div_ceil(waiting.len().max(1));
-        for limit in [share, self.settings.window] {
-            for batch in &waiting {
-                // Again while what was claimed only follows others.
-                while !self.dry.contains_key(&batch.id) {
-                    let works = |line: &&InFlight| line.batch_id == batch.id && !line.follows;
-                    let held = self.in_flight.values().filter(works).count();
-                    let wanted = limit.saturating_sub(held).min(self.free());
-                    if wanted == 0 || !self.claim(batch, wanted, writer).await? {
-                        break;
-                    }
+        let mut waiting: Vec<&Batch> = running.iter().filter(|batch| !is_later(&mut self.dry, &batch.id)).collect();
+        // Again while what was claimed only follows others, or one has left of its share to the others.
+        while !waiting.is_empty() && self.free() > 0 {
+            let working = || self.in_flight.values().filter(|line| !line.follows);
+            let claimants: Vec<_> = waiting
+                .iter()
+                .map(|batch| Claimant {
+                    tenant: &batch.tenant,
+                    batch_id: &batch.id,
+                    held: working().filter(|line| line.batch_id == batch.id).count(),
+                    held_by_tenant: working().filter(|line| line.tenant == batch.tenant).count(),
+                })
+                .collect();
+            let shares = self.shares.deal(&claimants, self.free());
+            let mut left = Vec::with_capacity(waiting.len());
+            for (batch, share) in std::iter::zip(waiting, shares) {
+                if share == 0 || self.claim(batch, share, writer).await? {
+                    left.push(batch);
                 }
             }
+            waiting = left;
         }
         Ok(())
     }
 
-    /// False if there was nothing to claim.
+    /// False if there are fewer lines to claim than wanted.
     async fn claim(&mut self, batch: &Batch, wanted: usize, writer: &Writer) -> Result<bool, StoreError> {
         let Some(source) = self.source(batch).await? else { return Ok(false) };
         let now_ms = self.settings.clock.millis();
@@ -258,8 +269,8 @@ impl<E: LineExecutor> Runner<E> {
         let is_tail = usize::try_from(batch.open_lines).is_ok_and(|open| open <= few);
         let order = if is_tail { ClaimOrder::LongestFirst } else { ClaimOrder::Prefix };
         let lines = self.store.claim(&batch.id, order, wanted, now_ms).await?;
-        let claimed = !lines.is_empty();
-        if lines.len() < wanted {
+        let enough = lines.len() == wanted;
+        if !enough {
             let due = self.store.next_due(&batch.id).await?;
             let wait = due.map_or(POLL, |due| Duration::from_millis(u64::try_from(due - now_ms).unwrap_or(0)));
             self.dry.insert(batch.id.clone(), Instant::now() + wait.min(POLL));
@@ -267,7 +278,7 @@ impl<E: LineExecutor> Runner<E> {
         for line in lines {
             self.begin_line(batch, line, source.clone(), writer);
         }
-        Ok(claimed)
+        Ok(enough)
     }
 
     /// True while a suspect runs or waits for its turn: nothing else may start then.
@@ -342,7 +353,10 @@ impl<E: LineExecutor> Runner<E> {
             writer.send(done).await;
             Ok(())
         });
-        self.in_flight.insert(handle.id(), InFlight { batch_id: batch.id.clone(), task: handle, follows });
+        self.in_flight.insert(
+            handle.id(),
+            InFlight { batch_id: batch.id.clone(), tenant: batch.tenant.clone(), task: handle, follows },
+        );
     }
 
     fn line_ended(&mut self, ended: Result<(Id, Result<(), StoreError>), JoinError>) {

@@ -4,6 +4,7 @@ mod order;
 mod recovery;
 mod results;
 mod retry;
+mod shares;
 mod steer;
 mod validation;
 
@@ -180,9 +181,13 @@ impl World {
     }
 
     async fn upload(&self, text: &str) -> String {
+        self.upload_of(&Tenant::default(), text).await
+    }
+
+    async fn upload_of(&self, tenant: &Tenant, text: &str) -> String {
         let blob = self.store.blobs().put(text.as_bytes()).await.unwrap();
         let file = NewFile {
-            tenant: Tenant::default(),
+            tenant: tenant.clone(),
             purpose: "batch".to_owned(),
             filename: "in.jsonl".to_owned(),
             blob,
@@ -202,17 +207,13 @@ impl World {
     }
 
     async fn create_for(&self, endpoint: Endpoint, file_id: &str) -> String {
-        let new = NewBatch {
-            tenant: Tenant::default(),
-            input_file_id: file_id.to_owned(),
-            endpoint: endpoint.path().to_owned(),
-            window: "24h".to_owned(),
-            window_s: DAY_S,
-            metadata: None,
-            output_expires_s: None,
-            models: AllowedModels::default(),
-            identity: None,
-        };
+        let new = NewBatch { endpoint: endpoint.path().to_owned(), ..new_batch(&Tenant::default(), file_id) };
+        let Created::New(batch) = self.batches.create(new).await.unwrap() else { panic!("not new") };
+        batch.id
+    }
+
+    async fn create_of(&self, tenant: &Tenant, text: &str) -> String {
+        let new = new_batch(tenant, &self.upload_of(tenant, text).await);
         let Created::New(batch) = self.batches.create(new).await.unwrap() else { panic!("not new") };
         batch.id
     }
@@ -248,6 +249,21 @@ impl World {
 
     async fn errors(&self, batch: &Batch) -> Vec<Value> {
         self.records(batch.error_file_id.as_ref()).await
+    }
+}
+
+/// An order of the lines of a file, as it comes without further wishes.
+fn new_batch(tenant: &Tenant, file_id: &str) -> NewBatch {
+    NewBatch {
+        tenant: tenant.clone(),
+        input_file_id: file_id.to_owned(),
+        endpoint: Endpoint::ChatCompletions.path().to_owned(),
+        window: "24h".to_owned(),
+        window_s: DAY_S,
+        metadata: None,
+        output_expires_s: None,
+        models: AllowedModels::default(),
+        identity: None,
     }
 }
 
