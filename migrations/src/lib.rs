@@ -15,6 +15,7 @@ mod m20261124_000004_create_api_keys;
 mod m20261124_000005_steer_batches;
 mod m20261124_000006_order_lines;
 mod m20261124_000007_allow_models;
+mod m20261129_000008_rank_batches;
 
 pub use sea_orm_migration::MigratorTrait;
 
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000005_steer_batches::Migration),
             Box::new(m20261124_000006_order_lines::Migration),
             Box::new(m20261124_000007_allow_models::Migration),
+            Box::new(m20261129_000008_rank_batches::Migration),
         ]
     }
 }

@@ -1,6 +1,8 @@
 mod results;
 mod steer;
 
+use std::ops::RangeInclusive;
+
 use actix_web::http::Method;
 use actix_web::web::{self, Data, Json, Path, Query, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse};
@@ -15,7 +17,7 @@ use super::repetition::is_repetition;
 use super::{JsonBody, Rule, resource, sse};
 use crate::access::{Caller, Scope};
 use crate::batch::{BatchStatus, Batches, Settings};
-use crate::completion::json_object;
+use crate::completion::{json_integer, json_object};
 use crate::openai::batches::{
     BatchErrors, BatchObject, BatchProgress, BatchUsage, InputTokensDetails, OutputTokensDetails, RequestCounts,
 };
@@ -28,13 +30,21 @@ const RULE: Rule = Rule::ReadWrite { read: Scope::BatchesRead, write: Scope::Bat
 const LIMIT_DEFAULT: u64 = 20;
 const LIMIT_MAX: u64 = 100;
 /// What a request to create a batch may have; other fields are named in the response.
-pub(super) const CREATE_FIELDS: [&str; 6] =
-    ["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "idempotency_key"];
+pub(super) const CREATE_FIELDS: [&str; 8] = [
+    "input_file_id",
+    "endpoint",
+    "completion_window",
+    "metadata",
+    "output_expires_after",
+    "idempotency_key",
+    "priority",
+    "not_before",
+];
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 const METADATA_PAIRS_MAX: usize = 16;
 const METADATA_KEY_CHARS_MAX: usize = 64;
 const METADATA_VALUE_CHARS_MAX: usize = 512;
-const EXPIRES_AFTER_S: std::ops::RangeInclusive<i64> = 3600..=2_592_000;
+const EXPIRES_AFTER_S: RangeInclusive<i64> = 3600..=2_592_000;
 
 /// `/v1/batches` and what is under it.
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -148,6 +158,8 @@ fn show_batch(batches: &Batches, batch: &Batch) -> Result<BatchObject, ApiError>
         request_counts: counts(batch, status),
         usage: usage(batch),
         metadata,
+        priority: Some(batch.priority).filter(|priority| *priority != 0),
+        not_before: batch.not_before,
         progress: progress(batches, batch, status),
     })
 }
@@ -215,6 +227,8 @@ pub(super) fn read_create(
         window_s: window.seconds,
         metadata: read_metadata(body)?,
         output_expires_s: read_expires_after(body)?,
+        priority: read_integer(body, "priority", i64::MIN..=i64::MAX)?.unwrap_or(0),
+        not_before: read_integer(body, "not_before", 0..=settings.clock.seconds() + window.seconds - 1)?,
         models: AllowedModels::default(),
         identity: None,
     })
@@ -276,6 +290,10 @@ fn read_expires_after(body: &Map<String, Value>) -> Result<Option<i64>, ApiError
             Err(ApiError::invalid_value("output_expires_after.seconds", message))
         }
     }
+}
+
+fn read_integer(body: &Map<String, Value>, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
+    body.get(name).filter(|value| !value.is_null()).map(|value| json_integer(name, value, range)).transpose()
 }
 
 fn type_of(value: &Value) -> &'static str {

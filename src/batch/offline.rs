@@ -172,6 +172,8 @@ async fn adopt(store: &Store, settings: &Settings, staged: Staged) -> Result<(Ba
         window_s: WINDOW_S,
         metadata: None,
         output_expires_s: Some(WINDOW_S),
+        priority: 0,
+        not_before: None,
         models: AllowedModels::default(),
         identity: Some(Identity { key: Some(hash.clone()), hash, repeated: false }),
     };

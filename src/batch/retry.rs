@@ -150,6 +150,8 @@ fn again(batch: &Batch, file: &File, identity: Option<Identity>) -> Result<NewBa
         window_s: batch.expires_at - batch.created_at,
         metadata: Some(serde_json::to_string(&metadata).map_err(damaged)?),
         output_expires_s: batch.output_expires_s,
+        priority: batch.priority,
+        not_before: None,
         models: batch.models(),
         identity,
     })

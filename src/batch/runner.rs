@@ -174,7 +174,10 @@ impl<E: LineExecutor> Runner<E> {
                 next = next.min(Instant::now() + Duration::from_secs(left));
             }
             if status == BatchStatus::InProgress && !self.damaged.contains(&batch.id) {
-                if batch.paused_at.is_none() {
+                let wait = batch.not_before.map_or(0, |from| u64::try_from(from - now).unwrap_or(0));
+                if wait > 0 {
+                    next = next.min(Instant::now() + Duration::from_secs(wait));
+                } else if batch.paused_at.is_none() {
                     running.push(batch);
                 }
             } else {
@@ -245,6 +248,7 @@ impl<E: LineExecutor> Runner<E> {
                 .map(|batch| Claimant {
                     tenant: &batch.tenant,
                     batch_id: &batch.id,
+                    priority: batch.priority,
                     held: working().filter(|line| line.batch_id == batch.id).count(),
                     held_by_tenant: working().filter(|line| line.tenant == batch.tenant).count(),
                 })

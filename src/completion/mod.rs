@@ -51,6 +51,7 @@ use answer::AnswerForm;
 #[cfg(test)]
 pub(crate) use read::asked;
 pub(crate) use read::body::object as json_object;
+pub(crate) use read::integer as json_integer;
 use read::{ChatRequest, CompletionRequest, Telling};
 use templates::Templates;
 

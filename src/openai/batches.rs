@@ -34,6 +34,12 @@ pub struct BatchObject {
     pub usage: BatchUsage,
     #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub metadata: Option<serde_json::Value>,
+    /// Ours: among the batches of its owner the lower goes first; absent where it is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i64>,
+    /// Ours: no request starts before this time; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<i64>,
     /// Ours: only while the batch runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<BatchProgress>,

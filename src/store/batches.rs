@@ -58,6 +58,10 @@ pub struct Model {
     pub index_key: Option<String>,
     /// Names of the models that its lines may name, a line for each; `None` is all.
     pub models: Option<String>,
+    /// Among the batches of its tenant: the lower goes first.
+    pub priority: i64,
+    /// No line of it starts before this time, in Unix seconds.
+    pub not_before: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
@@ -95,6 +99,8 @@ pub struct NewBatch {
     pub window_s: i64,
     pub metadata: Option<String>,
     pub output_expires_s: Option<i64>,
+    pub priority: i64,
+    pub not_before: Option<i64>,
     /// Those of whoever asks.
     pub models: AllowedModels,
     pub identity: Option<Identity>,
@@ -185,6 +191,8 @@ impl Store {
             status: Set(BatchStatus::Validating.as_str().to_owned()),
             output_expires_s: Set(new.output_expires_s),
             metadata: Set(new.metadata),
+            priority: Set(new.priority),
+            not_before: Set(new.not_before),
             models: Set(new.models.to_lines()),
             idem_key: Set(idem_key),
             idem_hash: Set(idem_hash),

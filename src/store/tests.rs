@@ -23,6 +23,8 @@ async fn batch_of(store: &Store, lines: i64) -> String {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
+        priority: 0,
+        not_before: None,
         models: AllowedModels::default(),
         identity: None,
     };
@@ -176,6 +178,8 @@ async fn a_repeated_key_is_the_same_request() {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
+        priority: 0,
+        not_before: None,
         models: AllowedModels::default(),
         identity: Some(Identity { key: Some("key".to_owned()), hash: hash.to_owned(), repeated: false }),
     };
@@ -213,6 +217,8 @@ async fn what_there_was_before_tenants_is_the_default_tenant_s() {
         window_s: 86400,
         metadata: None,
         output_expires_s: None,
+        priority: 0,
+        not_before: None,
         models: AllowedModels::default(),
         identity: Some(Identity { key: Some("key".to_owned()), hash: "a".to_owned(), repeated: false }),
     };

@@ -237,10 +237,10 @@ async fn a_librarys_own_repetition_makes_no_second_batch() {
     let mut other = body.clone();
     other["metadata"] = json!({"k": "other"});
     other["idempotency_key"] = json!("key");
-    other["priority"] = json!(1);
+    other["frobnicate"] = json!(1);
     let post = || server.post("/v1/batches").header("x-stainless-retry-count", "1").json(&other);
     let response = post().send().await.unwrap();
-    assert_eq!(response.headers()["x-tandem-ignored-params"], "priority");
+    assert_eq!(response.headers()["x-tandem-ignored-params"], "frobnicate");
     let third: Value = response.json().await.unwrap();
     assert!(third["id"] != first["id"] && third["id"] != second["id"], "another request is another batch");
     assert_eq!(answer(post()).await.1["id"], third["id"], "the key may stand in the body");
@@ -257,4 +257,33 @@ async fn so_many_batches_may_be_unfinished_and_no_more() {
     let file_id = server.upload(&line("a", "hello")).await;
     let (status, body) = answer(server.post("/v1/batches").json(&create(&file_id))).await;
     assert_eq!((status, &body["error"]["code"]), (429, &json!("batch_limit_exceeded")));
+}
+
+#[tokio::test]
+async fn a_batch_has_its_turn_and_its_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path()).await;
+    let file_id = server.upload(&line("a", "hello")).await;
+    let order = |extra: &Value| {
+        let mut body = create(&file_id);
+        extra.as_object().unwrap().iter().for_each(|(name, value)| body[name] = value.clone());
+        body
+    };
+    let now = i64::try_from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()).unwrap();
+    let (status, plain) = answer(server.post("/v1/batches").json(&create(&file_id))).await;
+    assert_eq!((status, plain.get("priority"), plain.get("not_before")), (200, None, None), "as at OpenAI");
+    let wished = order(&json!({"priority": -1, "not_before": now + 3600}));
+    let (status, batch) = answer(server.post("/v1/batches").json(&wished)).await;
+    assert_eq!((status, &batch["priority"], &batch["not_before"]), (200, &json!(-1), &json!(now + 3600)), "{batch}");
+    for (extra, code, param) in [
+        (json!({"priority": 0.5}), "invalid_type", "priority"),
+        (json!({"not_before": "tomorrow"}), "invalid_type", "not_before"),
+        (json!({"not_before": -1}), "integer_below_min_value", "not_before"),
+        // Its window would be over.
+        (json!({"not_before": now + 24 * 3600 + 60}), "integer_above_max_value", "not_before"),
+    ] {
+        let (status, body) = answer(server.post("/v1/batches").json(&order(&extra))).await;
+        let error = &body["error"];
+        assert_eq!((status, &error["code"], &error["param"]), (400, &json!(code), &json!(param)), "{extra}");
+    }
 }

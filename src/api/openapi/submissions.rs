@@ -27,6 +27,12 @@ pub(super) struct BatchRequest {
     /// As the header of that name, which goes before it.
     #[schemars(length(min = 1, max = 255), example = &"nightly-7")]
     idempotency_key: Option<String>,
+    /// Among the batches of one owner the lower goes first, and the others have what it leaves; 0 if absent.
+    #[schemars(example = -1)]
+    priority: Option<i64>,
+    /// Unix seconds: no request starts before. The file is checked at once, and the completion window goes on.
+    #[schemars(range(min = 0), example = 1)]
+    not_before: Option<i64>,
 }
 
 /// When the output and error files go; never, if absent.

@@ -262,6 +262,8 @@ fn new_batch(tenant: &Tenant, file_id: &str) -> NewBatch {
         window_s: DAY_S,
         metadata: None,
         output_expires_s: None,
+        priority: 0,
+        not_before: None,
         models: AllowedModels::default(),
         identity: None,
     }

@@ -27,3 +27,47 @@ async fn tenants_have_equal_shares_however_many_batches_they_have() {
     let last = order.iter().rposition(|content| content.starts_with("gate one")).unwrap();
     assert!(last < 20 + 20 + 2 * 8, "{last} lines had started before the last of the other tenant");
 }
+
+#[tokio::test]
+async fn the_lower_priority_of_a_tenants_batches_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    // One at a time runs: it is not the oldest.
+    let world = World::start_with(dir.path(), |settings| settings.concurrent_max = 1).await;
+    let id = world.create(&lines(8, "gate first")).await;
+    eventually(async || (world.fake.running() == 8).then_some(())).await;
+    let mut waiting = Vec::new();
+    for (priority, content) in [(0, "gate usual"), (5, "gate late"), (-5, "gate urgent")] {
+        let file_id = world.upload(&lines(8, content)).await;
+        let new = NewBatch { priority, ..new_batch(&Tenant::default(), &file_id) };
+        let Created::New(batch) = world.batches.create(new).await.unwrap() else { panic!("not new") };
+        waiting.push(batch.id);
+    }
+    for id in &waiting {
+        let get = async || world.batches.get(&Tenant::default(), id).await.unwrap();
+        eventually(async || (get().await.status == "in_progress").then_some(())).await;
+    }
+    world.fake.open_gate();
+    for id in waiting.iter().chain([&id]) {
+        assert_eq!(world.ended(id).await.done, 8);
+    }
+    let order = world.fake.state.order.lock().unwrap().clone();
+    let of = |place: usize| order[place * 8].split(' ').nth(1).unwrap().to_owned();
+    assert_eq!([of(0), of(1), of(2), of(3)], ["first", "urgent", "usual", "late"]);
+}
+
+#[tokio::test]
+async fn no_line_starts_before_the_batchs_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start(dir.path()).await;
+    let file_id = world.upload(&lines(8, "later")).await;
+    let new = NewBatch { not_before: Some(NOW + 60), ..new_batch(&Tenant::default(), &file_id) };
+    let Created::New(later) = world.batches.create(new).await.unwrap() else { panic!("not new") };
+    let get = async || world.batches.get(&Tenant::default(), &later.id).await.unwrap();
+    eventually(async || (get().await.status == "in_progress").then_some(())).await;
+    // All that came after it is through by now.
+    assert_eq!(world.run(&lines(20, "hello")).await.done, 20);
+    assert_eq!((get().await.done, world.fake.state.started.load(Ordering::SeqCst)), (0, 20));
+    world.clock.fetch_add(60_000, Ordering::SeqCst);
+    world.batches.wake();
+    assert_eq!(world.ended(&later.id).await.done, 8);
+}

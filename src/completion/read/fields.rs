@@ -146,7 +146,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The value at `path`, which has to be an integer within the range.
-pub(in crate::completion) fn integer(path: &str, value: &Value, range: RangeInclusive<i64>) -> Result<i64> {
+pub(crate) fn integer(path: &str, value: &Value, range: RangeInclusive<i64>) -> Result<i64> {
     let wrong = || ApiError::invalid_type(path, "an integer", kind(value));
     let Value::Number(number) = value else { return Err(wrong()) };
     let Some(integer) = number.as_i64() else {

@@ -21,7 +21,8 @@ mod unhonoured;
 
 pub(super) use chat::{ChatRequest, chat, ending};
 pub(super) use embeddings::{EmbeddingOptions, EmbeddingRequest, Encoding, embeddings};
-pub(super) use fields::{Fields, integer};
+pub(super) use fields::Fields;
+pub(crate) use fields::integer;
 pub(super) use messages::{Message, ToolCall, messages};
 pub(super) use options::Options;
 pub(super) use prompts::{CompletionRequest, Prompt, completions};
