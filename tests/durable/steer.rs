@@ -52,6 +52,12 @@ async fn results_come_in_pages_while_the_batch_runs() {
     let (status, page) = answer(server.get(&under(&id, "results"))).await;
     assert_eq!((status, &page["object"], &page["batch_status"]), (200, &json!("list"), &json!("in_progress")));
     assert_eq!((&page["has_more"], page["data"].as_array().unwrap().len()), (&json!(false), 2));
+    let told = async |query: &str| {
+        let response = server.get(&under(&id, query)).send().await.unwrap();
+        ["x-incomplete", "x-last-line"].map(|name| response.headers()[name].to_str().unwrap().to_owned())
+    };
+    assert_eq!(told("results").await, ["true", "2"], "a line runs");
+    assert_eq!(told("results?after=2").await, ["true", "2"]);
     let (_, first) = answer(server.get(&under(&id, "results?limit=1"))).await;
     assert_eq!((&first["has_more"], &first["first_id"]), (&json!(true), &first["last_id"]));
     let after = first["last_id"].as_str().unwrap();
@@ -82,6 +88,8 @@ async fn results_come_in_pages_while_the_batch_runs() {
     let (_, all) = answer(server.get(&under(&id, "results"))).await;
     assert_eq!(ids(&all), [ids(&page), vec!["c"]].concat());
     assert_eq!(all["batch_status"], "cancelled");
+    assert_eq!(told("results?limit=2").await, ["true", "2"], "another page");
+    assert_eq!(told("results?after=2").await, ["false", "3"]);
     answer(server.delete(&format!("/v1/files/{}", ended["error_file_id"].as_str().unwrap()))).await;
     let (status, body) = answer(server.get(&under(&id, "results"))).await;
     assert_eq!((status, &body["error"]["code"]), (404, &json!("results_gone")));

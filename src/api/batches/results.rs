@@ -77,14 +77,12 @@ pub(super) async fn results(
     let (first_id, last_id) = (id_of(page.lines.first()), id_of(page.lines.last()));
     let data = page.lines.into_iter().map(raw).collect::<Result<_, _>>()?;
     let batch_status = status.as_str();
-    Ok(HttpResponse::Ok().json(ResultList {
-        object: "list",
-        data,
-        first_id,
-        last_id,
-        has_more: page.has_more,
-        batch_status,
-    }))
+    // For clients that look at no body: whether to come again, and from where.
+    let incomplete = page.has_more || !status.has_ended();
+    let last_line = last_id.clone().unwrap_or_else(|| query.after.to_string());
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("x-incomplete", incomplete.to_string())).insert_header(("x-last-line", last_line));
+    Ok(response.json(ResultList { object: "list", data, first_id, last_id, has_more: page.has_more, batch_status }))
 }
 
 fn cursor(text: Option<&str>) -> Result<i64, ApiError> {

@@ -130,6 +130,8 @@ fn describe() -> Value {
                 "X-RateLimit-Limit-Tokens": header("Tokens that the API key may use in a minute, if they are limited."),
                 "X-RateLimit-Remaining-Tokens": header("What is left of them."),
                 "X-RateLimit-Reset-Tokens": header("When all of them are there again, as `6m0s`."),
+                "X-Incomplete": header("Of a page: whether there are more finished lines, or will be."),
+                "X-Last-Line": header("Of a page: what the next one comes `after`, also when this one is empty."),
                 "X-Request-Id": header("Names the request, here and in the server's log."),
                 "X-Tandem-Ignored-Params": header("Fields and parameters of the request that nothing here knows."),
                 "Retry-After": header("Seconds after which trying again makes sense."),

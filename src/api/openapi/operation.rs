@@ -35,6 +35,8 @@ pub(super) struct Operation {
     pub(super) query: Option<(SchemaOf, &'static [&'static str])>,
     /// A type whose fields are headers of the request.
     pub(super) headers: Option<SchemaOf>,
+    /// Headers of its answer beside those that all answers have.
+    pub(super) tells: &'static [&'static str],
     pub(super) body: Option<Body>,
     /// What comes back when all goes well.
     pub(super) answers: &'static [Answer],
@@ -106,6 +108,7 @@ impl Operation {
     fn responses(&self, schemas: &mut Schemas) -> Map<String, Value> {
         let mut responses = Map::new();
         let mut names = vec!["X-Request-Id"];
+        names.extend(self.tells);
         if self.is_keyed() {
             names.push("X-Tandem-Ignored-Params");
             names.extend(RATE_LIMITS);

@@ -57,6 +57,7 @@ const PLAIN: Operation = Operation {
     about: "",
     query: None,
     headers: None,
+    tells: &[],
     body: None,
     answers: &[],
     fails: &[ANY],
@@ -192,6 +193,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 `follow` a stream of all of them, which ends with the batch.",
         query: Some((Schemas::fields::<ResultsParams>, &["after", "limit", "status", "follow"])),
         headers: Some(Schemas::fields::<ResultsHeaders>),
+        tells: &["X-Incomplete", "X-Last-Line"],
         answers: &[
             Answer::Json(Schemas::response::<ResultList>),
             Answer::Followed(Schemas::response::<OutputRecord<'_>>, Schemas::response::<BatchObject>),
