@@ -16,6 +16,7 @@ mod m20261124_000005_steer_batches;
 mod m20261124_000006_order_lines;
 mod m20261124_000007_allow_models;
 mod m20261129_000008_rank_batches;
+mod m20261129_000009_count_repeats;
 
 pub use sea_orm_migration::MigratorTrait;
 
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000006_order_lines::Migration),
             Box::new(m20261124_000007_allow_models::Migration),
             Box::new(m20261129_000008_rank_batches::Migration),
+            Box::new(m20261129_000009_count_repeats::Migration),
         ]
     }
 }

@@ -173,8 +173,9 @@ fn progress(batches: &Batches, batch: &Batch, status: BatchStatus) -> Option<Bat
     let rate = batches.rate(&batch.id);
     let eta_seconds = match &rate {
         _ if batch.open_lines == 0 && status != BatchStatus::Validating => Some(0),
+        // Lines that repeat others cost next to nothing.
         Some(rate) if batch.paused_at.is_none() && rate.lines_per_second > 0.0 => {
-            Some((batch.open_lines as f64 / rate.lines_per_second).ceil() as i64)
+            Some(((batch.open_work as f64 / rate.lines_per_second).ceil() as i64).max(1))
         }
         _ => None,
     };

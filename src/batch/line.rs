@@ -97,6 +97,14 @@ struct Request<'a> {
     body: &'a RawValue,
 }
 
+/// A line that was run.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) done: Done,
+    /// Whether its answer is that of another line, so that nothing was computed for it.
+    pub(super) repeated: bool,
+}
+
 /// How an execution ended, before it is worded as a record.
 type Outcome = Result<Arc<LineAnswer>, Unanswered>;
 
@@ -154,7 +162,7 @@ pub(super) async fn run<E: LineExecutor>(
     store: &Store,
     settings: &Settings,
     execution: &Execution,
-) -> Result<Done, StoreError> {
+) -> Result<Ran, StoreError> {
     let Execution { batch_id, line, source, shared } = execution;
     let text = source.read(line.off, line.len).await?;
     if digest(&text) != line.digest.as_slice() {
@@ -162,6 +170,7 @@ pub(super) async fn run<E: LineExecutor>(
     }
     let request: Request<'_> =
         serde_json::from_slice(&text).map_err(|_| StoreError::Corrupt("a checked line does not parse".to_owned()))?;
+    let mut repeated = false;
     let outcome = if line.suspect >= settings.crashes_max {
         let message = "The inference engine crashed while processing this request.";
         Err(Unanswered::NotExecuted { code: "engine_crash", message })
@@ -174,12 +183,16 @@ pub(super) async fn run<E: LineExecutor>(
         poison(&request.custom_id);
         match shared {
             None => execute(executor, settings, execution, endpoint, body).await,
-            Some(shared) => execute_once(executor, settings, execution, endpoint, shared, body).await,
+            Some(shared) => {
+                let (outcome, computed) = execute_once(executor, settings, execution, endpoint, shared, body).await;
+                repeated = !computed;
+                outcome
+            }
         }
     };
     failpoint("line.answered");
     let end = word(store, settings, batch_id, line, &request.custom_id, outcome).await?;
-    Ok(execution.done(end))
+    Ok(Ran { done: execution.done(end), repeated })
 }
 
 async fn execute<E: LineExecutor>(
@@ -202,7 +215,8 @@ async fn execute<E: LineExecutor>(
     }
 }
 
-/// Takes the answer of a line that is the same request, if that has one. A line that fails answers for itself alone.
+/// Takes the answer of a line that is the same request, if that has one, and tells whether it was computed here. A line that fails answers
+/// for itself alone.
 async fn execute_once<E: LineExecutor>(
     executor: &E,
     settings: &Settings,
@@ -210,15 +224,16 @@ async fn execute_once<E: LineExecutor>(
     endpoint: Endpoint,
     shared: &SharedAnswer,
     body: &[u8],
-) -> Outcome {
+) -> (Outcome, bool) {
     let mut computed = false;
     let answer = shared.get_or_try_init(async || {
         computed = true;
         execute(executor, settings, execution, endpoint, body).await
     });
-    let answer = answer.await?;
-    let own = hash_id(&execution.batch_id, execution.line.line_no, 0);
-    Ok(if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&own)) })
+    let answer = answer.await;
+    let own = || hash_id(&execution.batch_id, execution.line.line_no, 0);
+    let answer = answer.map(|answer| if computed { Arc::clone(answer) } else { Arc::new(answer.for_another(&own())) });
+    (answer, computed)
 }
 
 async fn word(

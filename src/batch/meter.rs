@@ -13,7 +13,7 @@ const MEMORY: Duration = Duration::from_secs(600);
 /// A rate over less is an accident.
 const MEASURED_MIN: Duration = Duration::from_millis(50);
 
-/// Measures how fast the lines of batches are answered, from what this process has seen.
+/// Measures how fast the lines of batches are answered that take computing, from what this process has seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meter(Arc<Mutex<State>>);
 
@@ -88,6 +88,14 @@ impl Meter {
     /// `None` until a line of the model has been answered.
     pub(super) fn model(&self, model: &str) -> Option<ModelRate> {
         self.model_at(model, Instant::now())
+    }
+
+    /// Lines and tokens of the last minute's rate.
+    #[cfg(test)]
+    pub(super) fn counted(&self, batch_id: &str) -> (u64, u64) {
+        let state = self.state();
+        let buckets = state.batches[batch_id].buckets.iter();
+        buckets.fold((0, 0), |(lines, tokens), bucket| (lines + bucket.lines, tokens + bucket.tokens))
     }
 
     pub(super) fn forget_batch(&self, batch_id: &str) {

@@ -81,6 +81,7 @@ pub(super) struct Check<'a, E> {
     known_models: HashSet<String>,
     first_model: Option<String>,
     prefixes: Prefixes,
+    twins: HashSet<[u8; 16]>,
 }
 
 /// A line as it must look, so far only in its outline.
@@ -109,6 +110,7 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             known_models: HashSet::new(),
             first_model: None,
             prefixes: Prefixes::default(),
+            twins: HashSet::new(),
         }
     }
 
@@ -124,13 +126,24 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             let hash = hash.try_into().map_err(|_| StoreError::Corrupt("a hash has the wrong length".to_owned()))?;
             custom_ids.insert(hash, line_no);
         }
+        let twins = store.twins(&batch.id).await?.into_iter().map(|twin| {
+            <[u8; 16]>::try_from(twin).map_err(|_| StoreError::Corrupt("a hash has the wrong length".to_owned()))
+        });
+        let twins = twins.collect::<Result<_, _>>()?;
         let errors = match &batch.errors {
             Some(text) => serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))?,
             None => Vec::new(),
         };
         let (lines, first_model) = (batch.total, store.first_model(&batch.id).await?);
         // Lines before a restart are not read again for their prefixes: later ones are grouped among themselves.
-        Ok(Self { lines, errors, custom_ids, first_model, ..Self::new(executor, settings, endpoint, batch.models()) })
+        Ok(Self {
+            lines,
+            errors,
+            custom_ids,
+            first_model,
+            twins,
+            ..Self::new(executor, settings, endpoint, batch.models())
+        })
     }
 
     pub(super) fn line(&mut self, line: &RawLine<'_>) -> Result<NewLine, BatchError> {
@@ -169,7 +182,8 @@ impl<'a, E: LineExecutor> Check<'a, E> {
             prefix.clear();
         }
         let (line_no, off, digest) = (line.number, line.offset, digest(bytes));
-        Ok(NewLine { line_no, custom_hash, digest, off, len, model, prefix, twin, expected })
+        let repeats = twin.is_some_and(|twin| !self.twins.insert(twin));
+        Ok(NewLine { line_no, custom_hash, digest, off, len, model, prefix, twin, repeats, expected })
     }
 
     fn check_url(&self, url: Option<Value>) -> Result<Endpoint, Refusal> {

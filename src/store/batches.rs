@@ -28,6 +28,8 @@ pub struct Model {
     pub done: i64,
     pub failed: i64,
     pub open_lines: i64,
+    /// Open lines whose answer no earlier line has: those that cost something.
+    pub open_work: i64,
     pub ingest_line: i64,
     pub ingest_offset: i64,
     pub model: Option<String>,
@@ -287,7 +289,7 @@ impl Store {
     /// T3, the bad end of validation, and the end of a batch whose input is damaged. Nothing of it is published.
     /// With `tell`, the end is noted as an event.
     pub async fn fail_batch(&self, id: &str, errors: &str, now: i64, tell: bool) -> Result<bool, StoreError> {
-        let sql = "UPDATE batches SET status = 'failed', failed_at = ?, errors = ?, total = 0, done = 0, failed = 0, open_lines = 0
+        let sql = "UPDATE batches SET status = 'failed', failed_at = ?, errors = ?, total = 0, done = 0, failed = 0, open_lines = 0, open_work = 0
                    WHERE id = ? AND status IN ('validating', 'in_progress', 'cancelling', 'finalizing')";
         let tx = self.begin().await?;
         let changed =
@@ -375,11 +377,15 @@ impl Store {
 
     /// Makes a batch's counters what its rows say, which they should be already; true if they were not.
     pub async fn recount(&self, id: &str) -> Result<bool, StoreError> {
-        let sql = "UPDATE batches SET (total, done, failed, open_lines) = (SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 2),
-                       COUNT(*) FILTER (WHERE state = 3), COUNT(*) FILTER (WHERE state < 2) FROM lines WHERE batch_id = batches.id)
+        let sql = "UPDATE batches SET (total, done, failed, open_lines, open_work) =
+                       (SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 2), COUNT(*) FILTER (WHERE state = 3),
+                          COUNT(*) FILTER (WHERE state < 2), COUNT(*) FILTER (WHERE state < 2 AND repeats = 0)
+                        FROM lines WHERE batch_id = batches.id)
                    WHERE id = ? AND status IN ('validating', 'in_progress', 'cancelling', 'finalizing')
-                     AND (total, done, failed) <> (SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 2),
-                       COUNT(*) FILTER (WHERE state = 3) FROM lines WHERE batch_id = batches.id)";
+                     AND (total, done, failed, open_work) <>
+                       (SELECT COUNT(*), COUNT(*) FILTER (WHERE state = 2), COUNT(*) FILTER (WHERE state = 3),
+                          COUNT(*) FILTER (WHERE state < 2 AND repeats = 0)
+                        FROM lines WHERE batch_id = batches.id)";
         let tx = self.begin().await?;
         let changed = tx.execute_raw(statement(sql, [id.into()])).await?;
         self.commit(tx).await?;

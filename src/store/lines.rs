@@ -20,6 +20,8 @@ pub struct NewLine {
     pub prefix: Vec<u8>,
     /// The same for lines that must have the same answer.
     pub twin: Option<[u8; 16]>,
+    /// Whether an earlier line of the batch has the same `twin`.
+    pub repeats: bool,
     /// Tokens that the answer may have.
     pub expected: i64,
 }
@@ -97,6 +99,8 @@ pub struct GroupOutcome {
 struct Totals {
     done: i64,
     failed: i64,
+    /// Of these, the ones that were no repeats of earlier lines.
+    work: i64,
     tokens: [i64; 4],
 }
 
@@ -129,15 +133,18 @@ impl Store {
     /// T2. Adds lines and moves the point of ingestion; false if the batch no longer validates.
     pub async fn ingest(&self, batch_id: &str, lines: &[NewLine], point: &IngestPoint) -> Result<bool, StoreError> {
         let tx = self.begin().await?;
-        let sql = "UPDATE batches SET total = total + ?1, open_lines = open_lines + ?1, ingest_line = ?2, ingest_offset = ?3, errors = ?4
+        let sql = "UPDATE batches SET total = total + ?1, open_lines = open_lines + ?1, open_work = open_work + ?6,
+                       ingest_line = ?2, ingest_offset = ?3, errors = ?4
                    WHERE id = ?5 AND status = 'validating'";
         let added = i64::try_from(lines.len()).unwrap_or(i64::MAX);
-        let values: [Value; 5] = [
+        let work = i64::try_from(lines.iter().filter(|line| !line.repeats).count()).unwrap_or(i64::MAX);
+        let values: [Value; 6] = [
             added.into(),
             point.next_line.into(),
             point.next_offset.into(),
             point.errors.clone().into(),
             batch_id.into(),
+            work.into(),
         ];
         if tx.execute_raw(statement(sql, values)).await?.rows_affected() == 0 {
             tx.rollback().await?;
@@ -159,6 +166,13 @@ impl Store {
             .iter()
             .map(|row| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?)))
             .collect::<Result<_, DbErr>>()?)
+    }
+
+    /// What a half-ingested batch has asked that must have the same answer whenever it is asked.
+    pub async fn twins(&self, batch_id: &str) -> Result<Vec<Vec<u8>>, StoreError> {
+        let sql = "SELECT twin FROM lines WHERE batch_id = ? AND twin IS NOT NULL AND repeats = 0";
+        let rows = self.readers().query_all_raw(statement(sql, [batch_id.into()])).await?;
+        Ok(rows.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, DbErr>>()?)
     }
 
     /// The model of the first line that a half-ingested batch has stored.
@@ -213,10 +227,10 @@ impl Store {
         let mut outcome = GroupOutcome::default();
         let mut totals: BTreeMap<&str, Totals> = BTreeMap::new();
         for done in group {
-            if !end_line(&tx, self.instance(), done).await? {
+            let Some(repeats) = end_line(&tx, self.instance(), done).await? else {
                 outcome.stale += 1;
                 continue;
-            }
+            };
             let LineEnd::Record { ok, body, spill_key, tokens } = &done.end else {
                 outcome.reopened += 1;
                 continue;
@@ -232,7 +246,7 @@ impl Store {
             ];
             tx.execute_raw(statement(sql, values)).await?;
             outcome.written += 1;
-            totals.entry(&done.batch_id).or_default().add(*ok, tokens);
+            totals.entry(&done.batch_id).or_default().add(*ok, repeats, tokens);
         }
         for (batch_id, totals) in totals {
             count(&tx, batch_id, &totals, now).await?;
@@ -278,7 +292,8 @@ impl Store {
 }
 
 impl Totals {
-    fn add(&mut self, ok: bool, tokens: &Tokens) {
+    fn add(&mut self, ok: bool, repeats: bool, tokens: &Tokens) {
+        self.work += i64::from(!repeats);
         if ok {
             self.done += 1;
         } else {
@@ -292,11 +307,11 @@ impl Totals {
 }
 
 async fn insert(tx: &DatabaseTransaction, batch_id: &str, rows: &[NewLine]) -> Result<(), StoreError> {
-    let places = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows.len()].join(", ");
+    let places = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows.len()].join(", ");
     let sql = format!(
-        "INSERT INTO lines (batch_id, line_no, custom_hash, digest, off, len, model, prefix, twin, expected) VALUES {places}"
+        "INSERT INTO lines (batch_id, line_no, custom_hash, digest, off, len, model, prefix, twin, repeats, expected) VALUES {places}"
     );
-    let values = rows.iter().flat_map(|line| -> [Value; 10] {
+    let values = rows.iter().flat_map(|line| -> [Value; 11] {
         [
             batch_id.into(),
             line.line_no.into(),
@@ -307,6 +322,7 @@ async fn insert(tx: &DatabaseTransaction, batch_id: &str, rows: &[NewLine]) -> R
             line.model.as_str().into(),
             line.prefix.clone().into(),
             line.twin.map(|twin| twin.to_vec()).into(),
+            i64::from(line.repeats).into(),
             line.expected.into(),
         ]
     });
@@ -314,15 +330,15 @@ async fn insert(tx: &DatabaseTransaction, batch_id: &str, rows: &[NewLine]) -> R
     Ok(())
 }
 
-/// The fence: true if the claim was the line's latest and the line is now out of it.
-async fn end_line(tx: &DatabaseTransaction, owner: &str, done: &Done) -> Result<bool, StoreError> {
+/// The fence: `Some` if the claim was the line's latest and the line is now out of it, with whether it repeats an earlier one.
+async fn end_line(tx: &DatabaseTransaction, owner: &str, done: &Done) -> Result<Option<bool>, StoreError> {
     let (state, not_before): (i64, i64) = match done.end {
         LineEnd::Record { ok: true, .. } => (2, 0),
         LineEnd::Record { ok: false, .. } => (3, 0),
         LineEnd::Reopen { not_before } => (0, not_before),
     };
     let sql = "UPDATE lines SET state = ?, owner = NULL, not_before = ?
-               WHERE batch_id = ? AND line_no = ? AND state = 1 AND epoch = ? AND owner = ?";
+               WHERE batch_id = ? AND line_no = ? AND state = 1 AND epoch = ? AND owner = ? RETURNING repeats";
     let values: [Value; 6] = [
         state.into(),
         not_before.into(),
@@ -331,18 +347,19 @@ async fn end_line(tx: &DatabaseTransaction, owner: &str, done: &Done) -> Result<
         done.epoch.into(),
         owner.into(),
     ];
-    Ok(tx.execute_raw(statement(sql, values)).await?.rows_affected() == 1)
+    let row = tx.query_one_raw(statement(sql, values)).await?;
+    Ok(row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?.map(|repeats| repeats != 0))
 }
 
 async fn count(tx: &DatabaseTransaction, batch_id: &str, totals: &Totals, now: i64) -> Result<(), StoreError> {
-    let sql = "UPDATE batches SET done = done + ?1, failed = failed + ?2, open_lines = open_lines - ?1 - ?2,
+    let sql = "UPDATE batches SET done = done + ?1, failed = failed + ?2, open_lines = open_lines - ?1 - ?2, open_work = open_work - ?9,
                    input_tokens = input_tokens + ?3, cached_tokens = cached_tokens + ?4,
                    output_tokens = output_tokens + ?5, reasoning_tokens = reasoning_tokens + ?6,
                    finalizing_at = CASE WHEN status = 'in_progress' AND open_lines = ?1 + ?2 THEN ?7 ELSE finalizing_at END,
                    status = CASE WHEN status = 'in_progress' AND open_lines = ?1 + ?2 THEN 'finalizing' ELSE status END
                WHERE id = ?8";
     let [input, cached, output, reasoning] = totals.tokens;
-    let values: [Value; 8] = [
+    let values: [Value; 9] = [
         totals.done.into(),
         totals.failed.into(),
         input.into(),
@@ -351,6 +368,7 @@ async fn count(tx: &DatabaseTransaction, batch_id: &str, totals: &Totals, now: i
         reasoning.into(),
         now.into(),
         batch_id.into(),
+        totals.work.into(),
     ];
     tx.execute_raw(statement(sql, values)).await?;
     Ok(())

@@ -39,6 +39,7 @@ async fn batch_of(store: &Store, lines: i64) -> String {
             model: "m".to_owned(),
             prefix: Vec::new(),
             twin: None,
+            repeats: false,
             expected: 0,
         })
         .collect();

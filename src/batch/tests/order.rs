@@ -62,6 +62,20 @@ async fn what_is_asked_twice_is_computed_once() {
 }
 
 #[tokio::test]
+async fn what_is_not_computed_counts_neither_as_speed_nor_as_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::start_with(dir.path(), |settings| settings.window = 4).await;
+    let id = world.create(&(same(50, "hello") + &same(10, "gate") + &lines(3, "gate"))).await;
+    let get = async || world.batches.get(&Tenant::default(), &id).await.unwrap();
+    let batch = eventually(async || Some(get().await).filter(|batch| batch.done == 50)).await;
+    assert_eq!((batch.open_lines, batch.open_work), (13, 4));
+    assert_eq!(world.batches.meter.counted(&id), (1, 5), "fifty lines, and one that took computing");
+    world.fake.open_gate();
+    let ended = world.ended(&id).await;
+    assert_eq!((ended.done, ended.open_work), (63, 0));
+}
+
+#[tokio::test]
 async fn lines_that_wait_for_an_answer_leave_their_places_to_others() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::start_with(dir.path(), |settings| settings.window = 4).await;

@@ -87,6 +87,7 @@ async fn ingest_first_chunk(world: &World, batch: &Batch) {
             model: "m1".to_owned(),
             prefix: Vec::new(),
             twin: None,
+            repeats: false,
             expected: 0,
         });
         off += i64::try_from(line.len()).unwrap();
