@@ -44,6 +44,8 @@ pub(super) struct Runner<E> {
     resting: HashMap<String, Instant>,
     /// Batches that have no line to claim before this time.
     dry: HashMap<String, Instant>,
+    /// When the windows of batches are over by the clock that nobody sets.
+    windows: HashMap<String, Window>,
     sources: HashMap<String, Source>,
     /// Batches whose input turned out to be damaged.
     damaged: HashSet<String>,
@@ -59,6 +61,14 @@ pub(super) struct Signals {
     pub(super) feed: Feed,
     pub(super) meter: Meter,
     pub(super) stopped: watch::Receiver<bool>,
+}
+
+/// The end of a batch's window, by [`Clock::elapsed_millis`](crate::clock::Clock::elapsed_millis).
+#[derive(Debug)]
+struct Window {
+    end: i64,
+    /// Whether it was said that the wall clock thinks otherwise.
+    told: bool,
 }
 
 /// A line that was claimed.
@@ -86,6 +96,7 @@ impl<E: LineExecutor> Runner<E> {
             busy: HashMap::new(),
             resting: HashMap::new(),
             dry: HashMap::new(),
+            windows: HashMap::new(),
             sources: HashMap::new(),
             damaged: HashSet::new(),
             suspects: true,
@@ -156,7 +167,7 @@ impl<E: LineExecutor> Runner<E> {
             self.dry.clear();
             self.suspects = true;
         }
-        self.store.delete_expired_files(now).await?;
+        self.store.delete_expired_files(self.settings.clock.seconds_at_least()).await?;
         let batches = self.store.live_batches().await?;
         let mut next = Instant::now() + POLL;
         let mut running = Vec::new();
@@ -166,12 +177,12 @@ impl<E: LineExecutor> Runner<E> {
                 continue;
             };
             if matches!(status, BatchStatus::Validating | BatchStatus::InProgress) {
-                if batch.expires_at <= now && self.store.stop_batch(&batch.id, StopReason::Expire, now).await? {
+                let left = self.window_left(&batch);
+                if left.is_zero() && self.store.stop_batch(&batch.id, StopReason::Expire, now).await? {
                     self.signals.wake.notify_one();
                     continue;
                 }
-                let left = u64::try_from(batch.expires_at - now).unwrap_or(0);
-                next = next.min(Instant::now() + Duration::from_secs(left));
+                next = next.min(Instant::now() + left);
             }
             if status == BatchStatus::InProgress && !self.damaged.contains(&batch.id) {
                 let wait = batch.not_before.map_or(0, |from| u64::try_from(from - now).unwrap_or(0));
@@ -196,11 +207,26 @@ impl<E: LineExecutor> Runner<E> {
         Ok(self.resting.values().chain(self.dry.values()).copied().fold(next, Instant::min))
     }
 
+    /// How long a batch may still run. Its window is over when the wall clock says so and as much time has gone by since the batch was first
+    /// seen here: a clock that is set forward by a day ends no batch.
+    fn window_left(&mut self, batch: &Batch) -> Duration {
+        let clock = &self.settings.clock;
+        let (by_wall, elapsed) = (batch.expires_at * 1000 - clock.millis(), clock.elapsed_millis());
+        let new = || Window { end: elapsed + by_wall, told: false };
+        let window = self.windows.entry(batch.id.clone()).or_insert_with(new);
+        let left = by_wall.max(window.end - elapsed);
+        if by_wall <= 0 && left > 0 && !std::mem::replace(&mut window.told, true) {
+            tracing::warn!(batch.id = %batch.id, left_s = left / 1000, "the clock was set forward: a batch keeps its window");
+        }
+        Duration::from_millis(u64::try_from(left).unwrap_or(0))
+    }
+
     /// Starts what a batch that runs no lines needs next, unless that is under way.
     fn begin_job(&mut self, batch: Batch, status: BatchStatus, writer: &Writer) {
         self.abort_lines(&batch.id);
         if status.has_ended() {
             self.signals.meter.forget_batch(&batch.id);
+            self.windows.remove(&batch.id);
         }
         if self.busy.values().any(|id| *id == batch.id) || is_later(&mut self.resting, &batch.id) {
             return;
@@ -253,7 +279,8 @@ impl<E: LineExecutor> Runner<E> {
                     held_by_tenant: working().filter(|line| line.tenant == batch.tenant).count(),
                 })
                 .collect();
-            let shares = self.shares.deal(&claimants, self.free());
+            let free = self.free();
+            let shares = self.shares.deal(&claimants, free);
             let mut left = Vec::with_capacity(waiting.len());
             for (batch, share) in std::iter::zip(waiting, shares) {
                 if share == 0 || self.claim(batch, share, writer).await? {

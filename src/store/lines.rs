@@ -106,11 +106,12 @@ struct Totals {
 
 const INSERT_ROWS_MAX: usize = 500;
 
+/// No line waits for more than an hour: a time that lies further ahead was told by a clock that has been set back since.
 pub(super) const CLAIM_OPEN: &str = "
 UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_open
-    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before <= ?3 ORDER BY model, prefix, line_no LIMIT ?4)
+    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before NOT BETWEEN ?3 + 1 AND ?3 + 3600000 ORDER BY model, prefix, line_no LIMIT ?4)
 RETURNING line_no, off, len, digest, attempt, epoch, suspect, model, prefix, twin, expected";
 
 /// Sorts all open lines: for when there are few.
@@ -118,7 +119,7 @@ const CLAIM_LONGEST: &str = "
 UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_open
-    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before <= ?3
+    WHERE batch_id = ?2 AND state = 0 AND suspect = 0 AND not_before NOT BETWEEN ?3 + 1 AND ?3 + 3600000
     ORDER BY expected DESC, model, prefix, line_no LIMIT ?4)
 RETURNING line_no, off, len, digest, attempt, epoch, suspect, model, prefix, twin, expected";
 
@@ -126,7 +127,7 @@ const CLAIM_SUSPECT: &str = "
 UPDATE lines SET state = 1, owner = ?1, attempt = attempt + 1, epoch = epoch + 1
 WHERE batch_id = ?2 AND line_no IN (
     SELECT line_no FROM lines INDEXED BY lines_suspect
-    WHERE batch_id = ?2 AND state = 0 AND suspect > 0 AND not_before <= ?3 ORDER BY line_no LIMIT 1)
+    WHERE batch_id = ?2 AND state = 0 AND suspect > 0 AND not_before NOT BETWEEN ?3 + 1 AND ?3 + 3600000 ORDER BY line_no LIMIT 1)
 RETURNING line_no, off, len, digest, attempt, epoch, suspect, model, prefix, twin, expected";
 
 impl Store {

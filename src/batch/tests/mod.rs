@@ -1,3 +1,4 @@
+mod clock;
 mod life;
 mod offline;
 mod order;
