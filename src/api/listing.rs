@@ -65,7 +65,7 @@ pub(super) fn store_error(error: StoreError) -> ApiError {
             error
         }
         StoreError::Busy(source) => {
-            tracing::warn!(error = %source, "the database is busy");
+            tracing::warn!(error = %source, "the store is busy");
             ApiError::overloaded()
         }
         error @ (StoreError::NotFound

@@ -1,5 +1,6 @@
 use std::error::Error;
 
+use rustix::io::Errno;
 use sea_orm::{DbErr, RuntimeErr, SqlxError};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -22,8 +23,8 @@ pub enum StoreError {
     /// Another process owns the data directory.
     #[error("the data directory is locked by {}", pid.map_or_else(|| "another process".to_owned(), |pid| format!("pid {pid}")))]
     Locked { pid: Option<u32> },
-    /// The database was busy for longer than its timeout: try again.
-    #[error("the database is busy")]
+    /// The database was busy for longer than its timeout, or too many files are open: try again.
+    #[error("the store is busy")]
     Busy(#[source] BoxError),
     /// What is stored is not what was written.
     #[error("{0}")]
@@ -38,6 +39,9 @@ impl From<std::io::Error> for StoreError {
     fn from(error: std::io::Error) -> Self {
         if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
             Self::Full(error.into())
+        } else if too_many_open(&error) {
+            // As soon as others close theirs there are files to open again.
+            Self::Busy(error.into())
         } else {
             Self::Io(error)
         }
@@ -55,6 +59,14 @@ impl From<DbErr> for StoreError {
             _ => Self::Database(error),
         }
     }
+}
+
+/// Whether the process, or the machine, has as many files open as it may. The number of the error is gone where the path was added to it,
+/// its words are not.
+fn too_many_open(error: &std::io::Error) -> bool {
+    let text = error.to_string();
+    let words = |errno: Errno| std::io::Error::from(errno).to_string();
+    [Errno::MFILE, Errno::NFILE].into_iter().any(|errno| text.contains(&words(errno)))
 }
 
 fn sqlite_code(error: &DbErr) -> Option<i32> {

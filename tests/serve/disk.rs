@@ -1,8 +1,8 @@
 //! A disk that is full, or that fails.
 
-use std::{io::Write as _, path::Path, process::Command};
+use std::{io::Write as _, net::TcpStream, path::Path, process::Command};
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -35,8 +35,8 @@ async fn is_whole(server: &Program, batch: &Value) {
 }
 
 /// The server on a disk of its own, which nobody else sees.
-fn on_a_disk(dir: &Path, bytes: u64) -> Program {
-    let mount = format!("mount -t tmpfs -o size={bytes} none '{}' && exec \"$0\" \"$@\"", dir.display());
+fn on_a_disk(dir: &Path, options: &str) -> Program {
+    let mount = format!("mount -t tmpfs -o {options} none '{}' && exec \"$0\" \"$@\"", dir.display());
     let server = tandem(&["serve", "--profile", "sim", "--port", "0"]);
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-c", &mount]).arg(server.get_program()).args(server.get_args());
@@ -50,7 +50,7 @@ fn on_a_disk(dir: &Path, bytes: u64) -> Program {
 #[tokio::test]
 async fn a_full_disk_costs_nothing_but_time() {
     let dir = TempDir::new().unwrap();
-    let server = on_a_disk(dir.path(), 8 << 20);
+    let server = on_a_disk(dir.path(), "size=8m");
     let id = server.submit(&lines()).await;
     let before = server.batch_when(&id, |batch| completed(batch) >= 20).await;
     let filler = server.own(&dir.path().join("filler"));
@@ -66,6 +66,54 @@ async fn a_full_disk_costs_nothing_but_time() {
     );
     assert!(completed(&during) >= completed(&before) && completed(&during) < LINES, "{during}");
     fs_err::remove_file(&filler).unwrap();
+    let after = server.batch_when(&id, |batch| batch["status"] == "completed").await;
+    is_whole(&server, &after).await;
+}
+
+/// A disk with room for bytes and none for names: what is taken is kept, and as soon as there is a name there is room.
+#[tokio::test]
+async fn a_disk_without_a_name_left_is_a_full_disk() {
+    let dir = TempDir::new().unwrap();
+    let server = on_a_disk(dir.path(), "size=64m,nr_inodes=40");
+    let id = server.submit(&lines()).await;
+    let refused = server.until_refused("{}\n").await;
+    assert_eq!((refused.0, refused.1["error"]["code"].as_str()), (507, Some("insufficient_storage")));
+    let list: Value = server.request(Method::GET, "/v1/files").send().await.unwrap().json().await.unwrap();
+    let files = list["data"].as_array().unwrap();
+    assert!(files.len() > 4, "{list}");
+    for file in files {
+        let path = format!("/v1/files/{}", file["id"].as_str().unwrap());
+        assert_eq!(server.request(Method::DELETE, &path).send().await.unwrap().status(), 200);
+    }
+    // Its output waited for a name.
+    let after = server.batch_when(&id, |batch| batch["status"] == "completed").await;
+    is_whole(&server, &after).await;
+}
+
+/// Connections that take all files that the process may open: who has one is told to try again, and nothing is lost.
+#[tokio::test]
+async fn a_process_that_can_open_no_file_goes_on_when_it_can() {
+    const FILES: usize = 64;
+    let dir = TempDir::new().unwrap();
+    let server = tandem(&["serve", "--profile", "sim", "--port", "0"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("ulimit -n {FILES} && exec \"$0\" \"$@\"")]).arg(server.get_program());
+    command.args(server.get_args()).env("RUST_LOG", "off").env("STORAGE_PATH", dir.path());
+    let server = Program::launch_as(command).unwrap();
+    server.until_status("/health", StatusCode::OK).await;
+    let address = server.url().strip_prefix("http://").unwrap();
+    let mut idle: Vec<TcpStream> = Vec::new();
+    while server.open_files() < FILES {
+        idle.push(TcpStream::connect(address).unwrap());
+        // sleep: the server has to take it, which its open files tell
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(idle.len() < 2 * FILES, "{} files are open", server.open_files());
+    }
+    // The client has kept its connection.
+    let (status, error) = server.until_refused("{}\n").await;
+    assert_eq!((status, error["error"]["code"].as_str()), (503, Some("overloaded")));
+    drop(idle);
+    let id = server.submit(&lines()).await;
     let after = server.batch_when(&id, |batch| batch["status"] == "completed").await;
     is_whole(&server, &after).await;
 }
