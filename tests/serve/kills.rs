@@ -23,7 +23,7 @@ const IN_FLIGHT: usize = 16 + 256;
 
 /// What a client does with a server that may be killed while it does it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
+pub(crate) enum Plan {
     Finish,
     /// Cancels when some lines are answered.
     Cancel,
@@ -32,19 +32,19 @@ enum Plan {
 }
 
 /// A client that goes on where it was, whatever became of the server.
-struct Client {
+pub(crate) struct Client {
     plan: Plan,
     storage: PathBuf,
-    file: Option<String>,
-    batch: Option<String>,
+    pub(crate) file: Option<String>,
+    pub(crate) batch: Option<String>,
     cancelled: bool,
     deleted: bool,
-    history: History,
+    pub(crate) history: History,
 }
 
 /// The server has gone away.
 #[derive(Debug)]
-struct Gone;
+pub(crate) struct Gone;
 
 impl From<reqwest::Error> for Gone {
     fn from(_: reqwest::Error) -> Self {
@@ -67,14 +67,14 @@ fn input() -> String {
 }
 
 impl Client {
-    fn new(plan: Plan, storage: &Path) -> Self {
+    pub(crate) fn new(plan: Plan, storage: &Path) -> Self {
         let lines = (1..=LINES).map(|number| (number, format!("line-{number}"))).collect();
         let history = History { lines, in_flight: IN_FLIGHT, ..History::default() };
         Self { plan, storage: storage.to_owned(), file: None, batch: None, cancelled: false, deleted: false, history }
     }
 
     /// Goes on until everything is done.
-    async fn work(&mut self, server: &Program) -> Result<(), Gone> {
+    pub(crate) async fn work(&mut self, server: &Program) -> Result<(), Gone> {
         let file = match &self.file {
             Some(file) => file.clone(),
             None => {
@@ -126,7 +126,7 @@ impl Client {
     }
 
     /// Everything that is left to see, from a server that is not killed any more.
-    async fn conclude(&mut self, server: &Program) {
+    pub(crate) async fn conclude(&mut self, server: &Program) {
         timeout(DEADLINE, self.work(server)).await.expect("the batch never ends").unwrap();
         for number in 1..=LINES {
             let expected = if number == REFUSED { None } else { Some(online(server, &body(number)).await) };
@@ -139,7 +139,7 @@ impl Client {
     }
 
     /// Waits until all that is on disk has a name. Batches that were begun to see the end of another may still be running.
-    async fn is_clean(&self, server: &Program, place: &str) {
+    pub(crate) async fn is_clean(&self, server: &Program, place: &str) {
         let mut litter = Vec::new();
         let clean = async {
             loop {

@@ -13,6 +13,7 @@ mod disk;
 mod embeddings;
 mod faults;
 mod kills;
+mod power;
 mod program;
 mod rerank;
 mod tenants;
