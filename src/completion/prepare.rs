@@ -127,7 +127,9 @@ impl ToldPrompt {
 /// What the answer has to look like, compiled for the model.
 fn grammar(options: &Options, info: &ModelInfo) -> Result<Option<Grammar>, ApiError> {
     let Some(Structure { path, spec }) = &options.structure else { return Ok(None) };
-    compile(spec, path, path, info).map(Some)
+    // Parts tell by themselves where the client finds them.
+    let base = if let GrammarSpec::Parts(_) = spec { "" } else { path };
+    compile(spec, path, base, info).map(Some)
 }
 
 /// The same for a chat, in whose answer there may be reasoning and calls of tools.
@@ -135,10 +137,13 @@ fn answer_grammar(options: &Options, answer: &AnswerForm, info: &ModelInfo) -> R
     if answer.tools.is_none() && answer.reasoning.is_none() {
         return grammar(options, info);
     }
-    let text = options
-        .structure
-        .as_ref()
-        .map(|Structure { path, spec }| Part::Grammar { path: path.clone(), spec: Box::new(spec.clone()) });
+    let text = options.structure.as_ref().map(|Structure { path, spec }| {
+        if let GrammarSpec::Parts(part) = spec {
+            part.clone()
+        } else {
+            Part::Grammar { path: path.clone(), spec: Box::new(spec.clone()) }
+        }
+    });
     let (constraint, list) = match &answer.tools {
         Some((format, tools)) => (format.constraint(tools, text, &info.vocab), tools.field()),
         None => (text, ""),

@@ -18,6 +18,34 @@ fn described(schema: &Value) -> Value {
     json!({"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}})
 }
 
+/// Text in which "<f" begins what is said of it.
+fn tagged(begin: &str, schema: &Value) -> Value {
+    let structure = json!({"begin": begin, "schema": schema, "end": "</f>"});
+    let tag = json!({"type": "structural_tag", "triggers": ["<f"], "structures": [structure]});
+    json!({"structured_outputs": {"structural_tag": tag.to_string()}})
+}
+
+/// What this model says at random has one of the letters in it soon, and then what has to follow.
+#[tokio::test]
+async fn a_trigger_in_free_text_begins_what_it_is_for() {
+    let app = spawn_app().await;
+    let structure = |begin: &str, schema: Value| json!({"begin": begin, "schema": schema, "end": ";"});
+    let structures = [structure("Q:", json!({"type": "boolean"})), structure("Z", json!({"const": "z"}))];
+    let tag = json!({"triggers": ["Q", "Z"], "structures": structures});
+    let asked = json!({"structured_outputs": {"structural_tag": tag}, "max_tokens": 1500, "ignore_eos": true, "temperature": 1});
+    let answer = app.chat(asked).await;
+    let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    let mut found = [0, 0];
+    for (at, trigger) in text.char_indices().filter(|(_, c)| ['Q', 'Z'].contains(c)) {
+        let rest = &text[at..];
+        let forms = if trigger == 'Q' { &["Q:true;", "Q:false;"][..] } else { &["Z\"z\";"][..] };
+        let follows = |form: &&str| rest.starts_with(*form) || form.starts_with(rest);
+        assert!(forms.iter().any(follows), "{rest:.20}");
+        found[usize::from(trigger == 'Z')] += 1;
+    }
+    assert!(found.iter().all(|count| *count > 0), "{found:?} in {text}");
+}
+
 #[tokio::test]
 async fn what_is_wrong_with_a_constraint_is_told_by_its_place() {
     let app = spawn_app().await;
@@ -61,11 +89,7 @@ async fn what_is_wrong_with_a_constraint_is_told_by_its_place() {
         (json!({"structured_outputs": {"regex": "["}}), "invalid_schema", "structured_outputs.regex"),
         (json!({"structured_outputs": {"choice": ["a", ""]}}), "invalid_schema", "structured_outputs.choice[1]"),
         (json!({"structured_outputs": {"choice": ["a", 1]}}), "invalid_type", "structured_outputs.choice[1]"),
-        (
-            json!({"structured_outputs": {"structural_tag": "x"}}),
-            "unsupported_parameter",
-            "structured_outputs.structural_tag",
-        ),
+        (json!({"structured_outputs": {"structural_tag": "x"}}), "invalid_value", "structured_outputs.structural_tag"),
         (
             json!({"structured_outputs": {"regex": "a", "disable_any_whitespace": true}}),
             "invalid_value",
@@ -83,8 +107,20 @@ async fn what_is_wrong_with_a_constraint_is_told_by_its_place() {
         ),
         (
             json!({"structured_outputs": {"structural_tag": "{}"}}),
-            "unsupported_parameter",
-            "structured_outputs.structural_tag",
+            "missing_required_parameter",
+            "structured_outputs.structural_tag.triggers",
+        ),
+        (tagged("<a>", &json!({})), "invalid_value", "structured_outputs.structural_tag.structures[0].begin"),
+        (tagged("<f", &json!(7)), "invalid_type", "structured_outputs.structural_tag.structures[0].schema"),
+        (
+            tagged("<f", &json!({"type": "pattern"})),
+            "invalid_schema",
+            "structured_outputs.structural_tag.structures[0].schema.type",
+        ),
+        (
+            json!({"structured_outputs": {"structural_tag": {"type": "structural_tag", "format": {}}}}),
+            "missing_required_parameter",
+            "structured_outputs.structural_tag.triggers",
         ),
         (json!({"guided_whitespace_pattern": " "}), "invalid_value", "guided_whitespace_pattern"),
         (json!({"guided_json": "{"}), "invalid_schema", "guided_json"),

@@ -312,7 +312,7 @@ struct Generation {
     )]
     response_format: Option<ResponseFormat>,
     /// The same by vLLM's names: exactly one of its constraints.
-    #[schemars(example = json!({"json": {"type": "object"}}), example = json!({"regex": "[0-9]+"}), example = json!({"choice": ["yes", "no"]}), example = json!({"grammar": "root ::= \"a\"", "disable_any_whitespace": false, "disable_additional_properties": false}), example = json!({"json_object": true, "disable_any_whitespace": true}), example = json!({"json": {"type": "object"}, "whitespace_pattern": "[ ]?", "disable_additional_properties": true}))]
+    #[schemars(example = json!({"json": {"type": "object"}}), example = json!({"regex": "[0-9]+"}), example = json!({"choice": ["yes", "no"]}), example = json!({"grammar": "root ::= \"a\"", "disable_any_whitespace": false, "disable_additional_properties": false}), example = json!({"json_object": true, "disable_any_whitespace": true}), example = json!({"structural_tag": {"type": "structural_tag", "triggers": ["<f"], "structures": [{"begin": "<f>", "schema": {"type": "object"}, "end": "</f>"}]}}), example = json!({"json": {"type": "object"}, "whitespace_pattern": "[ ]?", "disable_additional_properties": true}))]
     structured_outputs: Option<StructuredOutputs>,
     /// A JSON schema, or its text.
     #[schemars(example = json!({"type": "object"}), example = &"{\"type\": \"object\"}")]
@@ -480,12 +480,40 @@ struct StructuredOutputs {
     choice: Option<Vec<String>>,
     grammar: Option<String>,
     json_object: Option<bool>,
+    /// `triggers`, and the `structures` that they begin in free text: `begin`, `schema` and `end` of each. Or JSON of it.
+    structural_tag: Option<StructuralTag>,
     /// JSON without white space. Not together with `whitespace_pattern`.
     disable_any_whitespace: Option<bool>,
     /// Objects have no properties but those that their schema names.
     disable_additional_properties: Option<bool>,
     /// A regular expression of what stands between the parts of JSON; with `guided_json` or `guided_json_object`.
     whitespace_pattern: Option<String>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+enum StructuralTag {
+    Object(TagObject),
+    Text(String),
+}
+
+#[derive(JsonSchema)]
+struct TagObject {
+    #[schemars(extend("const" = "structural_tag"))]
+    #[schemars(rename = "type")]
+    kind: Option<String>,
+    #[schemars(length(min = 1, max = 128))]
+    triggers: Vec<String>,
+    #[schemars(length(min = 1, max = 128))]
+    structures: Vec<TagStructure>,
+}
+
+#[derive(JsonSchema)]
+struct TagStructure {
+    /// Begins with one of the triggers.
+    begin: String,
+    schema: Map<String, Value>,
+    end: String,
 }
 
 /// A text, or a conversation, to turn into tokens.

@@ -12,6 +12,7 @@ mod messages;
 mod options;
 mod prompts;
 mod rerank;
+mod structural_tag;
 mod structured;
 mod telling;
 mod text;

@@ -2,6 +2,7 @@ use serde_json::Value;
 use tandem_engine::{GrammarSpec, JsonForm, WhiteSpace, check_pattern, is_ebnf};
 
 use super::fields::{Fields, kind};
+use super::structural_tag::structural_tag;
 use crate::openai::error::ApiError;
 
 const MAX_NAME_CHARS: usize = 64;
@@ -100,14 +101,16 @@ fn structured_outputs(outputs: &mut Fields<'_>) -> Result<Structure, ApiError> {
     if outputs.boolean("json_object")? == Some(true) {
         found.push(Structure { path: outputs.path("json_object"), spec: GrammarSpec::JsonObject });
     }
+    found.extend(structural_tag(outputs)?);
     let form = form(outputs, "whitespace_pattern")?;
     nothing_else(outputs)?;
     match (found.pop(), found.is_empty()) {
         (Some(one), true) => formed(one, form),
         _ => {
             let path = "structured_outputs";
-            let text =
-                format!("Invalid '{path}': expected exactly one of json, regex, choice, grammar and json_object.");
+            let text = format!(
+                "Invalid '{path}': expected exactly one of json, regex, choice, grammar, json_object and structural_tag."
+            );
             Err(ApiError::invalid_value(path, text))
         }
     }
@@ -193,7 +196,7 @@ fn constraints(
     Ok(())
 }
 
-fn nothing_else(fields: &Fields<'_>) -> Result<(), ApiError> {
+pub(super) fn nothing_else(fields: &Fields<'_>) -> Result<(), ApiError> {
     match fields.unread().find(|(_, value)| !value.is_null()) {
         Some((name, _)) => Err(ApiError::unsupported_parameter(&fields.path(name))),
         None => Ok(()),
