@@ -3,7 +3,8 @@
 //! `cargo bench --bench requests` starts `tandem` on a free port and asks it over keep-alive connections, each of which sends its next request
 //! when it has the answer to the last; the client does nothing but read. It tells requests per second, the latency that half of them and
 //! 99 of 100 stay under, and the processor time of the server for each. Then it opens streams, requests that wait in the queue and idle
-//! connections, all at once, and tells the server's resident memory. `--seconds N` changes how long each run takes.
+//! connections, all at once, and tells the server's resident memory. `--seconds N` changes how long each run takes. `--address HOST:PORT
+//! --pid PID` asks a server that runs already, such as llama.cpp's, for what it has too: `/v1/models` and `/health`.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on should panic")]
 
@@ -17,7 +18,7 @@ use std::{
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use server::{Connection, Server, TIMEOUT, post, range};
+use server::{Connection, Server, TIMEOUT, Target, post, range};
 
 /// Connections that ask at once.
 const CONNECTIONS: usize = 64;
@@ -36,23 +37,40 @@ async fn main() {
     let run = Duration::from_secs_f64(seconds());
     let mut out = std::io::stdout().lock();
     writeln!(out, "{CONNECTIONS} connections, {run:?} a run; median of {REPEATS} (from, to)").unwrap();
+    if let Some(address) = option("--address") {
+        let target = Target { address: address.parse().unwrap(), pid: option("--pid").unwrap().parse().unwrap() };
+        gets(&target, run, &mut out).await;
+        return;
+    }
     {
         let server = Server::start(&[("TANDEM__BACKEND__PARALLEL", &CONNECTIONS.to_string())]).await;
-        let models = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec();
-        let listed = |answer: &Value| assert_eq!(answer["data"][0]["id"], "sim");
-        let text = repeated(&server, &vec![models; CONNECTIONS], run, listed).await;
-        writeln!(out, "GET /v1/models   {text}").unwrap();
+        let server = &server.target;
+        gets(server, run, &mut out).await;
         let chats: Vec<_> = (0..CONNECTIONS).map(chat).collect();
         let whole = |answer: &Value| assert_eq!(answer["usage"]["completion_tokens"], TOKENS, "{answer}");
-        let text = repeated(&server, &chats, run, whole).await;
+        let text = repeated(server, &chats, run, whole).await;
         writeln!(out, "chat, {TOKENS} tokens  {text}").unwrap();
     }
     writeln!(out, "{STREAMS} streams, {QUEUED} queued requests, {IDLE} idle connections: {}", memory().await).unwrap();
 }
 
+/// What every server of models has.
+async fn gets(target: &Target, run: Duration, out: &mut impl std::io::Write) {
+    for path in ["/v1/models", "/health"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes();
+        let told =
+            |answer: &Value| assert!(answer["data"][0]["id"].is_string() || answer["status"] == "ok", "{answer}");
+        let text = repeated(target, &vec![request; CONNECTIONS], run, told).await;
+        writeln!(out, "{:<16} {text}", format!("GET {path}")).unwrap();
+    }
+}
+
 fn seconds() -> f64 {
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--seconds");
-    arguments.nth(1).map_or(SECONDS, |seconds| seconds.parse().expect("--seconds is followed by a number"))
+    option("--seconds").map_or(SECONDS, |seconds| seconds.parse().expect("--seconds is followed by a number"))
+}
+
+fn option(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
 }
 
 /// Each connection has a question of its own.
@@ -89,7 +107,7 @@ impl Run {
 }
 
 /// Every connection asks again and again until the time is over; the last answer of each is checked.
-async fn measure(server: &Server, requests: &[Vec<u8>], time: Duration, check: fn(&Value)) -> Run {
+async fn measure(server: &Target, requests: &[Vec<u8>], time: Duration, check: fn(&Value)) -> Run {
     let connections = join_all(requests.iter().map(|_| Connection::open(server.address))).await;
     let before = server.processor();
     let started = Instant::now();
@@ -116,7 +134,7 @@ async fn measure(server: &Server, requests: &[Vec<u8>], time: Duration, check: f
 }
 
 /// A run to get warm, and those that count.
-async fn repeated(server: &Server, requests: &[Vec<u8>], time: Duration, check: fn(&Value)) -> String {
+async fn repeated(server: &Target, requests: &[Vec<u8>], time: Duration, check: fn(&Value)) -> String {
     measure(server, requests, time / 5, check).await;
     let mut runs = Vec::new();
     for _ in 0..REPEATS {
@@ -148,7 +166,7 @@ async fn memory() -> String {
         ("TANDEM__BACKEND__STEP_DELAY_MS", "20"),
     ];
     let server = Server::start(&settings).await;
-    let pid = server.child.id();
+    let Target { address, pid } = server.target;
     let Some(before) = resident_bytes(pid) else { return "only Linux tells".to_owned() };
     let ask = |number: usize, stream: bool| {
         let messages = json!([{"role": "user", "content": format!("Question {number}")}]);
@@ -158,7 +176,7 @@ async fn memory() -> String {
     };
     let mut held = Vec::new();
     for number in 0..STREAMS + QUEUED {
-        let mut connection = Connection::open(server.address).await;
+        let mut connection = Connection::open(address).await;
         connection.send(&ask(number, number < STREAMS)).await;
         held.push(connection);
         if number + 1 == STREAMS {
@@ -168,7 +186,7 @@ async fn memory() -> String {
     let wanted = format!("{STREAMS} running, {QUEUED} waiting");
     engine(&server, &wanted).await;
     for _ in 0..IDLE {
-        let mut connection = Connection::open(server.address).await;
+        let mut connection = Connection::open(address).await;
         let (status, _) = connection.ask(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
         assert_eq!(status, 200);
         held.push(connection);
@@ -184,7 +202,7 @@ async fn engine(server: &Server, wanted: &str) {
     let started = Instant::now();
     loop {
         let request = b"GET /debug/engine HTTP/1.1\r\nhost: localhost\r\n\r\n";
-        let (_, body) = Connection::open(server.address).await.ask(request).await;
+        let (_, body) = Connection::open(server.target.address).await.ask(request).await;
         let text = String::from_utf8(body).unwrap();
         if text.contains(wanted) {
             return;

@@ -157,7 +157,7 @@ fn summary(runs: &[Cost]) -> String {
 
 /// Every connection's bodies, and what they cost.
 async fn measure(server: &Server, endpoint: Endpoint, stream: bool) -> (Vec<Vec<Vec<u8>>>, Cost) {
-    let connections = join_all((0..CONNECTIONS).map(|_| Connection::open(server.address))).await;
+    let connections = join_all((0..CONNECTIONS).map(|_| Connection::open(server.target.address))).await;
     let clients = connections.into_iter().enumerate().map(|(number, mut connection)| async move {
         let request = endpoint.request(number, stream);
         let mut bodies = Vec::new();
@@ -168,10 +168,11 @@ async fn measure(server: &Server, endpoint: Endpoint, stream: bool) -> (Vec<Vec<
         }
         bodies
     });
-    let before = server.processor();
+    let before = server.target.processor();
     let started = Instant::now();
     let bodies = join_all(clients).await;
     let wall = started.elapsed();
-    let processor = before.zip(server.processor()).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
+    let processor =
+        before.zip(server.target.processor()).map(|(before, after)| (after.0 - before.0, after.1 - before.1));
     (bodies, Cost { wall, processor })
 }

@@ -19,10 +19,17 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// What `/proc` counts in; the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// A process that listens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) pid: u32,
+}
+
 /// The program, on a port and a data directory of its own.
 pub(crate) struct Server {
-    pub(crate) child: Child,
-    pub(crate) address: SocketAddr,
+    child: Child,
+    pub(crate) target: Target,
     _storage: tempfile::TempDir,
 }
 
@@ -42,7 +49,8 @@ impl Server {
         let mut line = String::new();
         std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("Tandem is listening on http://").unwrap_or_else(|| panic!("{line:?}"));
-        let server = Self { address: address.parse().unwrap(), child, _storage: storage };
+        let target = Target { address: address.parse().unwrap(), pid: child.id() };
+        let server = Self { child, target, _storage: storage };
         let started = Instant::now();
         while !server.is_ready().await {
             assert!(started.elapsed() < TIMEOUT, "the server does not become ready");
@@ -53,12 +61,14 @@ impl Server {
 
     async fn is_ready(&self) -> bool {
         let request = b"GET /health/ready HTTP/1.1\r\nhost: localhost\r\n\r\n";
-        Connection::open(self.address).await.ask(request).await.0 == 200
+        Connection::open(self.target.address).await.ask(request).await.0 == 200
     }
+}
 
+impl Target {
     /// Processor seconds of the whole program and of its engine's thread so far.
     pub(crate) fn processor(&self) -> Option<(f64, f64)> {
-        let process = format!("/proc/{}", self.child.id());
+        let process = format!("/proc/{}", self.pid);
         let all = processor_seconds(&format!("{process}/stat"))?.1;
         let threads = fs_err::read_dir(format!("{process}/task")).ok()?;
         let of_threads = threads.filter_map(|thread| processor_seconds(thread.ok()?.path().join("stat").to_str()?));
@@ -89,19 +99,31 @@ fn processor_seconds(path: &str) -> Option<(String, f64)> {
 pub(crate) struct Connection {
     socket: BufReader<TcpStream>,
     line: String,
+    address: SocketAddr,
 }
 
 impl Connection {
     pub(crate) async fn open(address: SocketAddr) -> Self {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket: BufReader::with_capacity(1 << 16, socket), line: String::new() }
+        Self { socket: BufReader::with_capacity(1 << 16, socket), line: String::new(), address }
     }
 
     /// Status and body.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> (u16, Vec<u8>) {
-        self.send(request).await;
+        if !self.is_taken(request).await {
+            // Some servers end a connection after so many requests, between two of them.
+            *self = Self::open(self.address).await;
+            assert!(self.is_taken(request).await, "a new connection is closed");
+        }
         timeout(TIMEOUT, self.response()).await.expect("an answer comes in time")
+    }
+
+    /// Sends the request; whether an answer begins.
+    async fn is_taken(&mut self, request: &[u8]) -> bool {
+        let sent = self.socket.write_all(request).await;
+        let begun = timeout(TIMEOUT, self.socket.fill_buf()).await.expect("an answer comes in time");
+        sent.is_ok() && begun.is_ok_and(|bytes| !bytes.is_empty())
     }
 
     pub(crate) async fn send(&mut self, request: &[u8]) {
@@ -116,9 +138,9 @@ impl Connection {
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(": ").unwrap();
+            let (name, value) = line.split_once(':').unwrap();
             if name.eq_ignore_ascii_case("content-length") {
-                length = Some(value.parse().unwrap());
+                length = Some(value.trim().parse().unwrap());
             }
         }
         let mut body = Vec::new();
