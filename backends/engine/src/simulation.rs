@@ -58,6 +58,8 @@ struct Client {
     ended: Option<Result<FinishReason, EngineError>>,
     /// Does not read before this step.
     reads_from: u64,
+    /// The step in which it read last.
+    read_at: u64,
     /// Whether it ever paused for long enough to be given up.
     dawdled: bool,
 }
@@ -212,6 +214,7 @@ impl World {
             text: String::new(),
             ended: None,
             reads_from: 0,
+            read_at: self.steps,
             dawdled: false,
         });
     }
@@ -222,6 +225,7 @@ impl World {
             if self.steps < client.reads_from {
                 continue;
             }
+            client.read_at = self.steps;
             while let Some(event) = generation.try_next() {
                 assert!(client.ended.is_none(), "seed {}: nothing comes after the end", self.seed);
                 match event {
@@ -261,7 +265,8 @@ impl World {
             let pause = self.rng.below(longest);
             let client = &mut self.clients[any];
             client.reads_from = self.steps + pause;
-            client.dawdled |= pause >= STALL_TIMEOUT / 2;
+            // A pause may follow on another.
+            client.dawdled |= client.reads_from.saturating_sub(client.read_at) >= STALL_TIMEOUT / 2;
         }
     }
 

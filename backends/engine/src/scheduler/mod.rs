@@ -48,6 +48,8 @@ pub(crate) struct Scheduler {
     /// Prompt tokens that the step being planned may still score.
     score_limit: u32,
     refusals: u32,
+    /// Steps in a row that batch work was left out of.
+    held_back: u32,
     turns: Turns,
     /// A sequence lost its slot while it paused: whether it may go on is to be found out among those that wait.
     some_pause_without_a_slot: bool,
@@ -99,6 +101,7 @@ impl Scheduler {
             arrivals: 0,
             kv_ops: Vec::new(),
             refusals: 0,
+            held_back: 0,
             some_pause_without_a_slot: false,
             departures: 0,
             stats,

@@ -20,6 +20,8 @@ const MAX_REFUSALS: u32 = 16;
 const WORTH_WAITING_FOR: u32 = 32;
 /// Sequences that are found to wait for a prefix in one step, at most: comparing prompts costs time too.
 const MAX_FOLLOWING: u32 = 64;
+/// Steps in a row that batch work is left out of while interactive prompts are computed.
+const MAX_HELD_BACK: u32 = 16;
 
 impl Scheduler {
     /// Sets each running sequence's `planned`, admitting and preempting as room allows.
@@ -30,10 +32,16 @@ impl Scheduler {
         let mut budget = self.step_limit;
         self.score_limit = MAX_SCORED;
         let preemptions = self.stats.preemptions;
-        self.plan_single_tokens(&mut budget, now);
         self.stats.following = 0;
         let mut admits = true;
+        if self.held_back == MAX_HELD_BACK {
+            self.plan_single_tokens(Priority::Batch, &mut budget, now);
+        }
         for class in [Priority::Interactive, Priority::Batch] {
+            if class == Priority::Batch && self.holds_batch_back() {
+                break;
+            }
+            self.plan_single_tokens(class, &mut budget, now);
             let Self { running, turns, score_limit, .. } = self;
             let takes_part = |one: &Sequence| one.urgency.priority == class && is_idle(one) && turns.includes(one);
             for sequence in running.iter_mut().filter(|one| takes_part(one)) {
@@ -46,6 +54,15 @@ impl Scheduler {
         if !self.spec.mixes_phases {
             self.separate_phases();
         }
+    }
+
+    /// Whether batch work is left out of a step, because an interactive prompt is computed in it: somebody waits for its first token, and
+    /// has waited for the step before. Not for ever, where one prompt follows the other.
+    fn holds_batch_back(&mut self) -> bool {
+        let is_awaited = |one: &Sequence| one.urgency.priority == Priority::Interactive && one.planned > 1;
+        let holds = self.held_back < MAX_HELD_BACK && self.running.iter().any(|one| is_awaited(one));
+        self.held_back = if holds { self.held_back + 1 } else { 0 };
+        holds
     }
 
     /// Finds out whose reader has fallen behind; those pause, and are given up in the end.
@@ -89,12 +106,13 @@ impl Scheduler {
             .for_each(|(_, mut one)| give_up(&mut one));
     }
 
-    /// Sequences that lack one token come first: each costs little, and somebody may be reading along.
-    fn plan_single_tokens(&mut self, budget: &mut u32, now: Instant) {
+    /// Sequences of a class that lack one token come first: each costs little, and somebody may be reading along.
+    fn plan_single_tokens(&mut self, class: Priority, budget: &mut u32, now: Instant) {
         let mut at = 0;
         while at < self.running.len() && *budget > 0 {
             let sequence = &self.running[at];
-            if !is_idle(sequence) || sequence.missing() > 1 || !self.turns.includes(sequence) {
+            let takes_part = is_idle(sequence) && sequence.urgency.priority == class && self.turns.includes(sequence);
+            if !takes_part || sequence.missing() > 1 {
                 at += 1;
             } else if self.make_room(&mut at, now) {
                 self.running[at].planned = 1;

@@ -230,6 +230,45 @@ fn interactive_work_does_not_wait_for_a_prefix_that_batch_work_computes() {
     });
 }
 
+fn step_sizes<'a>(rig: &'a Rig<'_>) -> Vec<&'a str> {
+    rig.backend.log.lines().filter(|line| line.starts_with("step")).collect()
+}
+
+#[test]
+fn a_prompt_that_somebody_waits_for_shares_its_steps_with_no_batch_work() {
+    Rig::run(settings(SLOTS), |rig| {
+        let _batch = rig.submit(request(0..3, 40, Priority::Batch));
+        let _prompt = rig.submit(request(200..260, 2, Priority::Batch));
+        rig.steps(2);
+        rig.backend.log.clear();
+        let _interactive = rig.submit(request(100..140, 2, Priority::Interactive));
+        rig.steps(3);
+        assert_eq!(step_sizes(rig), ["step of 16 tokens", "step of 16 tokens", "step of 8 tokens"]);
+        rig.backend.log.clear();
+        rig.steps(1);
+        assert_eq!(
+            step_sizes(rig),
+            ["step of 16 tokens"],
+            "the two that have a token and what is left for the long one"
+        );
+    });
+}
+
+#[test]
+fn batch_work_goes_on_however_many_prompts_come() {
+    Rig::run(settings(SLOTS), |rig| {
+        let mut batch = rig.submit(request(0..3, 40, Priority::Batch));
+        rig.steps(1);
+        events(&mut batch);
+        let _prompts: Vec<_> = (0..40)
+            .map(|number| rig.submit(request((0..16).map(|at| number * 5 + at), 1, Priority::Interactive)))
+            .collect();
+        rig.steps(36);
+        assert!(rig.scheduler.stats().waiting > 0, "{}", rig.scheduler);
+        assert_eq!(events(&mut batch).len(), 2);
+    });
+}
+
 #[test]
 fn other_salts_share_nothing() {
     for layout in [SLOTS, BLOCKS] {
