@@ -27,6 +27,7 @@ from tandem_server import TandemServer, default_binary
 BACKENDS = ("llama-cpp", "candle")
 POLL_S = 0.05
 DEADLINE_S = 1800
+WORDS = ("where", "what", "capital", "answer", "city", "river", "name", "old", "new", "count", "of", "the", "a", "in", "north")
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -46,6 +47,8 @@ def main() -> None:
     prefix.set_defaults(run=measure_prefix)
     online = commands.add_parser("online")
     online.add_argument("--requests", type=int, default=100)
+    online.add_argument("--model", type=Path, help="a GGUF file that both backends read, instead of the model that ships with the project")
+    online.add_argument("--words", type=int, default=0, help="in front of each question, to have a prompt of a usual length")
     online.set_defaults(run=measure_online)
     args = parser.parse_args()
     args.run(args)
@@ -124,9 +127,8 @@ def measure_prefix(args: argparse.Namespace) -> None:
 def run_prefix(args: argparse.Namespace, backend: str, repeat: int, shuffled: bool, order: str) -> tuple[dict, float]:
     """One batch on a server of its own, which has nothing in its cache."""
     draw = random.Random(repeat)
-    words = ["where", "what", "capital", "answer", "city", "river", "name", "old", "new", "count", "of", "the", "a", "in", "north"]
-    systems = [" ".join(draw.choices(words, k=160)) for _ in range(args.prompts)]
-    lines = [(number % args.prompts, " ".join(draw.choices(words, k=40))) for number in range(args.lines)]
+    systems = [" ".join(draw.choices(WORDS, k=160)) for _ in range(args.prompts)]
+    lines = [(number % args.prompts, " ".join(draw.choices(WORDS, k=40))) for number in range(args.lines)]
     lines.sort()
     if shuffled:
         draw.shuffle(lines)
@@ -156,18 +158,20 @@ def measure_online(args: argparse.Namespace) -> None:
     print("| backend | TTFT alone, p50 / p95 ms | beside a batch, p50 / p95 ms | ratio of p95 |")
     print("|---|--:|--:|--:|")
     for backend in BACKENDS:
-        with TandemServer(args.tandem, ["--profile", "demo", "--backend", backend], {"RUST_LOG": "warn"}) as server:
+        arguments = ["--profile", "demo", "--backend", backend, *(["--model", str(args.model)] if args.model else [])]
+        with TandemServer(args.tandem, arguments, {"RUST_LOG": "warn"}) as server:
             api = Api(server.port)
-            ask(server.port, 0)
-            alone = [ask(server.port, number) for number in range(args.requests)]
+            model = api.get("/v1/models")["data"][0]["id"]
+            ask(server.port, model, args.words, 0)
+            alone = [ask(server.port, model, args.words, number) for number in range(args.requests)]
             with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
                 for number in range(20_000):
-                    body = {"model": "tiny", "prompt": f"What is the capital of {number}?", "max_tokens": 128, "ignore_eos": True}
+                    body = {"model": model, "prompt": f"What is the capital of {number}?", "max_tokens": 128, "ignore_eos": True}
                     file.write(json.dumps({"custom_id": str(number), "method": "POST", "url": "/v1/completions", "body": body}) + "\n")
                 file.flush()
                 batch = api.create(api.upload(Path(file.name)))
             api.wait(batch, lambda seen: seen["request_counts"]["completed"] > 20)
-            beside = [ask(server.port, number) for number in range(args.requests)]
+            beside = [ask(server.port, model, args.words, number) for number in range(args.requests, 2 * args.requests)]
             still = api.get(f"/v1/batches/{batch}")["status"]
             if still != "in_progress":
                 sys.exit(f"the batch was {still} before the requests were")
@@ -177,9 +181,11 @@ def measure_online(args: argparse.Namespace) -> None:
         print(f"| {backend} | {' | '.join(cells)} | {p95:.2f} |")
 
 
-def ask(port: int, number: int) -> float:
-    """Seconds until the first text of a streamed answer."""
-    body = {"model": "tiny", "prompt": f"Question {number}: what is the capital of France?", "max_tokens": 8, "stream": True, "ignore_eos": True}
+def ask(port: int, model: str, words: int, number: int) -> float:
+    """Seconds until the first text of a streamed answer. No two questions begin alike."""
+    before = " ".join(random.Random(number).choices(WORDS, k=words))
+    prompt = f"Question {number}: {before} what is the capital of France?"
+    body = {"model": model, "prompt": prompt, "max_tokens": 8, "stream": True, "ignore_eos": True}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     started = time.monotonic()
     connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
