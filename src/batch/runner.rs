@@ -66,6 +66,8 @@ pub(super) struct Signals {
 /// The end of a batch's window, by [`Clock::elapsed_millis`](crate::clock::Clock::elapsed_millis).
 #[derive(Debug)]
 struct Window {
+    /// The end by the wall clock that it was told from.
+    expires_at: i64,
     end: i64,
     /// Whether it was said that the wall clock thinks otherwise.
     told: bool,
@@ -212,8 +214,11 @@ impl<E: LineExecutor> Runner<E> {
     fn window_left(&mut self, batch: &Batch) -> Duration {
         let clock = &self.settings.clock;
         let (by_wall, elapsed) = (batch.expires_at * 1000 - clock.millis(), clock.elapsed_millis());
-        let new = || Window { end: elapsed + by_wall, told: false };
+        let new = || Window { expires_at: batch.expires_at, end: elapsed + by_wall, told: false };
         let window = self.windows.entry(batch.id.clone()).or_insert_with(new);
+        if window.expires_at != batch.expires_at {
+            *window = new();
+        }
         let left = by_wall.max(window.end - elapsed);
         if by_wall <= 0 && left > 0 && !std::mem::replace(&mut window.told, true) {
             tracing::warn!(batch.id = %batch.id, left_s = left / 1000, "the clock was set forward: a batch keeps its window");

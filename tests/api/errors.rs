@@ -274,7 +274,12 @@ async fn more_generations_than_the_queue_can_ever_hold_are_refused_for_good() {
         refusals(&app, "/v1/chat/completions", &[chat_body(json!({"n": 7}))]).await,
         refusals(&app, "/v1/completions", &[text(1, 7), text(7, 1), text(4, 2)]).await,
     ];
-    insta::assert_snapshot!(lines.concat(), @"");
+    insta::assert_snapshot!(lines.concat(), @"
+    400 invalid_value n: Invalid 'n': the request asks for 7 generations, where this server holds 6 for this model, those that run and `limits.queue` that wait.
+    400 invalid_value n: Invalid 'n': the request asks for 7 generations, where this server holds 6 for this model, those that run and `limits.queue` that wait.
+    400 invalid_value prompt: Invalid 'prompt': the request asks for 7 generations, where this server holds 6 for this model, those that run and `limits.queue` that wait.
+    400 invalid_value prompt: Invalid 'prompt': the request asks for 8 generations, where this server holds 6 for this model, those that run and `limits.queue` that wait.
+    ");
     app.ok("/v1/completions", &text(3, 2)).await;
 }
 
@@ -355,6 +360,7 @@ async fn a_full_queue_is_an_overload_that_passes() {
     let app = spawn(setup).await;
     let long = chat_body(json!({"stream": true, "max_tokens": 4000, "ignore_eos": true}));
     let running = app.post("/v1/chat/completions", &long).await;
+    app.until(|stats| stats.running == 1).await;
     let refused = app.post("/v1/chat/completions", &chat_body(json!({}))).await;
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (503, "1"));
     insta::assert_json_snapshot!(refused.json::<Value>().await.unwrap(), @r#"

@@ -47,14 +47,8 @@ async fn a_batch_from_upload_to_deletion() {
     let order = json!({"input_file_id": id, "endpoint": "/v1/chat/completions", "completion_window": "24h", "metadata": {"a": "b"}, "x": 1});
     let created = app.post("/v1/batches", &order).await;
     assert_eq!(created.headers()["x-tandem-ignored-params"], "x");
-    let mut batch: Value = created.json().await.unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while batch["status"] != "completed" {
-        assert!(tokio::time::Instant::now() < deadline, "{batch}");
-        // sleep: between two polls, within the deadline
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        batch = app.get(&format!("/v1/batches/{}", batch["id"].as_str().unwrap())).await.json().await.unwrap();
-    }
+    let batch = created.json().await.unwrap();
+    let batch = batch_when(&app, &batch, |batch| batch["status"] == "completed").await;
     app.get("/v1/batches?limit=1").await;
     let results = app.get(&format!("/v1/batches/{}/results", batch["id"].as_str().unwrap())).await;
     let results: Value = results.json().await.unwrap();
@@ -99,20 +93,15 @@ async fn a_batch_is_steered() {
     let order = json!({"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"});
     let batch = app.ok("/v1/batches", &order).await;
     let under = |what: &str| format!("/v1/batches/{}/{what}", batch["id"].as_str().unwrap());
+    // A batch that is stopped before it is checked has no lines.
+    batch_when(&app, &batch, |batch| batch["request_counts"]["total"] == 1).await;
     assert!(app.ok(&under("pause"), &json!({})).await["progress"]["paused_at"].is_i64());
     assert_eq!(
         app.ok(&under("resume"), &json!({})).await["progress"].get("paused_at").cloned().unwrap_or_default(),
         Value::Null
     );
     app.ok(&under("cancel"), &json!({})).await;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while app.get(&format!("/v1/batches/{}", batch["id"].as_str().unwrap())).await.json::<Value>().await.unwrap()["status"]
-        != "cancelled"
-    {
-        assert!(tokio::time::Instant::now() < deadline, "it does not end");
-        // sleep: between two polls, within the deadline
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    batch_when(&app, &batch, |batch| batch["status"] == "cancelled").await;
     let results: Value = app.get(&under("results")).await.json().await.unwrap();
     assert_eq!(results["data"][0]["error"]["code"], "batch_cancelled");
     let again = app.ok(&under("retry"), &json!({})).await;
@@ -148,6 +137,21 @@ async fn what_else_is_served_is_as_documented() {
     }
     let tokens = app.ok("/tokenize", &json!({"model": MODEL, "prompt": "Hello"})).await;
     app.ok("/detokenize", &json!({"model": MODEL, "tokens": tokens["tokens"]})).await;
+}
+
+/// The batch as soon as `is_it` likes it.
+async fn batch_when(app: &TestApp, batch: &Value, is_it: impl Fn(&Value) -> bool) -> Value {
+    let path = format!("/v1/batches/{}", batch["id"].as_str().unwrap());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let batch: Value = app.get(&path).await.json().await.unwrap();
+        if is_it(&batch) {
+            return batch;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{batch}");
+        // sleep: between two polls, within the deadline
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn upload(app: &TestApp, purpose: &str, name: &str, text: &str) -> Value {

@@ -30,20 +30,24 @@ fn tagged(begin: &str, schema: &Value) -> Value {
 async fn a_trigger_in_free_text_begins_what_it_is_for() {
     let app = spawn_app().await;
     let structure = |begin: &str, schema: Value| json!({"begin": begin, "schema": schema, "end": ";"});
-    let structures = [structure("Q:", json!({"type": "boolean"})), structure("Z", json!({"const": "z"}))];
-    let tag = json!({"triggers": ["Q", "Z"], "structures": structures});
-    let asked = json!({"structured_outputs": {"structural_tag": tag}, "max_tokens": 1500, "ignore_eos": true, "temperature": 1});
-    let answer = app.chat(asked).await;
-    let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    let structures = [structure("q:", json!({"type": "boolean"})), structure("z", json!({"const": "w"}))];
+    let tag = json!({"triggers": ["q", "z"], "structures": structures});
     let mut found = [0, 0];
-    for (at, trigger) in text.char_indices().filter(|(_, c)| ['Q', 'Z'].contains(c)) {
-        let rest = &text[at..];
-        let forms = if trigger == 'Q' { &["Q:true;", "Q:false;"][..] } else { &["Z\"z\";"][..] };
-        let follows = |form: &&str| rest.starts_with(*form) || form.starts_with(rest);
-        assert!(forms.iter().any(follows), "{rest:.20}");
-        found[usize::from(trigger == 'Z')] += 1;
+    for seed in 0..20 {
+        let asked = json!({"structured_outputs": {"structural_tag": tag}, "max_tokens": 200, "temperature": 1, "seed": seed, "n": 8});
+        let answer = app.chat(asked).await;
+        for choice in answer["choices"].as_array().unwrap() {
+            let text = choice["message"]["content"].as_str().unwrap();
+            for (at, trigger) in text.char_indices().filter(|(_, c)| ['q', 'z'].contains(c)) {
+                let rest = &text[at..];
+                let forms = if trigger == 'q' { &["q:true;", "q:false;"][..] } else { &["z\"w\";"][..] };
+                let follows = |form: &&str| rest.starts_with(*form) || form.starts_with(rest);
+                assert!(forms.iter().any(follows), "{text}");
+                found[usize::from(trigger == 'z')] += 1;
+            }
+        }
     }
-    assert!(found.iter().all(|count| *count > 0), "{found:?} in {text}");
+    assert!(found.iter().all(|count| *count > 0), "{found:?}");
 }
 
 #[tokio::test]
