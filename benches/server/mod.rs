@@ -1,4 +1,5 @@
 //! The program under measurement, and a client that does next to nothing.
+#![allow(dead_code, clippy::allow_attributes, reason = "each bench uses a part of it")]
 
 use std::{
     io::BufRead as _,
