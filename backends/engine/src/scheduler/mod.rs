@@ -50,6 +50,8 @@ pub(crate) struct Scheduler {
     refusals: u32,
     /// Steps in a row that batch work was left out of.
     held_back: u32,
+    /// When somebody waited for an answer last.
+    asked_at: Option<Instant>,
     turns: Turns,
     /// A sequence lost its slot while it paused: whether it may go on is to be found out among those that wait.
     some_pause_without_a_slot: bool,
@@ -102,6 +104,7 @@ impl Scheduler {
             kv_ops: Vec::new(),
             refusals: 0,
             held_back: 0,
+            asked_at: None,
             some_pause_without_a_slot: false,
             departures: 0,
             stats,

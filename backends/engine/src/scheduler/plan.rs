@@ -3,7 +3,7 @@
 use std::{
     cmp::Ordering,
     ops::Bound::{Excluded, Included},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Scheduler, release};
@@ -22,6 +22,12 @@ const WORTH_WAITING_FOR: u32 = 32;
 const MAX_FOLLOWING: u32 = 64;
 /// Steps in a row that batch work is left out of while interactive prompts are computed.
 const MAX_HELD_BACK: u32 = 16;
+/// So long after somebody asked, somebody may ask again: a step that has begun is not broken off, so those of batch work are kept short.
+const MAY_ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Of a full step's tokens, what prompts of batch work get of such a short one.
+const SHORT_STEP: u32 = 8;
+/// Fewer tokens than these leave a processor's products inefficient, and take a GPU no shorter.
+const MIN_SHORT_STEP: u32 = 64;
 
 impl Scheduler {
     /// Sets each running sequence's `planned`, admitting and preempting as room allows.
@@ -33,6 +39,7 @@ impl Scheduler {
         self.score_limit = MAX_SCORED;
         let preemptions = self.stats.preemptions;
         self.stats.following = 0;
+        let keeps_short = self.may_be_asked(now);
         let mut admits = true;
         if self.held_back == MAX_HELD_BACK {
             self.plan_single_tokens(Priority::Batch, &mut budget, now);
@@ -42,6 +49,9 @@ impl Scheduler {
                 break;
             }
             self.plan_single_tokens(class, &mut budget, now);
+            if class == Priority::Batch && keeps_short {
+                budget = budget.min((self.spec.max_step_tokens / SHORT_STEP).max(MIN_SHORT_STEP));
+            }
             let Self { running, turns, score_limit, .. } = self;
             let takes_part = |one: &Sequence| one.urgency.priority == class && is_idle(one) && turns.includes(one);
             for sequence in running.iter_mut().filter(|one| takes_part(one)) {
@@ -63,6 +73,17 @@ impl Scheduler {
         let holds = self.held_back < MAX_HELD_BACK && self.running.iter().any(|one| is_awaited(one));
         self.held_back = if holds { self.held_back + 1 } else { 0 };
         holds
+    }
+
+    /// Whether somebody waits for an answer, or did a moment ago.
+    fn may_be_asked(&mut self, now: Instant) -> bool {
+        let is_interactive = |urgency: &Urgency| urgency.priority == Priority::Interactive;
+        // Both are in order of urgency.
+        let running = self.running.first().map(|sequence| &sequence.urgency);
+        if running.is_some_and(is_interactive) || self.waiting.keys().next().is_some_and(is_interactive) {
+            self.asked_at = Some(now);
+        }
+        self.asked_at.is_some_and(|asked| now.saturating_duration_since(asked) < MAY_ASK_AGAIN)
     }
 
     /// Finds out whose reader has fallen behind; those pause, and are given up in the end.
@@ -186,8 +207,7 @@ impl Scheduler {
             }
             sequence.admit(admitted.slot, admitted.cached, now);
             if !self.turns.includes(&sequence)
-                && *budget == self.step_limit
-                && !self.running.iter().any(|running| is_idle(running))
+                && !self.running.iter().any(|running| running.planned > 0 || is_idle(running))
             {
                 // Nobody else could take part in the step.
                 self.turns.begin(sequence.adapter());
@@ -286,6 +306,6 @@ fn is_idle(sequence: &Sequence) -> bool {
     sequence.planned == 0 && sequence.stalled_since.is_none()
 }
 
-fn is_given_up(sequence: &Sequence, now: Instant, timeout: std::time::Duration) -> bool {
+fn is_given_up(sequence: &Sequence, now: Instant, timeout: Duration) -> bool {
     sequence.stalled_since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
 }

@@ -255,6 +255,24 @@ fn a_prompt_that_somebody_waits_for_shares_its_steps_with_no_batch_work() {
 }
 
 #[test]
+fn steps_of_batch_work_are_short_while_somebody_may_ask() {
+    let settings = SimSettings { context: 8192, max_step_tokens: 512, ..settings(SimLayout::Slots { cells: 8192, partial_reuse: true }) };
+    Rig::run(settings, |rig| {
+        let _prompt = rig.submit(request((0..4000).map(|at| at % 250), 2, Priority::Batch));
+        rig.steps(1);
+        let _interactive = rig.submit(request(100..140, 1, Priority::Interactive));
+        rig.steps(2);
+        assert_eq!(step_sizes(rig), ["step of 512 tokens", "step of 40 tokens", "step of 64 tokens"]);
+        rig.backend.log.clear();
+        rig.now += Duration::from_secs(9);
+        rig.steps(1);
+        rig.now += Duration::from_secs(2);
+        rig.steps(1);
+        assert_eq!(step_sizes(rig), ["step of 64 tokens", "step of 512 tokens"]);
+    });
+}
+
+#[test]
 fn batch_work_goes_on_however_many_prompts_come() {
     Rig::run(settings(SLOTS), |rig| {
         let mut batch = rig.submit(request(0..3, 40, Priority::Batch));
