@@ -35,6 +35,7 @@ def main() -> None:
     """Does what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tandem", type=Path, default=default_binary(), metavar="PROGRAM")
+    parser.add_argument("--backend", action="append", choices=BACKENDS, help="one of the two alone")
     commands = parser.add_subparsers(required=True)
     size = commands.add_parser("size")
     size.add_argument("--lines", type=int, default=50_000)
@@ -109,7 +110,7 @@ def measure_prefix(args: argparse.Namespace) -> None:
     print(f"{args.lines} lines over {args.prompts} system prompts; median of {args.repeats} runs that take turns\n")
     print("| backend | case | seconds | prompt tokens | computed | of the ideal reuse |")
     print("|---|---|--:|--:|--:|--:|")
-    for backend in BACKENDS:
+    for backend in args.backend or BACKENDS:
         seconds: dict[str, list[float]] = {case: [] for case in cases}
         usage: dict[str, dict] = {}
         for repeat in range(args.repeats):
@@ -157,7 +158,7 @@ def measure_online(args: argparse.Namespace) -> None:
     """Requests one after the other, alone and beside a batch that would fill every slot."""
     print("| backend | TTFT alone, p50 / p95 ms | beside a batch, p50 / p95 ms | ratio of p95 |")
     print("|---|--:|--:|--:|")
-    for backend in BACKENDS:
+    for backend in args.backend or BACKENDS:
         arguments = ["--profile", "demo", "--backend", backend, *(["--model", str(args.model)] if args.model else [])]
         with TandemServer(args.tandem, arguments, {"RUST_LOG": "warn"}) as server:
             api = Api(server.port)
