@@ -1,0 +1,146 @@
+//! Models that are divided among several devices. They are emulated, or cards where `TANDEM_TEST_RANKS=cuda` says so; the families are in
+//! `families`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use serde_json::json;
+use support::{
+    Model,
+    device::{on_device, on_ranks, with_ranks},
+    greedy, settings,
+};
+use tandem_candle::{CandleLoader, CandleSettings, Dtype, Quantization};
+use tandem_core::{
+    BackendLoader, BlockId, Chunk, InferenceBackend, LoadError, Loaded, SampleRow, SamplingParams, SlotId, Step,
+    StepError, TokenId, conformance,
+};
+use tandem_cuda::Rank;
+
+fn load(loader: CandleLoader, mut serve: impl FnMut(Loaded<'_>)) -> Result<(), LoadError> {
+    Box::new(loader).with_backend(&mut serve)
+}
+
+/// The likeliest tokens after a prompt with their log-probabilities, and how it goes on.
+fn run(loader: CandleLoader) -> (Vec<(TokenId, f32)>, Vec<TokenId>) {
+    let prompt: Vec<TokenId> = (0..40).map(|at| (37 + at * at * 11 + at * 5) % 256).collect();
+    let mut out = None;
+    load(loader, |loaded| out = Some(greedy(loaded.backend.generator().unwrap(), &prompt, 5))).unwrap();
+    out.unwrap()
+}
+
+/// One device and two come to the same, but for the order in which sums are added up.
+fn compare(settings: &CandleSettings, tolerance: f32) {
+    let ((one, goes_on), (two, with_two)) = (run(on_device(settings.clone())), run(on_ranks(settings.clone(), 2)));
+    for ((token, logprob), (other, with_two)) in one[..10].iter().zip(&two) {
+        assert!(token == other && (logprob - with_two).abs() <= tolerance, "{one:?}, {two:?}");
+    }
+    assert_eq!(goes_on, with_two);
+}
+
+fn model(fields: &serde_json::Value) -> Model {
+    let mut config = Model::awkward().config;
+    config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    Model::random(config)
+}
+
+/// Heads and rows that kernels have vectors for, and that are whole blocks when they are divided.
+fn wide() -> Model {
+    model(&json!({
+        "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 64, "vocab_size": 301
+    }))
+}
+
+#[test]
+fn biases_are_added_once_and_tied_vectors_are_a_head() {
+    let fields = json!({ "tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true });
+    compare(&settings(model(&fields).write().path()), 1e-4);
+}
+
+#[test]
+fn quantized_weights_are_divided_between_blocks() {
+    let dir = wide().write();
+    let quantized = |quantization| CandleSettings { quantization, ..settings(dir.path()) };
+    compare(&quantized(Quantization::Q8_0), 1e-4);
+    compare(&CandleSettings { dtype: Dtype::Bf16, ..quantized(Quantization::Q4_0) }, 0.1);
+}
+
+#[test]
+fn ranks_conform() {
+    let dir = Model::awkward().write();
+    conformance::check(Box::new(on_ranks(settings(dir.path()), 2)), 1e-4).unwrap();
+}
+
+#[test]
+fn what_cannot_be_divided_is_refused() {
+    let refused = |fields: serde_json::Value, ranks: usize| {
+        let dir = model(&fields).write();
+        load(on_ranks(settings(dir.path()), ranks), |_| panic!("lent out")).unwrap_err().to_string()
+    };
+    let because =
+        |what: &str, ranks: usize| format!("{what} cannot be divided among {ranks} GPUs (tensor_parallel_size)");
+    assert_eq!(refused(json!({}), 4), because("6 attention heads", 4));
+    assert_eq!(refused(json!({}), 3), because("2 heads of keys and values", 3));
+    assert_eq!(refused(json!({ "intermediate_size": 51 }), 2), because("MLPs that are 51 wide inside", 2));
+    let olmo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/olmo2");
+    let error = load(on_ranks(settings(&olmo), 2), |_| panic!("lent out")).unwrap_err().to_string();
+    assert_eq!(error, because("heads whose queries are normalised all together", 2));
+}
+
+/// The next token of one sequence.
+fn step(backend: &mut dyn InferenceBackend, at: u32) -> Result<(), StepError> {
+    let table = [BlockId(0), BlockId(1)];
+    let chunk =
+        Chunk { slot: SlotId(0), start: at, tokens: &[at % 7], block_table: &table, sample: true, score: false };
+    backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None })?;
+    let params = SamplingParams::greedy();
+    let row = SampleRow {
+        slot: SlotId(0),
+        params: &params,
+        u: 0.0,
+        prompt: &[],
+        output: &[],
+        banned: &[],
+        allowed: None,
+        logprobs: None,
+    };
+    backend.sample(&[row], &mut Vec::new())
+}
+
+/// Wherever it happens: while the model is looked at for the first time, or in any step later on.
+#[test]
+fn a_rank_that_fails_ends_the_model() {
+    let dir = Model::awkward().write();
+    for failing in 0..2 {
+        let mut lent = 0;
+        for kernels in [0, 20, 120, 131] {
+            let ranks = Rank::emulated_with_failure(2, failing, kernels);
+            let loader = CandleLoader::new(with_ranks(settings(dir.path()), 2)).on_ranks(ranks);
+            let mut ended = None;
+            let loaded = load(loader, |loaded| {
+                lent += 1;
+                let backend = loaded.backend.generator().unwrap();
+                ended = (0..32).find_map(|at| step(backend, at).err());
+                // It stays so.
+                assert!(step(backend, 0).is_err());
+            });
+            let error: Box<dyn std::error::Error> = match (loaded, ended) {
+                (Err(error), None) => error.into(),
+                (Ok(()), Some(error)) => error.into(),
+                other => panic!("rank {failing} after {kernels} kernels: {other:?}"),
+            };
+            let mut source = error.source();
+            let mut causes = vec![error.to_string()];
+            while let Some(cause) = source {
+                causes.push(cause.to_string());
+                source = cause.source();
+            }
+            let last = causes.pop().unwrap();
+            let rank = if failing == 0 { "" } else { " (rank 1)" };
+            assert_eq!(last, format!("cuLaunchKernel: the emulated device was made to fail here{rank}"));
+        }
+        assert!((1..4).contains(&lent), "lent out {lent} times of 4");
+    }
+}
