@@ -1,4 +1,4 @@
-use std::{panic::resume_unwind, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use serde_json::Value;
 use tandem_core::{
@@ -168,7 +168,7 @@ impl CandleLoader {
         let shards = files.shards();
         let mut weights = files.weights(config_file, settings.kept())?;
         let number = device::number(settings, &weights);
-        let bytes = weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks.len(), part, layer, shape));
+        let bytes = weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks.len(), part, layer, shape))?;
         let processors = ranks.iter().map(|rank| rank.device().processors()).max().unwrap_or(1);
         let needs = DeviceNeeds::new(processors, settings, part, bytes, number, ranks.len());
         // All have as many pages as the one that has room for the fewest.
@@ -199,22 +199,11 @@ impl CandleLoader {
         let load = |rank: &Rank, weights: Weights| {
             threads.install(|| DeviceDecoder::load(rank, number, (config, part), shape, weights))
         };
-        let decoders = std::thread::scope(|scope| {
-            let [first, others @ ..] = ranks else { unreachable!("a model has a rank") };
-            let others: Vec<_> = others
-                .iter()
-                .map(|rank| {
-                    let weights = weights.again();
-                    scope.spawn(|| load(rank, weights))
-                })
-                .collect();
-            let others = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            std::iter::once(load(first, weights)).chain(others).collect::<Result<Vec<_>, _>>()
-        });
+        let model = ParallelDecoder::load(ranks, weights, load);
         if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
             return Err(invalid(&shard.path, "the file changed while it was being loaded"));
         }
-        let model = ParallelDecoder::start(decoders?)?;
+        let model = model?;
         let device = ranks[0].device();
         progress.complete();
         tracing::info!(

@@ -78,7 +78,7 @@ impl Planner {
                 }
                 let part = Split::config(ranks, config).map_err(LoadError::Unsupported)?;
                 let cards = Device::open_all(ordinal, ranks);
-                Some(Card::new(&cards, (ranks, part), memory_fraction, device::number(&settings, &weights), &weights))
+                Some(Card::new(&cards, (ranks, part), memory_fraction, device::number(&settings, &weights), &weights)?)
             }
             (ModelConfig::Embedder(_), ComputeDevice::Cuda { .. }) => {
                 return Err(LoadError::Unsupported(device::EMBEDDERS_STAY.to_owned()));
@@ -192,7 +192,7 @@ impl Card {
         memory_fraction: f64,
         number: Number,
         weights: &Weights,
-    ) -> Self {
+    ) -> Result<Self, LoadError> {
         let room = |cards: &Vec<Device>| {
             let rooms = cards.iter().map(|card| Ok(device::room(card.memory()?, memory_fraction)));
             Ok(rooms.collect::<Result<Vec<_>, CudaError>>()?.into_iter().min().unwrap_or(0))
@@ -202,15 +202,15 @@ impl Card {
             all => format!("each of {} GPUs, the first {}", all.len(), all[0].name()),
         };
         let processors = |cards: &Vec<Device>| cards.iter().map(Device::processors).max().unwrap_or(PROCESSORS);
-        Self {
+        Ok(Self {
             name: cards.as_ref().ok().map(name),
             ranks,
             number,
-            weights: weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks, &part, layer, shape)),
+            weights: weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks, &part, layer, shape))?,
             processors: cards.as_ref().map_or(PROCESSORS, processors),
             room: cards.as_ref().map_err(Clone::clone).and_then(room).map_err(|error| error.to_string()),
             part,
-        }
+        })
     }
 
     fn needs(&self, settings: &CandleSettings) -> DeviceNeeds {
@@ -384,6 +384,23 @@ mod tests {
             settings.kv_tokens = Some(1024);
         });
         assert_eq!(asked.plan_within(Some(64 << 30)).expect("a plan").needs.kv, all.kv / 4);
+    }
+
+    /// Each of two cards has a head of keys and values of two, half of each layer, and all vectors of tokens.
+    #[test]
+    fn what_is_divided_is_planned_for_each_gpu() {
+        let needs = |ranks| {
+            let planner = planner(|settings| {
+                settings.device = ComputeDevice::Cuda { ordinal: 0, ranks, memory_fraction: 0.9 };
+            });
+            planner.plan_within(Some(64 << 30)).expect("a plan").needs
+        };
+        let (one, two) = (needs(1), needs(2));
+        assert_eq!(two.kv, one.kv / 2);
+        let table = 3072 * 256 * 2;
+        // The norms, which are kept whole, are few.
+        let divided = table + (one.weights - table) / 2;
+        assert!((divided..divided + one.weights / 100).contains(&two.weights), "{two:?}, {one:?}, a table of {table}");
     }
 
     #[test]

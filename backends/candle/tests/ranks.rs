@@ -5,13 +5,18 @@
 
 mod support;
 
+use std::path::Path;
+
 use serde_json::json;
 use support::{
     Model,
     device::{on_device, on_ranks, with_ranks},
     greedy, settings,
 };
-use tandem_candle::{CandleLoader, CandleSettings, Dtype, Quantization};
+use tandem_candle::{
+    CandleLoader, CandleSettings, Dtype, Planner, Quantization,
+    synth::{SynthOrder, synthesize},
+};
 use tandem_core::{
     BackendLoader, BlockId, Chunk, InferenceBackend, LoadError, Loaded, SampleRow, SamplingParams, SlotId, Step,
     StepError, TokenId, conformance,
@@ -67,6 +72,35 @@ fn quantized_weights_are_divided_between_blocks() {
     compare(&CandleSettings { dtype: Dtype::Bf16, ..quantized(Quantization::Q4_0) }, 0.1);
 }
 
+/// As a file has them. The shipped model's MLP is 512 wide inside, and its heads together 256.
+#[test]
+fn a_gguf_file_is_divided_between_blocks() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny/tiny-q8_0.gguf");
+    compare(&CandleSettings { context: Some(64), ..settings(&tiny) }, 1e-4);
+}
+
+/// 256 weights are a block: half of the inner state is one, half of the heads is none.
+#[test]
+fn blocks_are_not_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let order = SynthOrder {
+        arch: "llama".to_owned(),
+        size: "tiny".to_owned(),
+        seed: 1,
+        directory: dir.path().to_owned(),
+        gguf: vec!["Q4_K_M".parse().unwrap()],
+        force: false,
+    };
+    let files = synthesize(&order, &mut |_, _| {}).unwrap();
+    let gguf = files.iter().find(|file| file.extension().is_some_and(|extension| extension == "gguf")).unwrap();
+    let settings = with_ranks(settings(gguf), 2);
+    let expected = "model.layers.0.self_attn.o_proj.weight is quantised in blocks of 256 inputs, which a GPU's share of 128 would cut \
+                    (tensor_parallel_size)";
+    let loaded = load(CandleLoader::new(settings.clone()).on_ranks(Rank::emulated(2)), |_| panic!("lent out"));
+    assert_eq!(loaded.unwrap_err().to_string(), expected);
+    assert_eq!(Planner::new(settings).unwrap_err().to_string(), expected);
+}
+
 #[test]
 fn ranks_conform() {
     let dir = Model::awkward().write();
@@ -84,7 +118,7 @@ fn what_cannot_be_divided_is_refused() {
     assert_eq!(refused(json!({}), 4), because("6 attention heads", 4));
     assert_eq!(refused(json!({}), 3), because("2 heads of keys and values", 3));
     assert_eq!(refused(json!({ "intermediate_size": 51 }), 2), because("MLPs that are 51 wide inside", 2));
-    let olmo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/olmo2");
+    let olmo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/olmo2");
     let error = load(on_ranks(settings(&olmo), 2), |_| panic!("lent out")).unwrap_err().to_string();
     assert_eq!(error, because("heads whose queries are normalised all together", 2));
 }

@@ -53,7 +53,8 @@ impl Nccl {
         let begun = unsafe {
             let mut result = (functions.group_start)();
             for (rank, (driver, communicator)) in (0..).zip(drivers.iter().zip(&mut communicators)) {
-                driver.bind()?;
+                // What cannot be bound any more is found by NCCL: the group has to be ended in any case.
+                let _ = driver.bind();
                 let begun = (functions.init_rank)(communicator, ranks, id, rank, &raw mut config);
                 result = if is_well(result) { begun } else { result };
             }

@@ -1,4 +1,5 @@
 use std::{
+    panic::resume_unwind,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -13,6 +14,7 @@ use super::{
     DeviceDecoder,
     decoder::{DeviceStepError, Planned},
 };
+use crate::weights::Weights;
 
 /// Steps that a rank may be told of before it has asked its device for the first of them: one more than is computed.
 const AHEAD: usize = 2;
@@ -44,12 +46,26 @@ enum Order {
 }
 
 impl ParallelDecoder {
-    /// Of the decoders of all ranks, in their order.
-    pub(crate) fn start(decoders: Vec<DeviceDecoder>) -> Result<Self, LoadError> {
-        let mut decoders = decoders.into_iter();
-        let first = decoders.next().expect("a model has a rank");
-        let mut all = Self { first, others: Vec::new() };
-        for decoder in decoders {
+    /// Of ranks that take their weights side by side.
+    pub(crate) fn load(
+        ranks: &[Rank],
+        weights: Weights,
+        load: impl Fn(&Rank, Weights) -> Result<DeviceDecoder, LoadError> + Sync,
+    ) -> Result<Self, LoadError> {
+        let [first, others @ ..] = ranks else { unreachable!("a model has a rank") };
+        let (first, others) = thread::scope(|scope| {
+            let load = &load;
+            let others = others.iter().map(|rank| {
+                let weights = weights.again();
+                scope.spawn(move || load(rank, weights))
+            });
+            let others: Vec<_> = others.collect();
+            let first = load(first, weights);
+            let others = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            (first, others.collect::<Result<Vec<_>, _>>())
+        });
+        let mut all = Self { first: first?, others: Vec::new() };
+        for decoder in others? {
             all.others.push(Worker::start(decoder)?);
         }
         Ok(all)

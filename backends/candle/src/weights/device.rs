@@ -7,8 +7,7 @@ use tandem_cuda::{Device, Number, Weight, WeightFormat};
 use tandem_kernels::Format;
 
 use super::{
-    Kept, Slice, VALUES_AT_A_TIME, Weights, layer, matrix::Matrix, purpose, refused, slice::cuts_no_block,
-    tensor::Tensor,
+    Kept, Slice, VALUES_AT_A_TIME, Weights, layer, matrix::Matrix, purpose, refused, tensor::Tensor,
 };
 use crate::device;
 
@@ -55,17 +54,31 @@ impl Weights {
 
     /// Bytes that all weights will take on a device, with numbers that are not quantised in `number`; `share` says how many outputs and inputs it
     /// has of those of a layer.
-    pub(crate) fn device_bytes_of_all(&self, number: Number, share: impl Fn(&str, [usize; 2]) -> [usize; 2]) -> u64 {
+    ///
+    /// # Errors
+    /// When a share of inputs would cut a block.
+    pub(crate) fn device_bytes_of_all(
+        &self,
+        number: Number,
+        share: impl Fn(&str, [usize; 2]) -> [usize; 2],
+    ) -> Result<u64, LoadError> {
         let bytes = self.source.list().into_iter().map(|listed| match listed.shape[..] {
-            [outputs, inputs] => {
+            [outputs, all] => {
                 let layer = layer(&listed.name);
-                let [outputs, inputs] = share(layer, [outputs, inputs]);
+                let [outputs, inputs] = share(layer, [outputs, all]);
+                let block = listed.dtype.block_size();
+                if inputs != all && !inputs.is_multiple_of(block) {
+                    return Err(LoadError::Unsupported(format!(
+                        "{} is quantised in blocks of {block} inputs, which a GPU's share of {inputs} would cut (tensor_parallel_size)",
+                        listed.name
+                    )));
+                }
                 let format = format_of(self.kept.format(purpose(layer), listed.dtype, inputs), number);
-                outputs * format.row_bytes(inputs)
+                Ok((outputs * format.row_bytes(inputs)) as u64)
             }
-            _ => listed.shape.iter().product::<usize>() * size_of::<f32>(),
+            _ => Ok((listed.shape.iter().product::<usize>() * size_of::<f32>()) as u64),
         });
-        bytes.sum::<usize>() as u64
+        bytes.sum()
     }
 }
 
@@ -76,14 +89,7 @@ fn device_bytes(
     tensor: &Tensor,
     wanted: &Slice,
 ) -> Result<(WeightFormat, Vec<u8>), LoadError> {
-    let (purpose, block) = (purpose(&wanted.name), tensor.dtype.block_size());
-    if !cuts_no_block(&wanted.columns, block) {
-        let columns = &wanted.columns;
-        return Err(LoadError::Unsupported(format!(
-            "{}.weight is quantised in blocks of {block} inputs, which a share of inputs {} to {} would cut",
-            wanted.name, columns.start, columns.end
-        )));
-    }
+    let purpose = purpose(&wanted.name);
     let at_a_time = (VALUES_AT_A_TIME / tensor.columns.max(1) / tensor.unit).max(1) * tensor.unit;
     let runs = wanted.rows.iter().flat_map(|rows| {
         let firsts = rows.clone().step_by(at_a_time);

@@ -24,17 +24,13 @@ impl Slice {
     }
 }
 
-/// Whether columns of a row are whole blocks of so many.
-pub(super) fn cuts_no_block(columns: &Range<usize>, block: usize) -> bool {
-    columns.start.is_multiple_of(block) && columns.end.is_multiple_of(block)
-}
-
 impl Matrix {
-    /// Some of its columns, which are whole blocks.
+    /// Some of its columns, which are whole blocks: whoever has a share of them has been asked whether it is.
     pub(super) fn into_columns(self, columns: Range<usize>) -> Self {
         let Self { dtype, rows, columns: all, bytes } = self;
         let (block, size) = (dtype.block_size(), dtype.type_size());
-        debug_assert!(cuts_no_block(&columns, block) && columns.end <= all, "columns {columns:?} of {all}");
+        let whole = columns.start.is_multiple_of(block) && columns.end.is_multiple_of(block);
+        assert!(whole && columns.end <= all, "columns {columns:?} of {all} in blocks of {block}");
         if columns.len() == all {
             return Self { dtype, rows, columns: all, bytes };
         }
@@ -63,6 +59,5 @@ mod tests {
             blocks.into_columns(32..64),
             Matrix { dtype: GgmlDType::Q8_0, rows: 2, columns: 32, bytes: [[2; 34], [4; 34]].concat() }
         );
-        assert!(cuts_no_block(&(32..64), 32) && !cuts_no_block(&(16..32), 32) && !cuts_no_block(&(0..40), 32));
     }
 }
