@@ -168,7 +168,8 @@ impl CandleLoader {
         let shards = files.shards();
         let mut weights = files.weights(config_file, settings.kept())?;
         let number = device::number(settings, &weights);
-        let bytes = weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks.len(), part, layer, shape))?;
+        let bytes =
+            weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks.len(), part, layer, shape))?;
         let processors = ranks.iter().map(|rank| rank.device().processors()).max().unwrap_or(1);
         let needs = DeviceNeeds::new(processors, settings, part, bytes, number, ranks.len());
         // All have as many pages as the one that has room for the fewest.

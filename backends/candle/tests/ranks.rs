@@ -29,9 +29,9 @@ fn load(loader: CandleLoader, mut serve: impl FnMut(Loaded<'_>)) -> Result<(), L
 
 /// The likeliest tokens after a prompt with their log-probabilities, and how it goes on.
 fn run(loader: CandleLoader) -> (Vec<(TokenId, f32)>, Vec<TokenId>) {
-    let prompt: Vec<TokenId> = (0..40).map(|at| (37 + at * at * 11 + at * 5) % 256).collect();
+    let prompt: Vec<TokenId> = (0..20).map(|at| (37 + at * at * 11 + at * 5) % 256).collect();
     let mut out = None;
-    load(loader, |loaded| out = Some(greedy(loaded.backend.generator().unwrap(), &prompt, 5))).unwrap();
+    load(loader, |loaded| out = Some(greedy(loaded.backend.generator().unwrap(), &prompt, 3))).unwrap();
     out.unwrap()
 }
 
@@ -99,12 +99,6 @@ fn blocks_are_not_cut() {
     let loaded = load(CandleLoader::new(settings.clone()).on_ranks(Rank::emulated(2)), |_| panic!("lent out"));
     assert_eq!(loaded.unwrap_err().to_string(), expected);
     assert_eq!(Planner::new(settings).unwrap_err().to_string(), expected);
-}
-
-#[test]
-fn ranks_conform() {
-    let dir = Model::awkward().write();
-    conformance::check(Box::new(on_ranks(settings(dir.path()), 2)), 1e-4).unwrap();
 }
 
 #[test]
@@ -176,5 +170,15 @@ fn a_rank_that_fails_ends_the_model() {
             assert_eq!(last, format!("cuLaunchKernel: the emulated device was made to fail here{rank}"));
         }
         assert!((1..4).contains(&lent), "lent out {lent} times of 4");
+    }
+}
+
+mod slow {
+    use super::*;
+
+    #[test]
+    fn ranks_conform() {
+        let dir = Model::awkward().write();
+        conformance::check(Box::new(on_ranks(settings(dir.path()), 2)), 1e-4).unwrap();
     }
 }

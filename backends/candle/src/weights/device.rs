@@ -6,9 +6,7 @@ use tandem_core::LoadError;
 use tandem_cuda::{Device, Number, Weight, WeightFormat};
 use tandem_kernels::Format;
 
-use super::{
-    Kept, Slice, VALUES_AT_A_TIME, Weights, layer, matrix::Matrix, purpose, refused, tensor::Tensor,
-};
+use super::{Kept, Slice, VALUES_AT_A_TIME, Weights, layer, matrix::Matrix, purpose, refused, tensor::Tensor};
 use crate::device;
 
 /// The types that a device multiplies with as they are.
