@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::{error::Error, path::Path};
 
 use serde_json::json;
 use support::{
@@ -21,7 +21,7 @@ use tandem_core::{
     BackendLoader, BlockId, Chunk, InferenceBackend, LoadError, Loaded, SampleRow, SamplingParams, SlotId, Step,
     StepError, TokenId, conformance,
 };
-use tandem_cuda::Rank;
+use tandem_cuda::{Fault, Rank};
 
 fn load(loader: CandleLoader, mut serve: impl FnMut(Loaded<'_>)) -> Result<(), LoadError> {
     Box::new(loader).with_backend(&mut serve)
@@ -137,6 +137,11 @@ fn step(backend: &mut dyn InferenceBackend, at: u32) -> Result<(), StepError> {
     backend.sample(&[row], &mut Vec::new())
 }
 
+/// What an error says, and what those say that it came of.
+fn causes(error: &dyn Error) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+}
+
 /// Wherever it happens: while the model is looked at for the first time, or in any step later on.
 #[test]
 fn a_rank_that_fails_ends_the_model() {
@@ -144,7 +149,7 @@ fn a_rank_that_fails_ends_the_model() {
     for failing in 0..2 {
         let mut lent = 0;
         for kernels in [0, 20, 120, 131] {
-            let ranks = Rank::emulated_with_failure(2, failing, kernels);
+            let ranks = Rank::emulated_with_fault(2, failing, kernels, Fault::Error);
             let loader = CandleLoader::new(with_ranks(settings(dir.path()), 2)).on_ranks(ranks);
             let mut ended = None;
             let loaded = load(loader, |loaded| {
@@ -154,23 +159,26 @@ fn a_rank_that_fails_ends_the_model() {
                 // It stays so.
                 assert!(step(backend, 0).is_err());
             });
-            let error: Box<dyn std::error::Error> = match (loaded, ended) {
+            let error: Box<dyn Error> = match (loaded, ended) {
                 (Err(error), None) => error.into(),
                 (Ok(()), Some(error)) => error.into(),
                 other => panic!("rank {failing} after {kernels} kernels: {other:?}"),
             };
-            let mut source = error.source();
-            let mut causes = vec![error.to_string()];
-            while let Some(cause) = source {
-                causes.push(cause.to_string());
-                source = cause.source();
-            }
-            let last = causes.pop().unwrap();
             let rank = if failing == 0 { "" } else { " (rank 1)" };
-            assert_eq!(last, format!("cuLaunchKernel: the emulated device was made to fail here{rank}"));
+            let expected = format!("cuLaunchKernel: the emulated device was made to fail here{rank}");
+            assert_eq!(causes(&*error).last(), Some(&expected));
         }
         assert!((1..4).contains(&lent), "lent out {lent} times of 4");
     }
+}
+
+#[test]
+fn a_rank_that_panics_ends_the_model() {
+    let dir = Model::awkward().write();
+    let ranks = Rank::emulated_with_fault(2, 1, 5, Fault::Panic);
+    let loader = CandleLoader::new(with_ranks(settings(dir.path()), 2)).on_ranks(ranks);
+    let error = load(loader, |_| panic!("lent out")).unwrap_err();
+    assert_eq!(causes(&error).last().unwrap(), "a step: rank 1 panicked");
 }
 
 mod slow {

@@ -43,6 +43,16 @@ pub(crate) struct Emulator {
     graphs: Mutex<Graphs>,
     /// Kernels that are still carried out before it fails; `None` for one that does not.
     lasts: Option<AtomicUsize>,
+    fault: Fault,
+}
+
+/// What becomes of a device that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    Error,
+    /// As of a mistake in the program.
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -64,12 +74,13 @@ enum Call {
 pub(crate) enum Collective {
     AllReduce { address: u64, count: usize },
     Gather { from: u64, count: usize, to: u64 },
+    Broadcast { address: u64, count: usize },
 }
 
 impl Emulator {
     /// One that fails after so many kernels.
-    pub(crate) fn failing_after(kernels: usize) -> Self {
-        Self { lasts: Some(AtomicUsize::new(kernels)), ..Self::default() }
+    pub(crate) fn failing_after(kernels: usize, fault: Fault) -> Self {
+        Self { lasts: Some(AtomicUsize::new(kernels)), fault, ..Self::default() }
     }
 
     /// Carries out what a rank does with the others, or writes it down.
@@ -104,6 +115,7 @@ impl Emulator {
                     lasts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kernels| kernels.checked_sub(1))
                 });
                 if let Some(Err(_)) = left {
+                    assert!(self.fault == Fault::Error, "the emulated device was made to panic here");
                     let reason = "the emulated device was made to fail here".to_owned();
                     return Err(CudaError::Failed { call: "cuLaunchKernel", reason });
                 }
@@ -265,14 +277,14 @@ impl Executor for Emulator {
     }
 }
 
-/// What ranks do with each other, in this process's memory: each shows a copy of its numbers and writes to its own alone.
+/// What ranks do with each other, in this process's memory: each shows a copy of its words and writes to its own alone.
 ///
 /// # Safety
-/// There are so many numbers at the addresses, aligned as numbers are.
+/// There are so many words at the addresses, aligned as they have to be.
 unsafe fn together(meeting: &Meeting, rank: usize, collective: Collective) -> Done {
     let show = |address: u64, count: usize| {
         // SAFETY: the caller's.
-        let own = unsafe { slice::from_raw_parts(address as *const f32, count) };
+        let own = unsafe { slice::from_raw_parts(address as *const u32, count) };
         meeting.exchange(rank, own.to_vec())
     };
     match collective {
@@ -282,16 +294,21 @@ unsafe fn together(meeting: &Meeting, rank: usize, collective: Collective) -> Do
             let own = unsafe { slice::from_raw_parts_mut(address as *mut f32, count) };
             // In the order of ranks, so that all of them come to the same sum, and to the same the next time.
             for (at, sum) in own.iter_mut().enumerate() {
-                *sum = shown.iter().map(|numbers| numbers[at]).sum();
+                *sum = shown.iter().map(|words| f32::from_bits(words[at])).sum();
             }
         }
         Collective::Gather { from, count, to } => {
             let shown = show(from, count)?;
             if rank == 0 {
                 // SAFETY: the caller's.
-                let all = unsafe { slice::from_raw_parts_mut(to as *mut f32, count * shown.len()) };
-                all.chunks_exact_mut(count).zip(&shown).for_each(|(part, numbers)| part.copy_from_slice(numbers));
+                let all = unsafe { slice::from_raw_parts_mut(to as *mut u32, count * shown.len()) };
+                all.chunks_exact_mut(count).zip(&shown).for_each(|(part, words)| part.copy_from_slice(words));
             }
+        }
+        Collective::Broadcast { address, count } => {
+            let shown = show(address, count)?;
+            // SAFETY: the caller's.
+            unsafe { slice::from_raw_parts_mut(address as *mut u32, count) }.copy_from_slice(&shown[0]);
         }
     }
     Ok(())

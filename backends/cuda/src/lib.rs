@@ -32,6 +32,8 @@ mod ops;
 mod rank;
 
 pub use device::{Buffer, Device, Graph, Place};
+#[cfg(feature = "emulator")]
+pub use emulator::Fault;
 pub use error::CudaError;
 pub use number::{Number, WeightFormat};
 pub use ops::{

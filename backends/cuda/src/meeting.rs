@@ -12,7 +12,7 @@ pub(crate) struct Meeting {
 #[derive(Debug)]
 struct State {
     /// What each rank shows the others.
-    shown: Vec<Arc<Vec<f32>>>,
+    shown: Vec<Arc<Vec<u32>>>,
     arrived: usize,
     /// Times that all have come.
     round: u64,
@@ -25,12 +25,12 @@ impl Meeting {
         Self { state: Mutex::new(State { shown, arrived: 0, round: 0, broken: false }), changed: Condvar::new() }
     }
 
-    /// What all ranks show, in their order. Every rank shows as many numbers.
-    pub(crate) fn exchange(&self, rank: usize, numbers: Vec<f32>) -> Result<Vec<Arc<Vec<f32>>>, CudaError> {
-        self.lock().shown[rank] = Arc::new(numbers);
+    /// What all ranks show, in their order. Every rank shows as many words.
+    pub(crate) fn exchange(&self, rank: usize, words: Vec<u32>) -> Result<Vec<Arc<Vec<u32>>>, CudaError> {
+        self.lock().shown[rank] = Arc::new(words);
         self.meet()?;
         let shown = self.lock().shown.clone();
-        assert!(shown.iter().all(|numbers| numbers.len() == shown[rank].len()), "ranks do not the same");
+        assert!(shown.iter().all(|words| words.len() == shown[rank].len()), "ranks do not the same");
         // Nobody shows the next before all have seen this.
         self.meet()?;
         Ok(shown)

@@ -11,7 +11,7 @@ use crate::{
     CudaError,
     driver::Driver,
     executor::{Done, Executor as _},
-    nccl_library::{Communicator, Config, FLOAT, Functions, IN_PROGRESS, SUCCESS, SUM, UniqueId},
+    nccl_library::{Communicator, Config, FLOAT, Functions, IN_PROGRESS, INTEGER, SUCCESS, SUM, UniqueId},
     rank::Collective,
 };
 
@@ -149,6 +149,14 @@ impl Collective for Nccl {
                 let ended = (functions.group_end)();
                 if is_well(result) { ended } else { result }
             }
+        })
+    }
+
+    unsafe fn broadcast(&self, rank: usize, address: u64, count: usize) -> Done {
+        let stream = self.0.members[rank].driver.stream().cast();
+        self.0.ask(rank, "ncclBroadcast", |functions, communicator| {
+            // SAFETY: the caller's; the stream is that of the communicator's card.
+            unsafe { (functions.broadcast)(address, address, count, INTEGER, 0, communicator, stream) }
         })
     }
 

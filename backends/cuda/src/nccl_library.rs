@@ -11,6 +11,7 @@ const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 
 pub(crate) const SUCCESS: c_int = 0;
 pub(crate) const IN_PROGRESS: c_int = 7;
+pub(crate) const INTEGER: c_int = 2;
 pub(crate) const FLOAT: c_int = 7;
 pub(crate) const SUM: c_int = 0;
 
@@ -92,6 +93,7 @@ functions! {
     group_start = "ncclGroupStart": fn() -> c_int;
     group_end = "ncclGroupEnd": fn() -> c_int;
     all_reduce = "ncclAllReduce": fn(u64, u64, usize, c_int, c_int, Communicator, *mut c_void) -> c_int;
+    broadcast = "ncclBroadcast": fn(u64, u64, usize, c_int, c_int, Communicator, *mut c_void) -> c_int;
     send = "ncclSend": fn(u64, usize, c_int, c_int, Communicator, *mut c_void) -> c_int;
     receive = "ncclRecv": fn(u64, usize, c_int, c_int, Communicator, *mut c_void) -> c_int;
 }

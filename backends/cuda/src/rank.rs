@@ -24,6 +24,11 @@ pub(crate) trait Collective: Debug + Send + Sync {
     /// # Safety
     /// There are `count` numbers allocated at `from`, and as many for each rank at `to` on the first. Its own may be where they belong.
     unsafe fn gather(&self, rank: usize, from: u64, count: usize, to: u64) -> Done;
+    /// Replaces words of 32 bits of each rank by those of the first.
+    ///
+    /// # Safety
+    /// There are so many words allocated at the address, on the device of the rank.
+    unsafe fn broadcast(&self, rank: usize, address: u64, count: usize) -> Done;
     /// Ends what any rank waits for, and lets none begin anything again.
     fn abort(&self);
     /// Whether what the rank asked for has been carried out so far without an error that nobody was told of yet.
@@ -90,10 +95,10 @@ impl Rank {
     /// The same, one of which fails after so many kernels.
     #[cfg(feature = "emulator")]
     #[must_use]
-    pub fn emulated_with_failure(ranks: usize, failing: usize, kernels: usize) -> Vec<Self> {
+    pub fn emulated_with_fault(ranks: usize, failing: usize, kernels: usize, fault: crate::Fault) -> Vec<Self> {
         Self::of_emulators((0..ranks).map(|rank| {
             if rank == failing {
-                crate::emulator::Emulator::failing_after(kernels)
+                crate::emulator::Emulator::failing_after(kernels, fault)
             } else {
                 crate::emulator::Emulator::default()
             }
@@ -170,6 +175,16 @@ impl Rank {
         self.together(|collective| unsafe { collective.gather(self.rank, from, count, to) })
     }
 
+    /// Replaces the first `count` words of 32 bits there by those of the first rank.
+    ///
+    /// # Errors
+    /// Those of the device; what another rank failed of.
+    pub fn broadcast(&self, place: Place<'_>, count: usize) -> Result<(), CudaError> {
+        let address = place.address_of(count * F32);
+        // SAFETY: so many words are at the place, which is on this device.
+        self.together(|collective| unsafe { collective.broadcast(self.rank, address, count) })
+    }
+
     /// Ends the group: all ranks, wherever they wait for another, go on with this error. The first one counts.
     pub fn fail(&self, error: CudaError) {
         if let Some(Group { collective, failure }) = &self.group
@@ -214,6 +229,12 @@ impl Collective for Emulated {
 
     unsafe fn gather(&self, rank: usize, from: u64, count: usize, to: u64) -> Done {
         let collective = crate::emulator::Collective::Gather { from, count, to };
+        // SAFETY: the caller's.
+        unsafe { self.emulators[rank].together(&self.meeting, rank, collective) }
+    }
+
+    unsafe fn broadcast(&self, rank: usize, address: u64, count: usize) -> Done {
+        let collective = crate::emulator::Collective::Broadcast { address, count };
         // SAFETY: the caller's.
         unsafe { self.emulators[rank].together(&self.meeting, rank, collective) }
     }

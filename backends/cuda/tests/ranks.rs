@@ -6,7 +6,7 @@ mod support;
 
 use std::thread;
 
-use support::{get, put, room};
+use support::{get, integers, put, room};
 use tandem_cuda::{CudaError, Number, Rank};
 
 fn ranks(count: usize) -> Vec<Rank> {
@@ -72,6 +72,18 @@ fn shares_are_put_together_on_the_first() {
     });
     let all: Vec<f32> = (0..ROWS).flat_map(|row| (0..WIDTH).map(move |column| number(row, column))).collect();
     assert_eq!(joined, [all, Vec::new()]);
+}
+
+#[test]
+fn all_have_what_the_first_has() {
+    let got = on_all(&ranks(2), |rank| {
+        let mine = integers(rank.device(), &[rank.rank() as i32 - 1, 7 + rank.rank() as i32]);
+        rank.broadcast(mine.all(), 1).unwrap();
+        let mut bytes = [0; 8];
+        mine.read(0, &mut bytes).unwrap();
+        bytes.as_chunks().0.iter().map(|&word| i32::from_le_bytes(word)).collect::<Vec<_>>()
+    });
+    assert_eq!(got, [[-1, 7], [-1, 8]]);
 }
 
 #[test]

@@ -55,8 +55,6 @@ struct Embedding(DeviceLinear);
 #[derive(Debug)]
 pub(super) struct Planned {
     batch: Batch,
-    /// What a device is told.
-    bytes: Vec<u8>,
     /// The rows that it was made to have, where it is one of decoding.
     bucket: Option<usize>,
     sampled: usize,
@@ -162,7 +160,7 @@ impl DeviceDecoder {
         let used = step.tokens();
         let bucket = if is_decoding(step) { batch::bucket(used, self.most_decoding) } else { None };
         let batch = Batch::new(step, bucket.unwrap_or(used), &self.limits).map_err(DeviceStepError::Step)?;
-        Ok(Planned { bytes: batch.bytes(), batch, bucket, sampled: step.sampled_rows() })
+        Ok(Planned { batch, bucket, sampled: step.sampled_rows() })
     }
 
     /// Asks for one pass: fills the cache with the K and V of all tokens, and makes the logits of the rows that tokens are sampled after. Returns
@@ -170,8 +168,8 @@ impl DeviceDecoder {
     ///
     /// Steps of decoding are the same work again and again: what they ask for is written down, so that the host asks once for all of it.
     pub(super) fn forward(&mut self, planned: &Planned) -> Result<(), CudaError> {
-        let Planned { batch, bytes, bucket, sampled } = planned;
-        self.told.write(0, bytes)?;
+        let Planned { batch, bucket, sampled } = planned;
+        self.told.write(0, &batch.bytes())?;
         self.sampled = *sampled;
         self.scored = batch.scored;
         let &Some(bucket) = bucket else { return self.compute(batch) };
