@@ -353,8 +353,8 @@ fn candle_settings(
         },
         device: match device {
             CandleDevice::Cpu => ComputeDevice::Cpu,
-            CandleDevice::Cuda { ordinal, memory_fraction } => {
-                ComputeDevice::Cuda { ordinal: ordinal as usize, memory_fraction }
+            CandleDevice::Cuda { ordinal, tensor_parallel_size, memory_fraction } => {
+                ComputeDevice::Cuda { ordinal: ordinal as usize, ranks: tensor_parallel_size as usize, memory_fraction }
             }
         },
         threads: threads.map(|threads| threads as usize),

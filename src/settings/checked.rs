@@ -114,9 +114,11 @@ pub enum CandleKvType {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum CandleDevice {
     Cpu,
-    /// An NVIDIA card, by its number among those that are visible, and how much of its memory may be in use.
+    /// NVIDIA cards: the number of the first among those that are visible, how many the model is divided among, and how much of the memory of
+    /// each may be in use.
     Cuda {
         ordinal: u32,
+        tensor_parallel_size: u32,
         memory_fraction: f64,
     },
 }
@@ -452,7 +454,7 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
     match kind {
         Kind::LlamaCpp => Ok(BackendSettings::LlamaCpp(llama_cpp::check(raw)?)),
         Kind::Candle => {
-            let device = check_device(raw.device.as_deref(), raw.gpu_memory_fraction)?;
+            let device = check_device(raw.device.as_deref(), raw.gpu_memory_fraction, raw.tensor_parallel_size)?;
             let quantization = one_of(
                 "backend.quantization",
                 raw.quantization.as_deref().unwrap_or("none"),
@@ -552,8 +554,17 @@ fn check_blocks(
 /// How much of a card's memory may be in use where nothing is said, as vLLM has it.
 const GPU_MEMORY_FRACTION: f64 = 0.9;
 
+/// More than any machine has.
+const MOST_GPUS: u64 = 64;
+
 /// `cpu`, `cuda` or `cuda:1`. Whether this program can use a GPU is seen when a model is loaded.
-fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Result<CandleDevice, SettingsError> {
+fn check_device(
+    device: Option<&str>,
+    gpu_memory_fraction: Option<f64>,
+    tensor_parallel_size: Option<u32>,
+) -> Result<CandleDevice, SettingsError> {
+    let tensor_parallel_size = tensor_parallel_size.unwrap_or(1);
+    in_range("backend.tensor_parallel_size", tensor_parallel_size.into(), 1, MOST_GPUS)?;
     if let Some(fraction) = gpu_memory_fraction.filter(|fraction| !(*fraction > 0.0 && *fraction <= 1.0)) {
         return Err(SettingsError::new("backend.gpu_memory_fraction", format!("{fraction} is not between 0 and 1")));
     }
@@ -563,6 +574,11 @@ fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Resul
             let reason = "has no meaning with backend.device = \"cpu\"";
             return Err(SettingsError::new("backend.gpu_memory_fraction", reason));
         }
+        "cpu" if tensor_parallel_size > 1 => {
+            let reason =
+                format!("{tensor_parallel_size} needs backend.device = \"cuda\": a model is divided among GPUs");
+            return Err(SettingsError::new("backend.tensor_parallel_size", reason));
+        }
         "cpu" => return Ok(CandleDevice::Cpu),
         "cuda" => Some(0),
         other => other.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()),
@@ -571,7 +587,8 @@ fn check_device(device: Option<&str>, gpu_memory_fraction: Option<f64>) -> Resul
         let reason = format!("unknown device '{name}': one of cpu, cuda, or cuda: and the number of a card");
         return Err(SettingsError::new("backend.device", reason));
     };
-    Ok(CandleDevice::Cuda { ordinal, memory_fraction: gpu_memory_fraction.unwrap_or(GPU_MEMORY_FRACTION) })
+    let memory_fraction = gpu_memory_fraction.unwrap_or(GPU_MEMORY_FRACTION);
+    Ok(CandleDevice::Cuda { ordinal, tensor_parallel_size, memory_fraction })
 }
 
 fn check_limits(raw: &RawLimits) -> Result<LimitSettings, SettingsError> {

@@ -23,11 +23,12 @@ const PROFILES: [(&str, &str); 4] = [
 ];
 
 /// Environment names of other servers that users bring along, and the keys that they set.
-const ALIASES: [(&str, &[&str]); 4] = [
+const ALIASES: [(&str, &[&str]); 5] = [
     ("GPU_MEMORY_UTILIZATION", &["backend", "gpu_memory_fraction"]),
     ("MAX_BATCH_SIZE", &["backend", "parallel"]),
     ("MAX_CONCURRENT_BATCHES", &["batch", "max_concurrent"]),
     ("STORAGE_PATH", &["storage", "path"]),
+    ("TENSOR_PARALLEL_SIZE", &["backend", "tensor_parallel_size"]),
 ];
 
 /// The file that a profile is in, where it has one of its own.
@@ -85,6 +86,7 @@ impl Resolved {
         resolved.add_environment()?;
         resolved.add_flags(overrides);
         resolved.leave_out_a_fraction_of_no_gpu();
+        resolved.leave_out_one_gpu_of_none()?;
         resolved.leave_out_other_backends_keys()?;
         Ok(resolved)
     }
@@ -154,10 +156,6 @@ impl Resolved {
                 self.set(path.iter().map(|&part| part.to_owned()).collect(), parse_word(&text), layer);
             }
         }
-        if let Some(size) = variable("TENSOR_PARALLEL_SIZE")?.filter(|size| size != "1") {
-            let reason = format!("a model is not split over several devices yet, so '{size}' cannot be honoured");
-            return Err(SettingsError::new("TENSOR_PARALLEL_SIZE", reason));
-        }
         let mut revision = variable("MODEL_REVISION")?;
         if let Some(model) = variable("MODEL_NAME")? {
             let layer = self.new_layer("environment (MODEL_NAME)");
@@ -208,20 +206,43 @@ impl Resolved {
 
     /// Who sets `GPU_MEMORY_UTILIZATION` for all their servers has not asked this one for a GPU.
     fn leave_out_a_fraction_of_no_gpu(&mut self) {
-        let word = |key: &str| self.leaves.get(&path("backend", key)).map(|leaf| leaf.value.to_string());
-        let on_gpu = word("kind").as_deref() == Some("candle")
-            && word("device").is_some_and(|device| device.starts_with("cuda"));
         let fraction = path("backend", "gpu_memory_fraction");
-        let from_alias = self
-            .leaves
-            .get(&fraction)
-            .is_some_and(|leaf| self.layers[leaf.layer].ends_with("(GPU_MEMORY_UTILIZATION)"));
-        if from_alias && !on_gpu {
+        if self.is_from(&fraction, "GPU_MEMORY_UTILIZATION") && !self.is_on_gpu() {
             self.leaves.remove(&fraction);
             self.notes.push(
                 "GPU_MEMORY_UTILIZATION is set and has no effect: no model is loaded to a GPU by candle".to_owned(),
             );
         }
+    }
+
+    /// Who sets `TENSOR_PARALLEL_SIZE` to 1 has asked for nothing; who sets it to more must not get less.
+    fn leave_out_one_gpu_of_none(&mut self) -> Result<(), SettingsError> {
+        let size = path("backend", "tensor_parallel_size");
+        let Some(leaf) = self.leaves.get(&size) else { return Ok(()) };
+        if !self.is_from(&size, "TENSOR_PARALLEL_SIZE") || self.is_on_gpu() {
+            return Ok(());
+        }
+        let asked = leaf.value.to_string();
+        if asked != "1" {
+            let reason = format!(
+                "a model is divided among GPUs by the backend candle with backend.device = \"cuda\", and by nothing else here, so '{asked}' cannot be honoured"
+            );
+            return Err(SettingsError::new("TENSOR_PARALLEL_SIZE", reason));
+        }
+        self.leaves.remove(&size);
+        Ok(())
+    }
+
+    /// Whether candle computes on a card.
+    fn is_on_gpu(&self) -> bool {
+        let word = |key: &str| self.leaves.get(&path("backend", key)).map(|leaf| leaf.value.to_string());
+        word("kind").as_deref() == Some("candle") && word("device").is_some_and(|device| device.starts_with("cuda"))
+    }
+
+    /// Whether a leaf was set by a variable that has its name from elsewhere.
+    fn is_from(&self, path: &[String], alias: &str) -> bool {
+        let layer = self.leaves.get(path).map(|leaf| &self.layers[leaf.layer]);
+        layer.is_some_and(|layer| layer.ends_with(&format!("({alias})")))
     }
 
     /// A profile's keys for its own backend mean nothing when a later layer chooses another; a key that is set after the choice, or with

@@ -99,6 +99,7 @@ pub(super) struct RawBackend {
     pub(super) block_size: Option<u32>,
     pub(super) kv_tokens: Option<u32>,
     pub(super) gpu_memory_fraction: Option<f64>,
+    pub(super) tensor_parallel_size: Option<u32>,
     pub(super) step_delay_ms: Option<u64>,
     pub(super) faults: Option<RawFaults>,
 }
@@ -237,7 +238,9 @@ impl Kind {
             | "gpu_split" | "main_gpu" | "gpus" | "gpu_memory_gib" | "fit_context" | "mmap" | "mlock" | "numa" => {
                 self == Self::LlamaCpp
             }
-            "device" | "dtype" | "quantization" | "gpu_memory_fraction" => self == Self::Candle,
+            "device" | "dtype" | "quantization" | "gpu_memory_fraction" | "tensor_parallel_size" => {
+                self == Self::Candle
+            }
             "kv_type" => self != Self::Sim,
             "block_size" | "kv_tokens" => self != Self::LlamaCpp,
             "step_delay_ms" | "faults" => self == Self::Sim,

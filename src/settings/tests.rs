@@ -29,7 +29,7 @@ fn shipped_profiles_say_what_they_promise() {
 #[test]
 fn a_profile_for_a_gpu_names_the_card_and_its_share() {
     let settings = load(&profile("a100")).unwrap();
-    let device = super::CandleDevice::Cuda { ordinal: 0, memory_fraction: 0.9 };
+    let device = super::CandleDevice::Cuda { ordinal: 0, tensor_parallel_size: 1, memory_fraction: 0.9 };
     let BackendSettings::Candle { device: asked, .. } = settings.backend else { panic!("{settings:?}") };
     assert_eq!(asked, device);
 }
@@ -58,6 +58,14 @@ fn wrong_settings_are_refused_by_name() {
         (
             "[backend]\nkind = \"candle\"\ndtype = \"f8\"\n[models.sim]\nsource = \"x\"",
             "config: backend.dtype: 'f8' is not known here",
+        ),
+        (
+            "[backend]\nkind = \"candle\"\ntensor_parallel_size = 2\n[models.sim]\nsource = \"x\"",
+            "config: backend.tensor_parallel_size: 2 needs backend.device = \"cuda\": a model is divided among GPUs",
+        ),
+        (
+            "[backend]\nkind = \"llama-cpp\"\ntensor_parallel_size = 2\n[models.sim]\nsource = \"x\"",
+            "config: backend.tensor_parallel_size: does not apply to the backend llama-cpp",
         ),
         (
             "[backend]\nkind = \"llama-cpp\"\nnuma = \"on\"\n[models.sim]\nsource = \"x\"",

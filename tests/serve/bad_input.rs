@@ -35,6 +35,24 @@ fn a_fraction_of_the_gpus_memory_is_noted_where_there_is_no_gpu() {
 }
 
 #[test]
+fn a_model_is_divided_among_gpus_or_not_at_all() {
+    let show = |profile: &str, size: &str| {
+        let args = ["config", "show", "--profile", profile];
+        let output = tandem(&args).env("TENSOR_PARALLEL_SIZE", size).output().unwrap();
+        let text = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    let (code, shown) = show("a100", "2");
+    assert!(code == 0 && shown.contains("tensor_parallel_size = 2  # environment (TENSOR_PARALLEL_SIZE)"), "{shown}");
+    let (code, shown) = show("demo", "1");
+    assert!(code == 0 && !shown.contains("tensor_parallel_size"), "{shown}");
+    let refused = "error: config: TENSOR_PARALLEL_SIZE: a model is divided among GPUs by the backend candle with backend.device = \"cuda\", \
+                   and by nothing else here, so '2' cannot be honoured\n";
+    assert_eq!(show("demo", "2"), (78, refused.to_owned()));
+    assert_eq!(show("a100", "0").1, "error: config: backend.tensor_parallel_size: 0 is not between 1 and 64\n");
+}
+
+#[test]
 fn a_revision_goes_with_a_repository_and_is_noted_without_one() {
     let show = |name: &str| {
         let args = ["config", "show", "--profile", "demo"];

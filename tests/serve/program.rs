@@ -18,9 +18,15 @@ const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) fn tandem(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     command.args(args).env("RUST_LOG", "error");
-    for name in
-        ["MODEL_NAME", "MODEL_REVISION", "STORAGE_PATH", "MAX_BATCH_SIZE", "GPU_MEMORY_UTILIZATION", "TANDEM_PROFILE"]
-    {
+    for name in [
+        "MODEL_NAME",
+        "MODEL_REVISION",
+        "STORAGE_PATH",
+        "MAX_BATCH_SIZE",
+        "GPU_MEMORY_UTILIZATION",
+        "TENSOR_PARALLEL_SIZE",
+        "TANDEM_PROFILE",
+    ] {
         command.env_remove(name);
     }
     command

@@ -51,7 +51,7 @@ fn main() {
         max_step_tokens: PROMPTS[2] as u32,
         kv_tokens: None,
         kv_type: KvType::Auto,
-        device: ComputeDevice::Cuda { ordinal: 0, memory_fraction: 0.9 },
+        device: ComputeDevice::Cuda { ordinal: 0, ranks: 1, memory_fraction: 0.9 },
         threads: None,
     };
     let (bandwidth, rate) = ceilings(&device).expect("a card that works");

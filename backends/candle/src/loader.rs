@@ -5,13 +5,13 @@ use tandem_core::{
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, GenerationDefaults, InferenceBackend,
     KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SampleRow, SamplingParams, SlotId, Step, TokenId, free_ram,
 };
-use tandem_cuda::{Device, SampleParams};
+use tandem_cuda::{Device, Rank, SampleParams};
 use tandem_kernels::KvShape;
 
 use crate::{
     backend::CandleBackend,
     config::{BodyConfig, DecoderConfig, EmbedderConfig, ModelConfig},
-    device::{self, DeviceBackend, DeviceDecoder, DeviceNeeds, Shape},
+    device::{self, DeviceBackend, DeviceDecoder, DeviceNeeds, ParallelDecoder, Shape, Split},
     directory::invalid,
     embedder::{Body, CandleEmbedder},
     model_files::ModelFiles,
@@ -20,6 +20,7 @@ use crate::{
     plan,
     settings::{CandleSettings, ComputeDevice},
     tokenizer::Text,
+    weights::Weights,
 };
 
 /// Tokens of the pass that a model must survive before it is lent out.
@@ -30,15 +31,15 @@ const WARM_UP_TOKENS: u32 = 8;
 pub struct CandleLoader {
     settings: CandleSettings,
     progress: LoadProgress,
-    /// Instead of the one that the settings name.
-    device: Option<Device>,
+    /// Instead of those that the settings name.
+    ranks: Option<Vec<Rank>>,
 }
 
 impl CandleLoader {
     /// Nothing is read before [`with_backend`](BackendLoader::with_backend).
     #[must_use]
     pub fn new(settings: CandleSettings) -> Self {
-        Self { settings, progress: LoadProgress::default(), device: None }
+        Self { settings, progress: LoadProgress::default(), ranks: None }
     }
 
     /// Tells `progress` how far a load has come.
@@ -50,7 +51,13 @@ impl CandleLoader {
     /// Computes on a device that is open already, whatever card the settings name; they must name one.
     #[must_use]
     pub fn on(self, device: Device) -> Self {
-        Self { device: Some(device), ..self }
+        self.on_ranks(vec![Rank::alone(device)])
+    }
+
+    /// The same on several, among which the model is divided.
+    #[must_use]
+    pub fn on_ranks(self, ranks: Vec<Rank>) -> Self {
+        Self { ranks: Some(ranks), ..self }
     }
 }
 
@@ -66,11 +73,13 @@ impl BackendLoader for CandleLoader {
                     serve(generator(&mut backend, text));
                     Ok(())
                 }
-                ComputeDevice::Cuda { ordinal, memory_fraction } => {
-                    let device =
-                        self.device.clone().map_or_else(|| Device::open(ordinal), Ok).map_err(device::refused)?;
+                ComputeDevice::Cuda { ordinal, ranks, memory_fraction } => {
+                    // Before cards are asked for, which takes long where there are many.
+                    let part = Split::config(ranks, &config).map_err(LoadError::Unsupported)?;
+                    let ranks =
+                        self.ranks.clone().map_or_else(|| Rank::open(ordinal, ranks), Ok).map_err(device::refused)?;
                     let (mut backend, text) =
-                        self.open_on_device(files, &config, &config_file, &device, memory_fraction)?;
+                        self.open_on_devices(files, (&config, &part), &config_file, &ranks, memory_fraction)?;
                     serve(generator(&mut backend, text));
                     Ok(())
                 }
@@ -142,13 +151,13 @@ impl CandleLoader {
         Ok((backend, text))
     }
 
-    /// The same on a device.
-    fn open_on_device(
+    /// The same on devices, each of which has the part of the model that the second configuration describes.
+    fn open_on_devices(
         &self,
         files: ModelFiles,
-        config: &DecoderConfig,
+        (config, part): (&DecoderConfig, &DecoderConfig),
         config_file: &Value,
-        device: &Device,
+        ranks: &[Rank],
         memory_fraction: f64,
     ) -> Result<(DeviceBackend, Text), LoadError> {
         let Self { settings, progress, .. } = self;
@@ -159,22 +168,27 @@ impl CandleLoader {
         let shards = files.shards();
         let mut weights = files.weights(config_file, settings.kept())?;
         let number = device::number(settings, &weights);
-        let bytes = weights.device_bytes_of_all(number);
-        let needs = DeviceNeeds::new(device.processors(), settings, config, bytes, number);
-        let room = device::room(device.memory().map_err(device::refused)?, memory_fraction);
+        let bytes =
+            weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks.len(), part, layer, shape))?;
+        let processors = ranks.iter().map(|rank| rank.device().processors()).max().unwrap_or(1);
+        let needs = DeviceNeeds::new(processors, settings, part, bytes, number, ranks.len());
+        // All have as many pages as the one that has room for the fewest.
+        let rooms = ranks.iter().map(|rank| Ok(device::room(rank.device().memory()?, memory_fraction)));
+        let rooms = rooms.collect::<Result<Vec<_>, _>>().map_err(device::refused)?;
+        let room = rooms.into_iter().min().unwrap_or(0);
         let kv_tokens = device::kv_tokens(settings, config, &needs, room);
         let pages = u64::from(kv_tokens / settings.block_size);
         needs.with_kv(pages).check(
             settings.parallel,
             settings.context.unwrap_or(config.max_positions),
             room,
-            " on the GPU",
+            if ranks.len() == 1 { " on the GPU" } else { " on each GPU" },
         )?;
         let mut spec = spec(&CandleSettings { kv_tokens: Some(kv_tokens), ..settings.clone() }, config)?;
         spec.overlaps = true;
         let KvLayout::Blocks { count, block_size } = spec.kv else { unreachable!("this backend pages its cache") };
         let threads = thread_pool(settings.threads())?;
-        weights.tell(progress);
+        weights.tell_of(progress, bytes);
         let shape = Shape {
             context: spec.max_context,
             parallel: settings.parallel as usize,
@@ -183,15 +197,20 @@ impl CandleLoader {
             page_len: block_size as usize,
             kv: device::kv_number(settings, number),
         };
-        let model = threads.install(|| DeviceDecoder::load(device, number, config, shape, weights));
+        let load = |rank: &Rank, weights: Weights| {
+            threads.install(|| DeviceDecoder::load(rank, number, (config, part), shape, weights))
+        };
+        let model = ParallelDecoder::load(ranks, weights, load);
         if let Some(shard) = shards.iter().find(|shard| shard.has_changed()) {
             return Err(invalid(&shard.path, "the file changed while it was being loaded"));
         }
         let model = model?;
+        let device = ranks[0].device();
         progress.complete();
         tracing::info!(
             model.path = %settings.model.display(),
             backend.device = device.name(),
+            backend.ranks = ranks.len(),
             backend.numbers = ?number,
             kv.blocks = count,
             "model loaded"

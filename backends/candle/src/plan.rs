@@ -1,15 +1,16 @@
 use std::collections::BTreeMap;
 
 use tandem_core::{LoadError, MemoryNeeds, free_ram};
-use tandem_cuda::{Device, Number};
+use tandem_cuda::{CudaError, Device, Number};
 use tandem_kernels::{Format, KvShape};
 
 use crate::{
     config::{BodyConfig, DecoderConfig, EmbedderConfig, Head, MlpConfig, ModelConfig},
-    device::{self, DeviceNeeds},
+    device::{self, DeviceNeeds, Split},
     embedder::CandleEmbedder,
     model_files::ModelFiles,
     settings::{CandleSettings, ComputeDevice},
+    weights::Weights,
 };
 
 /// What a model would take, and what there is.
@@ -39,11 +40,14 @@ pub struct Planner {
     card: Option<Card>,
 }
 
-/// The GPU that a model is to be loaded to.
+/// The GPU that a model is to be loaded to, or each of those that it is to be divided among.
 #[derive(Debug)]
 struct Card {
     /// What it is, if it is there.
     name: Option<String>,
+    ranks: usize,
+    /// What one of them has of the model.
+    part: DecoderConfig,
     /// What numbers that are not quantised would be there, and the bytes of all weights.
     number: Number,
     weights: u64,
@@ -68,22 +72,13 @@ impl Planner {
         let weights = files.weights(&file, settings.kept())?;
         let card = match (&config, settings.device) {
             (_, ComputeDevice::Cpu) => None,
-            (ModelConfig::Generator(config), ComputeDevice::Cuda { ordinal, memory_fraction }) => {
+            (ModelConfig::Generator(config), ComputeDevice::Cuda { ordinal, ranks, memory_fraction }) => {
                 if let Some(reason) = device::unsupported(config) {
                     return Err(LoadError::Unsupported(reason));
                 }
-                let number = device::number(&settings, &weights);
-                let card = Device::open(ordinal);
-                Some(Card {
-                    name: card.as_ref().ok().map(Device::name),
-                    number,
-                    weights: weights.device_bytes_of_all(number),
-                    processors: card.as_ref().map_or(PROCESSORS, Device::processors),
-                    room: card
-                        .and_then(|card| card.memory())
-                        .map(|memory| device::room(memory, memory_fraction))
-                        .map_err(|error| error.to_string()),
-                })
+                let part = Split::config(ranks, config).map_err(LoadError::Unsupported)?;
+                let cards = Device::open_all(ordinal, ranks);
+                Some(Card::new(&cards, (ranks, part), memory_fraction, device::number(&settings, &weights), &weights)?)
             }
             (ModelConfig::Embedder(_), ComputeDevice::Cuda { .. }) => {
                 return Err(LoadError::Unsupported(device::EMBEDDERS_STAY.to_owned()));
@@ -95,7 +90,8 @@ impl Planner {
         Ok(Self { settings, config, weights, looked_up, card })
     }
 
-    /// The card that the model would lie on, for people, where it is to lie on one and it is there.
+    /// The card that the model would lie on, for people, where it is to lie on one and it is there; where there are several, of each of which
+    /// the plan is, their number too.
     #[must_use]
     pub fn card(&self) -> Option<&str> {
         self.card.as_ref().and_then(|card| card.name.as_deref())
@@ -113,7 +109,7 @@ impl Planner {
             (None, Ok(room)) => *room,
             (None, Err(reason)) => return Err(LoadError::Unsupported(reason.clone())),
         };
-        let needs = DeviceNeeds::new(card.processors, &self.settings, config, card.weights, card.number);
+        let needs = card.needs(&self.settings);
         let kv_tokens = device::kv_tokens(&self.settings, config, &needs, free);
         Ok(MemoryPlan { needs: self.needs(plan.context, plan.parallel, kv_tokens.into()), free, ..plan })
     }
@@ -178,8 +174,7 @@ impl Planner {
                 None => needs(&self.settings, config, weights, parallel, kv_tokens),
                 Some(card) => {
                     let settings = CandleSettings { context: Some(context), parallel, ..self.settings.clone() };
-                    let needs = DeviceNeeds::new(card.processors, &settings, config, card.weights, card.number);
-                    needs.with_kv(kv_tokens.div_ceil(settings.block_size.into()))
+                    card.needs(&settings).with_kv(kv_tokens.div_ceil(settings.block_size.into()))
                 }
             },
             ModelConfig::Embedder(config) => {
@@ -187,6 +182,40 @@ impl Planner {
                 embedder_needs(&settings, config, weights)
             }
         }
+    }
+}
+
+impl Card {
+    fn new(
+        cards: &Result<Vec<Device>, CudaError>,
+        (ranks, part): (usize, DecoderConfig),
+        memory_fraction: f64,
+        number: Number,
+        weights: &Weights,
+    ) -> Result<Self, LoadError> {
+        let room = |cards: &Vec<Device>| {
+            let rooms = cards.iter().map(|card| Ok(device::room(card.memory()?, memory_fraction)));
+            Ok(rooms.collect::<Result<Vec<_>, CudaError>>()?.into_iter().min().unwrap_or(0))
+        };
+        let name = |cards: &Vec<Device>| match &cards[..] {
+            [card] => card.name(),
+            all => format!("each of {} GPUs, the first {}", all.len(), all[0].name()),
+        };
+        let processors = |cards: &Vec<Device>| cards.iter().map(Device::processors).max().unwrap_or(PROCESSORS);
+        Ok(Self {
+            name: cards.as_ref().ok().map(name),
+            ranks,
+            number,
+            weights: weights.device_bytes_of_all(number, |layer, shape| Split::shape(ranks, &part, layer, shape))?,
+            processors: cards.as_ref().map_or(PROCESSORS, processors),
+            room: cards.as_ref().map_err(Clone::clone).and_then(room).map_err(|error| error.to_string()),
+            part,
+        })
+    }
+
+    fn needs(&self, settings: &CandleSettings) -> DeviceNeeds {
+        let Self { ranks, ref part, number, weights, processors, .. } = *self;
+        DeviceNeeds::new(processors, settings, part, weights, number, ranks)
     }
 }
 
@@ -335,7 +364,7 @@ mod tests {
     #[test]
     fn the_cache_of_a_gpu_is_what_is_left() {
         let on_gpu = |settings: &mut CandleSettings| {
-            settings.device = ComputeDevice::Cuda { ordinal: 0, memory_fraction: 0.9 };
+            settings.device = ComputeDevice::Cuda { ordinal: 0, ranks: 1, memory_fraction: 0.9 };
         };
         let planner = planner(on_gpu);
         let all = planner.plan_within(Some(64 << 30)).expect("a plan").needs;
@@ -355,6 +384,23 @@ mod tests {
             settings.kv_tokens = Some(1024);
         });
         assert_eq!(asked.plan_within(Some(64 << 30)).expect("a plan").needs.kv, all.kv / 4);
+    }
+
+    /// Each of two cards has a head of keys and values of two, half of each layer, and all vectors of tokens.
+    #[test]
+    fn what_is_divided_is_planned_for_each_gpu() {
+        let needs = |ranks| {
+            let planner = planner(|settings| {
+                settings.device = ComputeDevice::Cuda { ordinal: 0, ranks, memory_fraction: 0.9 };
+            });
+            planner.plan_within(Some(64 << 30)).expect("a plan").needs
+        };
+        let (one, two) = (needs(1), needs(2));
+        assert_eq!(two.kv, one.kv / 2);
+        let table = 3072 * 256 * 2;
+        // The norms, which are kept whole, are few.
+        let divided = table + (one.weights - table) / 2;
+        assert!((divided..divided + one.weights / 100).contains(&two.weights), "{two:?}, {one:?}, a table of {table}");
     }
 
     #[test]

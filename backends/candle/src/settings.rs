@@ -50,11 +50,13 @@ pub enum KvType {
 pub enum ComputeDevice {
     #[default]
     Cpu,
-    /// An NVIDIA card.
+    /// NVIDIA cards.
     Cuda {
-        /// Its number, in the order of `CUDA_VISIBLE_DEVICES`.
+        /// The number of the first, in the order of `CUDA_VISIBLE_DEVICES`.
         ordinal: usize,
-        /// How much of its memory may be used, with what others use already: more than 0 and not more than 1. What weights and work space leave of
+        /// How many the model is divided among, each following the other.
+        ranks: usize,
+        /// How much of the memory of each may be used, with what others use already: more than 0 and not more than 1. What weights and work space leave of
         /// it is KV cache, unless `kv_tokens` says how much.
         memory_fraction: f64,
     },
@@ -100,6 +102,9 @@ impl CandleSettings {
             device,
             threads,
         } = self;
+        if let ComputeDevice::Cuda { ranks: 0, .. } = device {
+            return Err(LoadError::Unsupported("ranks must be at least 1".to_owned()));
+        }
         if let ComputeDevice::Cuda { memory_fraction, .. } = device
             && !(*memory_fraction > 0.0 && *memory_fraction <= 1.0)
         {

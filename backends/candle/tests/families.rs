@@ -16,7 +16,11 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
-use support::{byte_level, device::on_device, settings};
+use support::{
+    byte_level,
+    device::{on_device, on_ranks},
+    settings, write_raw,
+};
 use tandem_candle::{CandleLoader, CandleSettings};
 use tandem_core::{
     BackendLoader, BlockId, Chunk, InferenceBackend, SampleRow, SamplingParams, SlotId, Step, TokenId, conformance,
@@ -70,6 +74,51 @@ impl Fixture {
         fs_err::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let tokens = integers("tokens").into_iter().map(|token| token as TokenId).collect();
         Self { dir, tokens, logprobs }
+    }
+
+    /// One whose heads of keys and values can be shared out.
+    fn for_ranks(name: &str, ranks: u64) -> Self {
+        let fixture = Self::open(name);
+        let heads = fixture.kv_heads();
+        let divides = heads.is_multiple_of(ranks) || ranks.is_multiple_of(heads);
+        if divides { fixture } else { fixture.with_twice_the_kv_heads() }
+    }
+
+    fn kv_heads(&self) -> u64 {
+        let config: Value =
+            serde_json::from_slice(&fs_err::read(self.dir.path().join("config.json")).unwrap()).unwrap();
+        config["num_key_value_heads"].as_u64().unwrap()
+    }
+
+    /// The same model with each head of keys and values twice, so that they can be shared out; those who look at it find the same.
+    fn with_twice_the_kv_heads(self) -> Self {
+        let (config_file, weights_file) =
+            (self.dir.path().join("config.json"), self.dir.path().join("model.safetensors"));
+        let mut config: Value = serde_json::from_slice(&fs_err::read(&config_file).unwrap()).unwrap();
+        let heads = config["num_key_value_heads"].as_u64().unwrap();
+        config["num_key_value_heads"] = (2 * heads).into();
+        fs_err::write(config_file, config.to_string()).unwrap();
+        let bytes = fs_err::read(&weights_file).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let all = tensors.tensors().into_iter().map(|(name, tensor)| {
+            let (mut shape, mut data) = (tensor.shape().to_vec(), tensor.data().to_vec());
+            if name.contains(".k_proj.") || name.contains(".v_proj.") {
+                shape[0] *= 2;
+                data = data
+                    .chunks_exact(data.len() / heads as usize)
+                    .flat_map(|head| [head, head])
+                    .flatten()
+                    .copied()
+                    .collect();
+            }
+            (name, tensor.dtype(), shape, data)
+        });
+        let all: Vec<_> = all.collect();
+        write_raw(
+            &weights_file,
+            all.iter().map(|(name, dtype, shape, data)| (name.as_str(), *dtype, shape.clone(), &data[..])),
+        );
+        self
     }
 
     /// Runs one step, and compares what each piece ends with. Returns the largest relative error.
@@ -140,15 +189,35 @@ struct Computer {
     loader: fn(CandleSettings) -> CandleLoader,
     /// Whether what is computed beside a sequence changes none of its bits.
     conforms_exactly: bool,
+    ranks: u64,
 }
 
-const CPU: Computer = Computer { loader: CandleLoader::new, conforms_exactly: true };
+const CPU: Computer = Computer { loader: CandleLoader::new, conforms_exactly: true, ranks: 1 };
 /// Whose parts of an attention are put together in an order that the number of rows decides. That it conforms is seen with one model.
-const DEVICE: Computer = Computer { loader: on_device, conforms_exactly: false };
+const DEVICE: Computer = Computer { loader: on_device, conforms_exactly: false, ranks: 1 };
+/// A model divided between two.
+const TWO_RANKS: Computer = Computer { loader: |settings| on_ranks(settings, 2), conforms_exactly: false, ranks: 2 };
+/// Among more than many models have heads of keys and values.
+const FOUR_RANKS: Computer = Computer { loader: |settings| on_ranks(settings, 4), conforms_exactly: false, ranks: 4 };
+
+/// A prompt in two chunks, and what comes after it.
+fn check_briefly(name: &str, computer: Computer) {
+    let fixture = Fixture::for_ranks(name, computer.ranks);
+    let table: Vec<_> = (0..CONTEXT.div_ceil(16)).rev().map(BlockId).collect();
+    let settings = CandleSettings { context: Some(CONTEXT), ..settings(fixture.dir.path()) };
+    let mut serve = |loaded: tandem_core::Loaded<'_>| {
+        let backend = loaded.backend.generator().unwrap();
+        let cut = fixture.logprobs.keys().map(|position| position + 1).filter(|&end| end < PROMPT).max().unwrap();
+        for range in [0..cut, cut..PROMPT, PROMPT..PROMPT + 1, PROMPT + 1..PROMPT + 2] {
+            fixture.step(backend, &[Piece { slot: 0, range, table: &table }]);
+        }
+    };
+    Box::new((computer.loader)(settings)).with_backend(&mut serve).unwrap();
+}
 
 /// Everything that serving does with a sequence, in pages that lie in no order.
 fn check(name: &str, block_size: u32, computer: Computer) {
-    let fixture = Fixture::open(name);
+    let fixture = Fixture::for_ranks(name, computer.ranks);
     let end = fixture.tokens.len() - 1;
     let pages = CONTEXT.div_ceil(block_size);
     let table = |of: u32| (0..pages).map(|at| BlockId((at * 7 % pages) * 3 + of)).collect::<Vec<_>>();
@@ -205,8 +274,45 @@ fn experts_on_a_device() {
     check("qwen3_moe", 32, DEVICE);
 }
 
+#[test]
+fn gemma2_on_two_ranks() {
+    check_briefly("gemma2", TWO_RANKS);
+}
+
+#[test]
+fn experts_on_two_ranks() {
+    check_briefly("qwen3_moe", TWO_RANKS);
+}
+
+/// Norms of queries and keys, biases, and twice as many ranks as heads of keys and values.
+#[test]
+fn qwen3_on_four_ranks() {
+    check_briefly("qwen3", FOUR_RANKS);
+}
+
 mod slow {
     use super::*;
+
+    /// All that have an even number of heads, each normalised by itself.
+    #[test]
+    fn families_on_two_ranks() {
+        for name in [
+            "llama",
+            "llama_linear",
+            "llama_yarn",
+            "mistral",
+            "qwen3",
+            "qwen3_moe",
+            "qwen3_moe_window",
+            "gemma2",
+            "gemma3",
+            "gemma3_classic",
+            "phi3",
+            "smollm3",
+        ] {
+            check(name, 16, TWO_RANKS);
+        }
+    }
 
     /// All of them.
     #[test]

@@ -89,6 +89,17 @@ KERNEL map_logits(float *logits, float factor, float cap, int64_t count) {
 }
 EXPORT(map_logits)
 
+// Rows of which each rank made some columns, which lie behind each other by rank, as they are. A thread for each number.
+KERNEL join_parts(const float *parts, float *out, int ranks, int rows, int width, int longest, int64_t count) {
+    int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    int64_t row = at / width, column = at % width;
+    // Rank r has the columns from r * width / ranks on: this is the last one that begins no later.
+    int64_t rank = ((column + 1) * ranks - 1) / width, first = rank * width / ranks;
+    out[at] = parts[(rank * rows + row) * longest + column - first];
+}
+EXPORT(join_parts)
+
 #define DEFINE(X)                                                                                                                          \
     KERNEL embed_##X(const X *table, const int *tokens, float *hidden, int width, float scale) {                                           \
         embed<X>(table, tokens, hidden, width, scale);                                                                                     \

@@ -35,6 +35,30 @@ impl Device {
         Self(Arc::new(crate::emulator::Emulator::default()))
     }
 
+    #[cfg(any(feature = "driver", feature = "emulator"))]
+    pub(crate) fn from_executor(executor: Arc<dyn Executor>) -> Self {
+        Self(executor)
+    }
+
+    /// Cards that follow each other, the first of that number, which compute one model together.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) has it, and when there are fewer.
+    #[cfg(feature = "driver")]
+    pub fn open_all(first: usize, count: usize) -> Result<Vec<Self>, CudaError> {
+        let drivers = crate::driver::Driver::open_all(first, count)?;
+        Ok(drivers.into_iter().map(|driver| Self(Arc::new(driver))).collect())
+    }
+
+    /// There are none: the program was built without support for cards.
+    ///
+    /// # Errors
+    /// Always.
+    #[cfg(not(feature = "driver"))]
+    pub fn open_all(first: usize, _: usize) -> Result<Vec<Self>, CudaError> {
+        Self::open(first).map(|device| vec![device])
+    }
+
     /// What it is, for people.
     #[must_use]
     pub fn name(&self) -> String {

@@ -83,13 +83,21 @@ unsafe impl Send for RawGraph {}
 unsafe impl Send for RawExec {}
 
 impl Driver {
-    pub(crate) fn open(ordinal: usize) -> Result<Self, CudaError> {
-        // SAFETY: it only looks for a library.
-        if !unsafe { sys::is_culib_present() } {
-            let reason = "there is no NVIDIA driver on this machine (libcuda.so.1 was not found)";
-            return Err(CudaError::Unavailable(reason.to_owned()));
+    /// Cards that follow each other, all of which there have to be.
+    pub(crate) fn open_all(first: usize, count: usize) -> Result<Vec<Self>, CudaError> {
+        look_for_driver()?;
+        let there = CudaContext::device_count().map_err(|error| unavailable(first, error))?.unsigned_abs() as usize;
+        if count > 1 && first + count > there {
+            return Err(CudaError::Unavailable(format!(
+                "a model on {count} GPUs from GPU {first} on cannot be had: the NVIDIA driver has {there} in all"
+            )));
         }
-        // SAFETY: as above.
+        (first..first + count).map(Self::open).collect()
+    }
+
+    pub(crate) fn open(ordinal: usize) -> Result<Self, CudaError> {
+        look_for_driver()?;
+        // SAFETY: it only looks for a library.
         if !unsafe { blas_sys::is_culib_present() } {
             let reason = "cuBLAS was not found (libcublas.so.13): install the CUDA 13 runtime libraries, or name their folder in LD_LIBRARY_PATH";
             return Err(CudaError::Unavailable(reason.to_owned()));
@@ -146,7 +154,13 @@ impl Driver {
         })
     }
 
-    fn bind(&self) -> Done {
+    /// Where everything is done in its order.
+    pub(crate) fn stream(&self) -> sys::CUstream {
+        self.stream.cu_stream()
+    }
+
+    /// Makes what the thread asks for next, of whatever library, be for this card.
+    pub(crate) fn bind(&self) -> Done {
         self.context.bind_to_thread().map_err(failed("cuCtxSetCurrent"))
     }
 
@@ -360,6 +374,15 @@ impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+fn look_for_driver() -> Done {
+    // SAFETY: it only looks for a library.
+    if unsafe { sys::is_culib_present() } {
+        return Ok(());
+    }
+    let reason = "there is no NVIDIA driver on this machine (libcuda.so.1 was not found)";
+    Err(CudaError::Unavailable(reason.to_owned()))
 }
 
 fn unavailable(ordinal: usize, error: DriverError) -> CudaError {

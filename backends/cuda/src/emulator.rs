@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     ffi::{CString, c_char, c_int, c_uint, c_void},
     slice,
-    sync::Mutex,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use half::{bf16, f16};
@@ -13,6 +16,7 @@ use half::{bf16, f16};
 use crate::{
     CudaError, Number,
     executor::{Arg, Done, Executor, Extent, Gemm},
+    meeting::Meeting,
 };
 
 unsafe extern "C" {
@@ -37,6 +41,18 @@ pub(crate) struct Emulator {
     /// Sizes by address.
     allocated: Mutex<BTreeMap<u64, usize>>,
     graphs: Mutex<Graphs>,
+    /// Kernels that are still carried out before it fails; `None` for one that does not.
+    lasts: Option<AtomicUsize>,
+    fault: Fault,
+}
+
+/// What becomes of a device that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    Error,
+    /// As of a mistake in the program.
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +66,32 @@ struct Graphs {
 enum Call {
     Launch { kernel: String, extent: Extent, arguments: Vec<Arg> },
     Gemm(Gemm),
+    Together { meeting: Arc<Meeting>, rank: usize, collective: Collective },
+}
+
+/// What a rank does with the others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Collective {
+    AllReduce { address: u64, count: usize },
+    Gather { from: u64, count: usize, to: u64 },
+    Broadcast { address: u64, count: usize },
 }
 
 impl Emulator {
+    /// One that fails after so many kernels.
+    pub(crate) fn failing_after(kernels: usize, fault: Fault) -> Self {
+        Self { lasts: Some(AtomicUsize::new(kernels)), fault, ..Self::default() }
+    }
+
+    /// Carries out what a rank does with the others, or writes it down.
+    ///
+    /// # Safety
+    /// There are so many numbers at its addresses, aligned as numbers are.
+    pub(crate) unsafe fn together(&self, meeting: &Arc<Meeting>, rank: usize, collective: Collective) -> Done {
+        let call = Call::Together { meeting: Arc::clone(meeting), rank, collective };
+        if self.recorded(|| call.clone()) { Ok(()) } else { self.run(&call) }
+    }
+
     /// Writes the call down if calls are being written down.
     fn recorded(&self, call: impl FnOnce() -> Call) -> bool {
         let mut graphs = self.graphs.lock().expect("no test panics while it holds this");
@@ -69,9 +108,17 @@ impl Emulator {
         self.graphs.lock().expect("no test panics while it holds this").recording.is_some()
     }
 
-    fn run(&self, call: &Call) {
+    fn run(&self, call: &Call) -> Done {
         match call {
             Call::Launch { kernel, extent, arguments } => {
+                let left = self.lasts.as_ref().map(|lasts| {
+                    lasts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |kernels| kernels.checked_sub(1))
+                });
+                if let Some(Err(_)) = left {
+                    assert!(self.fault == Fault::Error, "the emulated device was made to panic here");
+                    let reason = "the emulated device was made to fail here".to_owned();
+                    return Err(CudaError::Failed { call: "cuLaunchKernel", reason });
+                }
                 let name = CString::new(kernel.as_str()).expect("a name without zeros");
                 let block = [extent.threads, 1, 1];
                 self.check_addresses(kernel, arguments);
@@ -94,7 +141,10 @@ impl Emulator {
                 gemm(call);
                 self.check_guards("a product");
             }
+            // SAFETY: the addresses were vouched for when it was asked for; no other rank touches this device's memory.
+            Call::Together { meeting, rank, collective } => unsafe { together(meeting, *rank, *collective) }?,
         }
+        Ok(())
     }
 
     /// A graph may work on what is no longer there.
@@ -195,17 +245,11 @@ impl Executor for Emulator {
 
     unsafe fn launch(&self, kernel: &str, extent: Extent, arguments: &[Arg]) -> Done {
         let call = Call::Launch { kernel: kernel.to_owned(), extent, arguments: arguments.to_vec() };
-        if !self.recorded(|| call.clone()) {
-            self.run(&call);
-        }
-        Ok(())
+        if self.recorded(|| call.clone()) { Ok(()) } else { self.run(&call) }
     }
 
     unsafe fn gemm(&self, gemm: &Gemm) -> Done {
-        if !self.recorded(|| Call::Gemm(*gemm)) {
-            self.run(&Call::Gemm(*gemm));
-        }
-        Ok(())
+        if self.recorded(|| Call::Gemm(*gemm)) { Ok(()) } else { self.run(&Call::Gemm(*gemm)) }
     }
 
     fn begin_capture(&self) -> Done {
@@ -225,13 +269,49 @@ impl Executor for Emulator {
 
     unsafe fn replay(&self, graph: u64) -> Done {
         let calls = self.graphs.lock().expect("no test panics while it holds this").recorded[&graph].clone();
-        calls.iter().for_each(|call| self.run(call));
-        Ok(())
+        calls.iter().try_for_each(|call| self.run(call))
     }
 
     fn drop_graph(&self, graph: u64) {
         self.graphs.lock().expect("no test panics while it holds this").recorded.remove(&graph);
     }
+}
+
+/// What ranks do with each other, in this process's memory: each shows a copy of its words and writes to its own alone.
+///
+/// # Safety
+/// There are so many words at the addresses, aligned as they have to be.
+unsafe fn together(meeting: &Meeting, rank: usize, collective: Collective) -> Done {
+    let show = |address: u64, count: usize| {
+        // SAFETY: the caller's.
+        let own = unsafe { slice::from_raw_parts(address as *const u32, count) };
+        meeting.exchange(rank, own.to_vec())
+    };
+    match collective {
+        Collective::AllReduce { address, count } => {
+            let shown = show(address, count)?;
+            // SAFETY: the caller's.
+            let own = unsafe { slice::from_raw_parts_mut(address as *mut f32, count) };
+            // In the order of ranks, so that all of them come to the same sum, and to the same the next time.
+            for (at, sum) in own.iter_mut().enumerate() {
+                *sum = shown.iter().map(|words| f32::from_bits(words[at])).sum();
+            }
+        }
+        Collective::Gather { from, count, to } => {
+            let shown = show(from, count)?;
+            if rank == 0 {
+                // SAFETY: the caller's.
+                let all = unsafe { slice::from_raw_parts_mut(to as *mut u32, count * shown.len()) };
+                all.chunks_exact_mut(count).zip(&shown).for_each(|(part, words)| part.copy_from_slice(words));
+            }
+        }
+        Collective::Broadcast { address, count } => {
+            let shown = show(address, count)?;
+            // SAFETY: the caller's.
+            unsafe { slice::from_raw_parts_mut(address as *mut u32, count) }.copy_from_slice(&shown[0]);
+        }
+    }
+    Ok(())
 }
 
 /// The product, added up in F64: what cuBLAS does is its own affair.

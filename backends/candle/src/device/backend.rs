@@ -5,7 +5,7 @@ use tandem_core::{
 };
 use tandem_cuda::{Buffer, SampleParams};
 
-use super::{DeviceDecoder, decoder::DeviceStepError};
+use super::{ParallelDecoder, decoder::DeviceStepError};
 
 /// A model on a device.
 ///
@@ -14,7 +14,7 @@ use super::{DeviceDecoder, decoder::DeviceStepError};
 #[derive(Debug)]
 pub(crate) struct DeviceBackend {
     spec: BackendSpec,
-    model: DeviceDecoder,
+    model: ParallelDecoder,
     threads: rayon::ThreadPool,
     /// Of the last step: the chunks that are sampled after, and those that are scored with their tokens.
     sampled: Vec<SlotId>,
@@ -28,7 +28,7 @@ pub(crate) struct DeviceBackend {
 
 impl DeviceBackend {
     /// `room` has [`SampleParams::BYTES`] for each sequence.
-    pub(crate) fn new(spec: BackendSpec, model: DeviceDecoder, threads: rayon::ThreadPool, room: Buffer) -> Self {
+    pub(crate) fn new(spec: BackendSpec, model: ParallelDecoder, threads: rayon::ThreadPool, room: Buffer) -> Self {
         Self {
             spec,
             model,
@@ -82,6 +82,8 @@ impl InferenceBackend for DeviceBackend {
         for (&at, logits) in left.iter().zip(on_host.iter_mut()) {
             model.row(at, logits).map_err(|error| failed(error.into()))?;
         }
+        // What came from a device after another has failed is nothing.
+        model.check().map_err(|error| failed(error.into()))?;
         let work = left.par_iter().zip(on_host).zip(samplers);
         let results = work.map(|((&at, logits), sampler)| (at, sampler.sample(logits, &rows[at])));
         for (at, result) in threads.install(|| results.collect::<Vec<_>>()) {

@@ -1,5 +1,6 @@
 use tandem_cuda::{Buffer, CudaError, Device, Number, Routing};
 
+use super::Split;
 use crate::config::{DecoderConfig, MlpConfig};
 
 const F32: usize = 4;
@@ -22,6 +23,8 @@ pub(super) struct Buffers {
     pub(super) wanted: Buffer,
     pub(super) logits: Buffer,
     pub(super) scored: Buffer,
+    /// What ranks made of logits; None where there is but one.
+    pub(super) parts: Option<Buffer>,
     /// Cosines and sines, for each of the model's angles.
     pub(super) turns: Vec<Buffer>,
     pub(super) scratch: Buffer,
@@ -50,14 +53,18 @@ struct Sizes {
     gated: usize,
     logits: usize,
     scored: usize,
+    parts: usize,
     turns: Vec<usize>,
     /// Scores, pairs of rows and experts, groups of them, and what experts make.
     experts: Option<[usize; 4]>,
 }
 
 impl Sizes {
-    /// For steps of `rows` tokens, of which `sampled` are sampled after.
-    fn new(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number) -> Self {
+    /// For steps of `rows` tokens, of which `sampled` are sampled after, with what a rank has of a model.
+    fn new(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number, split: Split) -> Self {
+        let (ranks, vocab) = (split.ranks(), config.vocab_size);
+        // The first rank has those of all, and what comes of them.
+        let (gathered, logits) = if split.rank() == 0 { (ranks, vocab) } else { (1, 0) };
         let (hidden, q) = (config.hidden_size, config.q_width());
         let mlp = config.layers.iter().map(|layer| match layer.mlp {
             MlpConfig::Dense { width } => width,
@@ -83,8 +90,9 @@ impl Sizes {
             attended: rows * q * number,
             gate_up: rows * 2 * mlp * F32,
             gated: rows * mlp * number,
-            logits: sampled * config.vocab_size * F32,
-            scored: SCORED_ROWS * config.vocab_size * F32,
+            logits: sampled * logits * F32,
+            scored: SCORED_ROWS * logits * F32,
+            parts: if ranks == 1 { 0 } else { gathered * sampled.max(SCORED_ROWS) * vocab.div_ceil(ranks) * F32 },
             turns: pairs.iter().map(|pairs| rows * pairs * 2 * F32).collect(),
         }
     }
@@ -98,8 +106,9 @@ impl Buffers {
         rows: usize,
         sampled: usize,
         number: Number,
+        split: Split,
     ) -> Result<Self, CudaError> {
-        let sizes = Sizes::new(config, pairs, rows, sampled, number);
+        let sizes = Sizes::new(config, pairs, rows, sampled, number, split);
         Ok(Self {
             hidden: device.allocate(sizes.hidden)?,
             normed: device.allocate(sizes.normed)?,
@@ -111,6 +120,7 @@ impl Buffers {
             wanted: device.allocate(sizes.normed)?,
             logits: device.allocate(sizes.logits)?,
             scored: device.allocate(sizes.scored)?,
+            parts: (sizes.parts > 0).then(|| device.allocate(sizes.parts)).transpose()?,
             turns: sizes.turns.iter().map(|bytes| device.allocate(*bytes)).collect::<Result<_, _>>()?,
             scratch: device.allocate(SCRATCH.min(scratch(config, number)))?,
             experts: match sizes.experts {
@@ -127,9 +137,16 @@ impl Buffers {
     }
 
     /// Bytes of all of them.
-    pub(super) fn bytes(config: &DecoderConfig, pairs: &[usize], rows: usize, sampled: usize, number: Number) -> usize {
-        let sizes = Sizes::new(config, pairs, rows, sampled, number);
-        let Sizes { hidden, normed, qkv, attended, gate_up, gated, logits, scored, turns, experts } = sizes;
+    pub(super) fn bytes(
+        config: &DecoderConfig,
+        pairs: &[usize],
+        rows: usize,
+        sampled: usize,
+        number: Number,
+        split: Split,
+    ) -> usize {
+        let sizes = Sizes::new(config, pairs, rows, sampled, number, split);
+        let Sizes { hidden, normed, qkv, attended, gate_up, gated, logits, scored, parts, turns, experts } = sizes;
         2 * (hidden + normed)
             + qkv
             + attended
@@ -137,6 +154,7 @@ impl Buffers {
             + gated
             + logits
             + scored
+            + parts
             + turns.iter().sum::<usize>()
             + experts.map_or(0, |[scores, pairs, groups, outputs]| scores + 2 * pairs + groups + outputs)
             + SCRATCH.min(scratch(config, number))

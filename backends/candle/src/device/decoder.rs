@@ -1,25 +1,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_core::{LoadError, Step};
-use tandem_cuda::{Buffer, CudaError, Device, Graph, Input, KvPages, LogitMap, Number, Rows, Turns, Weight};
+use tandem_cuda::{Buffer, CudaError, Device, Graph, Input, LogitMap, Number, Rank, Rows, Turns, Weight};
 
 use super::{
-    DeviceLinear, batch,
+    DeviceLinear, Split, batch,
     batch::{Batch, Limits, is_decoding},
     buffers::{Buffers, SCORED_ROWS},
-    layer::{BlockNorms, Common, DeviceLayer, DeviceMlp, QkNorms},
+    layer::{Common, DeviceLayer},
+    loader::Loader,
     refused,
 };
 use crate::{
-    config::{self, DecoderConfig, Head, MlpConfig, QkNorm, RouteWeights},
+    config::{self, DecoderConfig, Head},
     layers::RotaryEmbedding,
-    models::{LayerTensors, NormNames, Product, distinct_ropes, is_derived, norm_weight},
+    models::{Product, distinct_ropes, is_derived},
     weights::Weights,
 };
 
 const F32: usize = 4;
 
-/// A decoder on a device, with its KV cache.
+/// A decoder on a device, with its KV cache; or a rank's share of one.
 #[derive(Debug)]
 pub(crate) struct DeviceDecoder {
     /// Steps that were written down, by their rows. Dropped first: they work on all the rest.
@@ -33,7 +34,8 @@ pub(crate) struct DeviceDecoder {
     turns: Vec<Turns>,
     layers: Vec<DeviceLayer>,
     norm: Buffer,
-    head: Option<DeviceLinear>,
+    /// Of a rank, its share of the logits.
+    head: DeviceLinear,
     logit_map: LogitMap,
     buffers: Buffers,
     /// What a step is told.
@@ -49,6 +51,15 @@ pub(crate) struct DeviceDecoder {
 #[derive(Debug)]
 struct Embedding(DeviceLinear);
 
+/// A step as all ranks are told of it.
+#[derive(Debug)]
+pub(super) struct Planned {
+    batch: Batch,
+    /// The rows that it was made to have, where it is one of decoding.
+    bucket: Option<usize>,
+    sampled: usize,
+}
+
 /// How large the cache and the steps are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -62,14 +73,15 @@ pub(crate) struct Shape {
 }
 
 impl DeviceDecoder {
-    /// Takes its weights.
+    /// Takes its weights: of the model that `config` describes what the rank has of it, which `part` describes.
     pub(crate) fn load(
-        device: &Device,
+        rank: &Rank,
         number: Number,
-        config: &DecoderConfig,
+        (config, part): (&DecoderConfig, &DecoderConfig),
         shape: Shape,
         mut weights: Weights,
     ) -> Result<Self, LoadError> {
+        let (device, split) = (rank.device(), Split::new(rank.rank(), rank.ranks()));
         let ropes = distinct_ropes(config);
         let embeddings: Vec<_> =
             ropes.iter().map(|rope| RotaryEmbedding::new(rope, config.head_dim, shape.context)).collect();
@@ -80,26 +92,25 @@ impl DeviceDecoder {
         let turns = turns.collect::<Result<Vec<_>, _>>()?;
         let pairs: Vec<_> = turns.iter().map(Turns::pairs).collect();
         let table = (shape.context as usize).div_ceil(shape.page_len);
-        let common = Common::new(device, number, config, pairs.clone(), table)?;
-        let mut loader = Loader { device, number, config, weights: &mut weights };
+        let common = Common::new(rank, number, part, pairs.clone(), table)?;
+        let mut loader = Loader { device, number, split, config, part, weights: &mut weights };
         let vocabulary = |name: &str| Product {
             parts: vec![(name.to_owned(), config.vocab_size)],
             inputs: config.hidden_size,
             has_bias: false,
         };
-        let embedding = Embedding(loader.linear(&vocabulary("model.embed_tokens"))?);
+        let embedding = Embedding(loader.linear(&Split::whole(&vocabulary("model.embed_tokens")), false)?);
         let layers = config.layers.iter().enumerate().map(|(at, layer)| {
-            let tensors = LayerTensors::new(config, format!("model.layers.{at}"));
             let rope = layer.rope.as_ref().map(|rope| {
                 ropes.iter().position(|known| *known == rope).expect("the decoder has the angles of all layers")
             });
-            loader.layer(&tensors, layer, rope, &shape)
+            loader.layer(at, rope, &shape)
         });
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let norm = loader.norm("model.norm", config.hidden_size)?;
         let head = match config.head {
-            Head::Tied => None,
-            Head::Own => Some(loader.linear(&vocabulary("lm_head"))?),
+            Head::Tied => DeviceLinear::new(vec![embedding.table().part(rank.share(config.vocab_size))], None),
+            Head::Own => loader.linear(&split.head(&vocabulary("lm_head")), false)?,
         };
         // Some files carry a copy of the tied embedding.
         let tied = config.head == Head::Tied;
@@ -113,7 +124,7 @@ impl DeviceDecoder {
         };
         let rows = shape.max_step_tokens;
         let sampled = batch::most_sampled(shape.parallel, rows);
-        let buffers = Buffers::new(device, config, &pairs, rows, sampled, number).map_err(refused)?;
+        let buffers = Buffers::new(device, part, &pairs, rows, sampled, number, split).map_err(refused)?;
         let told = device.allocate(Batch::most_bytes(&limits, rows, shape.parallel)).map_err(refused)?;
         Ok(Self {
             graphs: BTreeMap::new(),
@@ -139,26 +150,36 @@ impl DeviceDecoder {
         })
     }
 
-    /// Asks for one pass: fills the cache with the K and V of all tokens, and makes the logits of the rows that tokens are sampled after. Returns
-    /// while the device computes.
-    ///
-    /// Steps of decoding are the same work again and again. They are made as long as the next of a few sizes, and what they ask for is written
-    /// down, so that the host asks once for all of it.
-    pub(crate) fn forward(&mut self, step: &Step<'_>) -> Result<(), DeviceStepError> {
+    /// Where it computes, and with whom.
+    pub(super) fn rank(&self) -> &Rank {
+        &self.common.rank
+    }
+
+    /// Lays out one pass, the same for all ranks. Steps of decoding are made as long as the next of a few sizes.
+    pub(super) fn plan(&self, step: &Step<'_>) -> Result<Planned, DeviceStepError> {
         let used = step.tokens();
         let bucket = if is_decoding(step) { batch::bucket(used, self.most_decoding) } else { None };
         let batch = Batch::new(step, bucket.unwrap_or(used), &self.limits).map_err(DeviceStepError::Step)?;
+        Ok(Planned { batch, bucket, sampled: step.sampled_rows() })
+    }
+
+    /// Asks for one pass: fills the cache with the K and V of all tokens, and makes the logits of the rows that tokens are sampled after. Returns
+    /// while the device computes.
+    ///
+    /// Steps of decoding are the same work again and again: what they ask for is written down, so that the host asks once for all of it.
+    pub(super) fn forward(&mut self, planned: &Planned) -> Result<(), CudaError> {
+        let Planned { batch, bucket, sampled } = planned;
         self.told.write(0, &batch.bytes())?;
-        self.sampled = step.sampled_rows();
+        self.sampled = *sampled;
         self.scored = batch.scored;
-        let Some(bucket) = bucket else { return Ok(self.compute(&batch)?) };
+        let &Some(bucket) = bucket else { return self.compute(batch) };
         if let Some(graph) = self.graphs.get(&bucket) {
-            return Ok(graph.replay()?);
+            return graph.replay();
         }
-        self.compute(&batch)?;
+        self.compute(batch)?;
         // The places of all operands depend on the number of rows alone, if that is also the number of sequences.
         if !self.warm.insert(bucket) {
-            let graph = self.common.device.record(|| self.compute(&batch))?;
+            let graph = self.common.device.record(|| self.compute(batch))?;
             self.graphs.insert(bucket, graph);
         }
         Ok(())
@@ -190,14 +211,28 @@ impl DeviceDecoder {
         self.logits(0, batch.sampled, &buffers.logits)
     }
 
-    /// Of some of the wanted rows.
+    /// Of some of the wanted rows, on the first rank. Each makes its share of them.
     fn logits(&self, first: usize, count: usize, out: &Buffer) -> Result<(), CudaError> {
-        let Common { device, number, hidden, .. } = &self.common;
-        let head = self.head.as_ref().unwrap_or(&self.embedding.0);
+        let Common { device, rank, number, hidden, .. } = &self.common;
+        let (vocab, scratch) = (self.limits.vocab, &self.buffers.scratch);
+        if count == 0 {
+            return Ok(());
+        }
         let x = self.buffers.wanted.at(first * hidden * number.bytes());
         let input = Input { x, number: *number, rows: count };
-        head.forward(device, input, out.all(), &self.buffers.scratch)?;
-        device.map_logits(self.logit_map, out.all(), count * self.limits.vocab)
+        match &self.buffers.parts {
+            None => self.head.forward(device, input, out.all(), scratch)?,
+            Some(parts) => {
+                let longest = vocab.div_ceil(rank.ranks());
+                self.head.forward_apart(device, input, parts.all(), longest, scratch)?;
+                rank.gather(parts.all(), count * longest, parts.all())?;
+                if rank.rank() > 0 {
+                    return Ok(());
+                }
+                device.join_parts(parts.all(), rank.ranks(), count, vocab, out.all())?;
+            }
+        }
+        device.map_logits(self.logit_map, out.all(), count * vocab)
     }
 
     /// The logits on the device, of the rows that tokens are sampled after.
@@ -211,12 +246,15 @@ impl DeviceDecoder {
         self.read(&self.buffers.logits, row, 1, logits)
     }
 
-    /// Those of rows that are scored, all of the last step, a few at a time.
+    /// Those of rows that are scored, all of the last step, a few at a time. All ranks have to be asked, and the first is told.
     pub(crate) fn scored(&self, mut each: impl FnMut(usize, &[f32])) -> Result<(), CudaError> {
         let mut logits = Vec::new();
         for first in (0..self.scored).step_by(SCORED_ROWS) {
             let now = (self.scored - first).min(SCORED_ROWS);
             self.logits(self.sampled + first, now, &self.buffers.scored)?;
+            if self.common.rank.rank() > 0 {
+                continue;
+            }
             self.read(&self.buffers.scored, 0, now, &mut logits)?;
             logits.chunks_exact(self.limits.vocab).enumerate().for_each(|(at, logits)| each(first + at, logits));
         }
@@ -241,6 +279,10 @@ pub(crate) enum DeviceStepError {
 }
 
 impl Embedding {
+    fn table(&self) -> &Weight {
+        self.0.whole().expect("a table is one weight")
+    }
+
     fn look_up(
         &self,
         device: &Device,
@@ -249,115 +291,6 @@ impl Embedding {
         hidden: &Buffer,
         scale: f32,
     ) -> Result<(), CudaError> {
-        let table = self.0.whole().expect("a table is one weight");
-        device.embed(table, told.at(batch.tokens()), batch.rows, hidden.all(), scale)
-    }
-}
-
-/// Brings tensors to a device.
-struct Loader<'a> {
-    device: &'a Device,
-    number: Number,
-    config: &'a DecoderConfig,
-    weights: &'a mut Weights,
-}
-
-impl Loader<'_> {
-    fn layer(
-        &mut self,
-        tensors: &LayerTensors<'_>,
-        layer: &config::LayerConfig,
-        rope: Option<usize>,
-        shape: &Shape,
-    ) -> Result<DeviceLayer, LoadError> {
-        let config = self.config;
-        let (attention_norms, mlp_norms) = tensors.block_norms();
-        let pages = KvPages::new(self.device, shape.kv, shape.pages, shape.page_len, config.kv_heads, config.head_dim);
-        Ok(DeviceLayer {
-            attention_norms: self.block_norms(&attention_norms)?,
-            qkv: self.linear(&tensors.qkv())?,
-            qk_norms: match tensors.qk_norms() {
-                None => None,
-                Some(names) => Some(QkNorms {
-                    queries: self.norm(&names.queries.0, names.queries.1)?,
-                    keys: self.norm(&names.keys.0, names.keys.1)?,
-                    // A model of one head has it by itself either way.
-                    per_head: config.qk_norm == Some(QkNorm::PerHead) || config.heads == 1,
-                }),
-            },
-            rope,
-            window: layer.window,
-            output: self.linear(&tensors.output())?,
-            mlp_norms: self.block_norms(&mlp_norms)?,
-            mlp: self.mlp(tensors, &layer.mlp)?,
-            pages: pages.map_err(refused)?,
-        })
-    }
-
-    fn mlp(&mut self, tensors: &LayerTensors<'_>, mlp: &MlpConfig) -> Result<DeviceMlp, LoadError> {
-        match *mlp {
-            MlpConfig::Dense { width } => {
-                let (gate_up, down) = tensors.mlp("mlp", width);
-                Ok(DeviceMlp::Dense { gate_up: self.linear(&gate_up)?, down: self.linear(&down)?, width })
-            }
-            MlpConfig::Experts { width, experts, per_token, weights } => {
-                let router = self.linear(&tensors.router(experts))?;
-                let products = (0..experts).map(|at| tensors.mlp(&format!("mlp.experts.{at}"), width));
-                let (gate_ups, downs): (Vec<_>, Vec<_>) = products.unzip();
-                Ok(DeviceMlp::Experts {
-                    router,
-                    gate_up: self.stacked(gate_ups)?,
-                    down: self.stacked(downs)?,
-                    width,
-                    experts,
-                    per_token,
-                    among_chosen: weights == RouteWeights::OfChosen,
-                })
-            }
-        }
-    }
-
-    /// The weights of products of equal shape behind each other.
-    fn stacked(&mut self, products: Vec<Product>) -> Result<Weight, LoadError> {
-        let inputs = products.first().map_or(0, |product| product.inputs);
-        let names: Vec<_> = products.into_iter().flat_map(|product| product.parts).collect();
-        let mut weights = self.weights.put_on_device(self.device, self.number, &names, inputs)?;
-        match (weights.pop(), weights.is_empty()) {
-            (Some(whole), true) => Ok(whole),
-            _ => Err(LoadError::Unsupported(format!(
-                "{} and its like are quantised in more than one way, which a GPU does not compute (backend.device = \"cpu\" does)",
-                names[0].0
-            ))),
-        }
-    }
-
-    fn linear(&mut self, product: &Product) -> Result<DeviceLinear, LoadError> {
-        let Product { parts, inputs, has_bias } = product;
-        let weights: Vec<Weight> = self.weights.put_on_device(self.device, self.number, parts, *inputs)?;
-        let mut bias = Vec::new();
-        if *has_bias {
-            for (name, outputs) in parts {
-                bias.extend(self.weights.vector(&format!("{name}.bias"), *outputs)?);
-            }
-        }
-        let bias = has_bias.then(|| self.upload(&bias)).transpose()?;
-        Ok(DeviceLinear::new(weights, bias))
-    }
-
-    fn block_norms(&mut self, names: &NormNames) -> Result<BlockNorms, LoadError> {
-        let width = self.config.hidden_size;
-        let mut load = |name: &Option<String>| name.as_ref().map(|name| self.norm(name, width)).transpose();
-        Ok(BlockNorms { before: load(&names.before)?, after: load(&names.after)? })
-    }
-
-    fn norm(&mut self, name: &str, width: usize) -> Result<Buffer, LoadError> {
-        let weight = norm_weight(self.config, self.weights, name, width)?;
-        self.upload(&weight)
-    }
-
-    fn upload(&self, values: &[f32]) -> Result<Buffer, LoadError> {
-        let mut bytes = Vec::new();
-        Number::F32.write(values, &mut bytes);
-        self.device.allocate_with(&bytes).map_err(refused)
+        device.embed(self.table(), told.at(batch.tokens()), batch.rows, hidden.all(), scale)
     }
 }

@@ -1,7 +1,7 @@
 use tandem_core::LoadError;
 use tandem_cuda::{
-    Activation, Attention, Buffer, CudaError, Device, HeadNorms, Input, KvPages, Norm, Number, Routing, Rows, Scene,
-    Weight,
+    Activation, Attention, Buffer, CudaError, Device, HeadNorms, Input, KvPages, Norm, Number, Rank, Routing, Rows,
+    Scene, Weight,
 };
 
 use super::{DeviceLinear, batch::Batch, buffers::Buffers};
@@ -66,6 +66,7 @@ pub(super) struct Pending<'a> {
 #[derive(Debug)]
 pub(super) struct Common {
     pub(super) device: Device,
+    pub(super) rank: Rank,
     pub(super) number: Number,
     pub(super) attention: Attention,
     pub(super) heads: usize,
@@ -81,17 +82,19 @@ pub(super) struct Common {
 
 impl Common {
     pub(super) fn new(
-        device: &Device,
+        rank: &Rank,
         number: Number,
         config: &DecoderConfig,
         pairs: Vec<usize>,
         table: usize,
     ) -> Result<Self, LoadError> {
         let &DecoderConfig { heads, kv_heads, head_dim, score_scale, score_cap, .. } = config;
+        let device = rank.device();
         let attention =
             Attention::new(device, heads, kv_heads, head_dim, score_scale, score_cap).map_err(super::refused)?;
         Ok(Self {
             device: device.clone(),
+            rank: rank.clone(),
             number,
             attention,
             heads,
@@ -127,7 +130,7 @@ impl DeviceLayer {
         buffers: &'a Buffers,
         pending: Option<Pending<'a>>,
     ) -> Result<Pending<'a>, CudaError> {
-        let Common { device, number, attention, .. } = common;
+        let Common { device, rank, number, attention, .. } = common;
         let (rows, number) = (batch.rows, *number);
         let Buffers { normed, qkv, attended, delta, gate_up, gated, scratch, .. } = buffers;
 
@@ -157,6 +160,8 @@ impl DeviceLayer {
         attention.rows(device, &scene, told.at(batch.single_rows()), batch.single, sequences, positions)?;
         attention.prompts(device, &scene, told.at(batch.run_lists()), batch.runs)?;
         self.output.forward(device, input(attended), delta.all(), scratch)?;
+        // Each rank has made what its heads add to every row. A bias is added once, to the sum.
+        rank.all_reduce(delta.all(), rows * common.hidden)?;
 
         let pending = Pending { bias: self.output.bias(), norm: self.attention_norms.after.as_ref() };
         let state = common.rows(buffers, rows, Some(pending));
@@ -189,6 +194,7 @@ impl DeviceLayer {
                 None
             }
         };
+        rank.all_reduce(delta.all(), rows * common.hidden)?;
         Ok(Pending { bias, norm: self.mlp_norms.after.as_ref() })
     }
 }

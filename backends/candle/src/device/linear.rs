@@ -40,7 +40,18 @@ impl DeviceLinear {
         y: Place<'_>,
         scratch: &Buffer,
     ) -> Result<(), CudaError> {
-        let stride = self.outputs();
+        self.forward_apart(device, input, y, self.outputs(), scratch)
+    }
+
+    /// The same with rows of the product so many numbers apart.
+    pub(crate) fn forward_apart(
+        &self,
+        device: &Device,
+        input: Input<'_>,
+        y: Place<'_>,
+        stride: usize,
+        scratch: &Buffer,
+    ) -> Result<(), CudaError> {
         let mut first = 0;
         for part in &self.parts {
             device.multiply(part, input, y.skip(first * F32), stride, scratch)?;

@@ -2,7 +2,7 @@ use tandem_core::MemoryNeeds;
 use tandem_cuda::{Attention, MOST_EXPERTS, Number};
 use tandem_kernels::Format;
 
-use super::{batch, buffers::Buffers};
+use super::{Split, batch, buffers::Buffers};
 use crate::{
     config::{DecoderConfig, MlpConfig},
     models::distinct_ropes,
@@ -50,20 +50,23 @@ pub(crate) fn kv_number(settings: &CandleSettings, number: Number) -> Number {
 }
 
 impl DeviceNeeds {
-    /// On a device of so many processors, of weights of so many bytes.
+    /// On a device of so many processors, of weights of so many bytes. Where there are several `ranks`, `config` and `weights` are of what one
+    /// has, and the needs those of the first, which has the most.
     pub(crate) fn new(
         processors: u32,
         settings: &CandleSettings,
         config: &DecoderConfig,
         weights: u64,
         number: Number,
+        ranks: usize,
     ) -> Self {
         let (rows, parallel) = (settings.max_step_tokens as usize, settings.parallel as usize);
         let page_numbers = settings.block_size as usize * config.kv_width() * 2 * config.layers.len();
         let pairs: Vec<_> = distinct_ropes(config).iter().map(|rope| rope.rotary_dim / 2).collect();
         let context = settings.context.unwrap_or(config.max_positions) as usize;
         let told = (rows * 8 + parallel * (context.div_ceil(settings.block_size as usize) + 8)) * 4;
-        let buffers = Buffers::bytes(config, &pairs, rows, batch::most_sampled(parallel, rows), number) + told;
+        let sampled = batch::most_sampled(parallel, rows);
+        let buffers = Buffers::bytes(config, &pairs, rows, sampled, number, Split::new(0, ranks)) + told;
         let attention = Attention::bytes(processors, config.heads, config.kv_heads, config.head_dim);
         Self {
             weights,

@@ -1,5 +1,8 @@
 //! The decoder on a GPU: the same steps as on the CPU, of the operations of `tandem-cuda`.
 //!
+//! A model may be divided among several devices, of which each is a rank with a thread of its own; what it has of the model is a decoder like
+//! any other, that adds up with the others what it made.
+//!
 //! The hidden state and what products give is F32; what products and attention take is rounded to the numbers that weights are kept in. All
 //! memory is taken when the model is loaded, so that no step can find too little of it.
 
@@ -9,12 +12,17 @@ mod buffers;
 mod decoder;
 mod layer;
 mod linear;
+mod loader;
 mod memory;
+mod parallel;
+mod split;
 
 pub(crate) use backend::DeviceBackend;
 pub(crate) use decoder::{DeviceDecoder, Shape};
 pub(crate) use linear::DeviceLinear;
 pub(crate) use memory::{DeviceNeeds, kv_number, kv_tokens, number, room, unsupported};
+pub(crate) use parallel::ParallelDecoder;
+pub(crate) use split::Split;
 
 use tandem_core::LoadError;
 use tandem_cuda::CudaError;

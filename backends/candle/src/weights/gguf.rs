@@ -42,7 +42,7 @@ pub(crate) fn ggml_id(dtype: GgmlDType) -> Option<u32> {
 }
 
 /// The tensors of a GGUF model, under the names that Hugging Face has for them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct GgufWeights {
     files: Vec<Arc<GgufFile>>,
     names: Names,
@@ -200,6 +200,10 @@ impl Source for GgufWeights {
             Some(place) => self.open_tensor(name, place, shape),
             None => Err(invalid(self.files[0].path(), format!("tensor {}: missing", self.both(name)))),
         }
+    }
+
+    fn again(&self) -> Box<dyn Source> {
+        Box::new(self.clone())
     }
 
     fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {

@@ -7,6 +7,7 @@ mod int4;
 mod kept;
 mod matrix;
 mod safetensors;
+mod slice;
 mod stored;
 mod tensor;
 
@@ -16,7 +17,7 @@ use candle_core::quantized::GgmlDType;
 use tandem_core::{LoadError, LoadProgress};
 use tandem_kernels::{Format, PANEL, PackError, Packed, Unread};
 
-pub(crate) use self::{gguf::ggml_id, kept::Kept, stored::Stored};
+pub(crate) use self::{gguf::ggml_id, kept::Kept, slice::Slice, stored::Stored};
 
 use crate::{
     directory::ModelDirectory,
@@ -58,6 +59,9 @@ trait Source: Debug + Send {
 
     /// Refuses what was not taken.
     fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError>;
+
+    /// The same tensors, to be taken by another.
+    fn again(&self) -> Box<dyn Source>;
 }
 
 impl Weights {
@@ -73,8 +77,18 @@ impl Weights {
 
     /// Tells `progress` how many bytes there are, and from now on how many of them are in memory.
     pub(crate) fn tell(&mut self, progress: &LoadProgress) {
-        progress.begin(self.bytes());
+        self.tell_of(progress, self.bytes());
+    }
+
+    /// The same where they are so many bytes.
+    pub(crate) fn tell_of(&mut self, progress: &LoadProgress, bytes: u64) {
+        progress.begin(bytes);
         self.progress = progress.clone();
+    }
+
+    /// The same for another who takes them. What they take is not told again.
+    pub(crate) fn again(&self) -> Self {
+        Self { source: self.source.again(), kept: self.kept, progress: LoadProgress::default() }
     }
 
     /// Whether there is a tensor of this name that was not yet taken.

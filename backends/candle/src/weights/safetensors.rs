@@ -31,7 +31,7 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 ///
 /// Files are read, not memory-mapped: every weight is packed on its way into memory, so a mapping would save nothing, and a file that is cut
 /// short while we read it is an error instead of a `SIGBUS`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SafeTensors {
     shards: Vec<Arc<Shard>>,
     /// Where each tensor that was not yet taken lies.
@@ -256,6 +256,10 @@ impl Source for SafeTensors {
         let (rows, columns) = (shape[0], shape.get(1).copied().unwrap_or(1));
         let source = Box::new(PlainRows { raw, row_bytes: row_bytes(dtype, columns) });
         Ok(Tensor { dtype, rows, columns, unit: 1, source })
+    }
+
+    fn again(&self) -> Box<dyn Source> {
+        Box::new(self.clone())
     }
 
     fn finish(&self, may_remain: &dyn Fn(&str) -> bool) -> Result<(), LoadError> {

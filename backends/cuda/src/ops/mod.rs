@@ -3,6 +3,7 @@
 mod attention;
 mod cache;
 mod experts;
+mod parts;
 mod product;
 mod rows;
 mod sample;

@@ -1,3 +1,5 @@
+use std::{ops::Range, sync::Arc};
+
 use super::{F32, blocks, grid, size};
 use crate::{
     Buffer, CudaError, Device, Number, Place, WeightFormat,
@@ -17,7 +19,9 @@ pub struct Weight {
     format: WeightFormat,
     outputs: usize,
     inputs: usize,
-    buffer: Buffer,
+    /// Of the rows in the buffer, the first that is of this weight.
+    first: usize,
+    buffer: Arc<Buffer>,
 }
 
 impl Weight {
@@ -37,7 +41,18 @@ impl Weight {
     ) -> Result<Self, CudaError> {
         assert!(format.divides(inputs), "{inputs} inputs in {format:?}");
         assert_eq!(bytes.len(), outputs * format.row_bytes(inputs), "{outputs} x {inputs} in {format:?}");
-        Ok(Self { format, outputs, inputs, buffer: device.allocate_with(bytes)? })
+        Ok(Self { format, outputs, inputs, first: 0, buffer: Arc::new(device.allocate_with(bytes)?) })
+    }
+
+    /// Some of its outputs, as a weight that lies in the same memory.
+    ///
+    /// # Panics
+    /// When it has not so many.
+    #[must_use]
+    pub fn part(&self, outputs: Range<usize>) -> Self {
+        let Self { format, inputs, first, ref buffer, .. } = *self;
+        assert!(outputs.end <= self.outputs, "outputs {outputs:?} of {}", self.outputs);
+        Self { format, outputs: outputs.len(), inputs, first: first + outputs.start, buffer: Arc::clone(buffer) }
     }
 
     #[must_use]
@@ -60,8 +75,12 @@ impl Weight {
     }
 
     fn rows_from(&self, first: usize, count: usize) -> Arg {
+        Arg::Address(self.address_of_rows(first, count))
+    }
+
+    fn address_of_rows(&self, first: usize, count: usize) -> u64 {
         let row = self.format.row_bytes(self.inputs);
-        self.buffer.at(first * row).for_bytes(count * row)
+        self.buffer.at((self.first + first) * row).address_of(count * row)
     }
 }
 
@@ -125,8 +144,7 @@ impl Device {
         let y = y.address_of(y_bytes);
         if let WeightFormat::Plain(plain) = format {
             assert_eq!(plain, number, "numbers of one kind meet");
-            let whole = outputs * inputs * number.bytes();
-            return self.gemm(&gemm(weight.buffer.all().address_of(whole), 0, outputs, y));
+            return self.gemm(&gemm(weight.address_of_rows(0, outputs), 0, outputs, y));
         }
         let row = inputs * number.bytes();
         let at_a_time = (scratch.len() / row).min(outputs);
