@@ -14,11 +14,13 @@
 //! - **Loading is a scope.** [`BackendLoader`] lends the backend to a closure instead of returning it, since a llama.cpp context borrows
 //!   its model and may not leave its thread. Unloading is the scope's end.
 //!
-//! Differences between backends are data in [`BackendSpec`], never methods with default bodies.
+//! Differences between backends are data in [`BackendSpec`], never methods with default bodies. One is more than data: a backend whose device
+//! goes on from tokens that the host has not read yet has calls of its own for that, those of [`LookAhead`].
 //!
 //! A model that turns texts into vectors has none of this: no KV memory between passes, no sampling, no end. It is another kind of
 //! backend, an [`EmbeddingBackend`], loaded by the same [`BackendLoader`].
 
+mod ahead;
 mod backend;
 pub mod conformance;
 mod embedding;
@@ -33,6 +35,7 @@ mod spec;
 mod step;
 mod vocab;
 
+pub use ahead::{AheadChunk, AheadStep, Choice, Chosen, Input, LookAhead};
 pub use backend::{Backend, BackendLoader, InferenceBackend, Loaded};
 pub use embedding::{EmbeddingBackend, EmbeddingSpec, Matryoshka, Pooling};
 pub use error::{BoxError, DeviceError, LoadError, SampleError, StepError};

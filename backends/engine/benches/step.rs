@@ -14,7 +14,7 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka,
+    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, LookAhead, Matryoshka,
     SampleError, SampleRow, Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenizeError,
     Tokenizer, Vocab, VocabParts,
 };
@@ -59,6 +59,10 @@ impl InferenceBackend for Parrot {
 
     fn score(&mut self, _: &[ScoreRow<'_>], _: &mut Vec<Result<TokenLogprobs, SampleError>>) -> Result<(), StepError> {
         Ok(())
+    }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        None
     }
 }
 
