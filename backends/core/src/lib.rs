@@ -6,7 +6,8 @@
 //! Three choices shape [`InferenceBackend`]:
 //!
 //! - **A step, not a request and a stream.** A backend that owns its loop owns a scheduler too, and two schedulers drift apart. A step is
-//!   self-contained and borrowed: between two of them a backend remembers its KV memory and nothing else.
+//!   self-contained and borrowed: between two of them a backend remembers its KV memory and nothing else, but for the tokens that it goes on
+//!   from by itself where it looks ahead.
 //! - **Two calls, [`forward`](InferenceBackend::forward) and [`sample`](InferenceBackend::sample).** What the host has to do for a step
 //!   happens between them, while the device works. Sampling is *called* by the backend, because logits are too large to move for
 //!   nothing; it is *specified* in [`sampling`], and its randomness is drawn by the engine. A third, [`score`](InferenceBackend::score), reduces rows of

@@ -1,7 +1,7 @@
 //! What decoding on NVIDIA cards lives in: memory of a device, kernels, products and graphs.
 //!
 //! [`Device`] is a card with one stream: everything is done in the order in which it was asked for, and nothing is waited for but what is
-//! read back. Its operations say what shapes they take and refuse others; the kernels behind them are in `kernels/`, in CUDA C++.
+//! read back. What goes to and fro in each step does so through [`Pinned`] memory, while the host goes on. Its operations say what shapes they take and refuse others; the kernels behind them are in `kernels/`, in CUDA C++.
 //!
 //! Two things execute them. The `driver` feature is for cards. It finds the driver and cuBLAS at run time, so a program that has it starts
 //! without them. The `emulator` feature is for tests: the same kernels, compiled by a C++ compiler, launched with the same grids and
@@ -21,11 +21,13 @@ mod error;
 mod executor;
 mod number;
 mod ops;
+mod pinned;
 
 pub use device::{Buffer, Device, Graph, Place};
 pub use error::CudaError;
 pub use number::{Number, WeightFormat};
 pub use ops::{
-    Activation, Attention, Bias, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, Norm, PROMPT_ROWS, Routing, Rows,
-    SKINNY_ROWS, SampleParams, Scene, Turns, Weight,
+    Activation, Attention, Bias, Chooser, Choosing, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, Norm, PROMPT_ROWS, Routing, Rows,
+    SKINNY_ROWS, SampleParams, Scene, Turns, Weight, waiting_for,
 };
+pub use pinned::{Copying, Outbox, Pinned};

@@ -1,5 +1,7 @@
 //! Plans as text: what the backend is asked to compute, step by step, for a person to review.
 
+mod ahead;
+
 use std::{
     fmt::Write as _,
     sync::Arc,
