@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 use tandem_core::{
-    BackendSpec, InferenceBackend, LookAhead, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
-    sampling::Sampler,
+    BackendSpec, InferenceBackend, LookAhead, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError,
+    TokenLogprobs, sampling::Sampler,
 };
 
 use crate::{

@@ -1,8 +1,6 @@
 //! Steps that are asked for before the tokens of the last one are known to the host.
 
-use crate::{
-    AdapterId, BlockId, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, SlotId, StepError, TokenId,
-};
+use crate::{AdapterId, BlockId, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, SlotId, StepError, TokenId};
 
 /// A backend that chooses tokens on its device and goes on from them there.
 ///

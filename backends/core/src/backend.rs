@@ -1,8 +1,8 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    BackendSpec, EmbeddingBackend, GenerationDefaults, LoadError, LookAhead, Matryoshka, SampleError, SampleRow, Sampled,
-    ScoreRow, Step, StepError, TokenLogprobs, Tokenizer, Vocab,
+    BackendSpec, EmbeddingBackend, GenerationDefaults, LoadError, LookAhead, Matryoshka, SampleError, SampleRow,
+    Sampled, ScoreRow, Step, StepError, TokenLogprobs, Tokenizer, Vocab,
 };
 
 /// Owns a loaded model and runs it one step at a time, on one thread.

@@ -1,8 +1,8 @@
 use std::time::Instant;
 
 use tandem_core::{
-    AdapterId, Choice, Input, SampleError, SampleRow, Sampled, ScoreRow, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab,
-    sampling::uniform,
+    AdapterId, Choice, Input, SampleError, SampleRow, Sampled, ScoreRow, SlotId, TokenId, TokenLogprobs, TokenMask,
+    Vocab, sampling::uniform,
 };
 
 use crate::{

@@ -9,8 +9,8 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator},
 };
 use tandem_core::{
-    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, LookAhead, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow,
-    SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
+    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, LookAhead, SampleError, SampleRow, Sampled, SamplingParams,
+    ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
 };
 use thiserror::Error;
 

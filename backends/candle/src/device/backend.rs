@@ -34,12 +34,7 @@ pub(crate) struct DeviceBackend {
 
 impl DeviceBackend {
     /// `chooser` is for as many rows as there may be sequences.
-    pub(crate) fn new(
-        spec: BackendSpec,
-        model: DeviceDecoder,
-        threads: rayon::ThreadPool,
-        chooser: Chooser,
-    ) -> Self {
+    pub(crate) fn new(spec: BackendSpec, model: DeviceDecoder, threads: rayon::ThreadPool, chooser: Chooser) -> Self {
         Self {
             spec,
             model,

@@ -49,7 +49,10 @@ impl Scheduler {
             let Self { running, turns, score_limit, spec, .. } = self;
             // Whoever lacks one token was asked before.
             let takes_part = |one: &Sequence| {
-                one.urgency.priority == class && is_idle(one, spec.max_context) && one.missing() > 1 && turns.includes(one)
+                one.urgency.priority == class
+                    && is_idle(one, spec.max_context)
+                    && one.missing() > 1
+                    && turns.includes(one)
             };
             for sequence in running.iter_mut().filter(|one| takes_part(one)) {
                 allot(sequence, &mut budget, score_limit);
@@ -228,7 +231,11 @@ impl Scheduler {
         let Some(sequence) = self.waiting.get_mut(&urgency) else { return false };
         let most = sequence.tokens.len() - 1;
         let leads = |leader: &Sequence| {
-            if leader.has_ended || leader.missing() <= 1 || leader.urgency.priority > urgency.priority || leader.salt() != sequence.salt() {
+            if leader.has_ended
+                || leader.missing() <= 1
+                || leader.urgency.priority > urgency.priority
+                || leader.salt() != sequence.salt()
+            {
                 return None;
             }
             let common = common_prefix(&leader.tokens, &sequence.tokens).min(most);
@@ -308,6 +315,5 @@ fn is_idle(sequence: &Sequence, max_context: u32) -> bool {
 }
 
 fn is_given_up(sequence: &Sequence, now: Instant, timeout: std::time::Duration) -> bool {
-    !sequence.has_ended
-        && sequence.stalled_since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
+    !sequence.has_ended && sequence.stalled_since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
 }
