@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 use tandem_core::{
-    BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
-    sampling::Sampler,
+    BackendSpec, InferenceBackend, LookAhead, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError,
+    TokenLogprobs, sampling::Sampler,
 };
 
 use crate::{
@@ -111,5 +111,9 @@ impl InferenceBackend for CandleBackend {
         });
         out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())
+    }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        None
     }
 }

@@ -5,7 +5,7 @@ use tandem_core::{
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, GenerationDefaults, InferenceBackend,
     KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SampleRow, SamplingParams, SlotId, Step, TokenId, free_ram,
 };
-use tandem_cuda::{Device, Rank, SampleParams};
+use tandem_cuda::{Chooser, Device, Rank};
 use tandem_kernels::KvShape;
 
 use crate::{
@@ -215,8 +215,8 @@ impl CandleLoader {
             kv.blocks = count,
             "model loaded"
         );
-        let room = device.allocate(settings.parallel as usize * SampleParams::BYTES).map_err(device::refused)?;
-        let mut backend = DeviceBackend::new(spec, model, threads, room);
+        let chooser = Chooser::new(device, settings.parallel as usize).map_err(device::refused)?;
+        let mut backend = DeviceBackend::new(spec, model, threads, chooser);
         warm_up(&mut backend, &settings.model)?;
         Ok((backend, text))
     }

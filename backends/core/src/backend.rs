@@ -1,8 +1,8 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
-    BackendSpec, EmbeddingBackend, GenerationDefaults, LoadError, Matryoshka, SampleError, SampleRow, Sampled,
-    ScoreRow, Step, StepError, TokenLogprobs, Tokenizer, Vocab,
+    BackendSpec, EmbeddingBackend, GenerationDefaults, LoadError, LookAhead, Matryoshka, SampleError, SampleRow,
+    Sampled, ScoreRow, Step, StepError, TokenLogprobs, Tokenizer, Vocab,
 };
 
 /// Owns a loaded model and runs it one step at a time, on one thread.
@@ -37,6 +37,9 @@ pub trait InferenceBackend {
         rows: &[ScoreRow<'_>],
         out: &mut Vec<Result<TokenLogprobs, SampleError>>,
     ) -> Result<(), StepError>;
+
+    /// The same backend, if steps can be asked for before the tokens of the last one are known. The same answer for the backend's whole life.
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead>;
 }
 
 /// Loads a model on the engine's thread and lends it out.

@@ -3,6 +3,7 @@
 //! The suite knows nothing of the model but its vocabulary size: it compares the backend with itself, run in other ways that must make no
 //! difference. Greedy tokens are compared, and log-probabilities within `tolerance`, since kernels may round differently for other shapes.
 
+mod ahead;
 mod embedding;
 
 pub use embedding::check_embedder;
@@ -34,6 +35,7 @@ pub fn check(loader: Box<dyn BackendLoader>, tolerance: f32) -> Result<(), LoadE
         rig.a_row_with_a_mask_keeps_to_it();
         rig.scores_are_those_of_rows_computed_one_by_one();
         rig.an_adapter_is_of_its_own_steps();
+        rig.tokens_are_gone_on_from_before_they_are_read();
     })
 }
 

@@ -87,9 +87,15 @@ __device__ float threshold(const Weigher &weigh, int vocab, bool count, uint64_t
     return __uint_as_float(prefix);
 }
 
-// A block for each row. `tokens` gets the choice, or -1 where a logit is not finite.
-KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *rows, const float *choices, const int *top_ks, int vocab,
-                                                int *tokens) {
+// A row's choice: for the host, and for the step that goes on from it. -1 where there is none.
+__device__ __forceinline__ void answer(int token, const int *slots, int *tokens, int *last) {
+    tokens[blockIdx.x] = token;
+    last[slots[blockIdx.x]] = token;
+}
+
+// A block for each row. `tokens` gets the choice, or -1 where a logit is not finite, and so does the row's place in `last`.
+KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *rows, const float *choices, const int *top_ks,
+                                                const int *slots, int vocab, int *tokens, int *last) {
     __shared__ float numbers[WARP];
     __shared__ uint64_t sums[WARP];
     __shared__ int found;
@@ -111,7 +117,7 @@ KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *
     __syncthreads();
     for (int warp = 0; warp < (int)(blockDim.x / WARP); warp++) highest = fmaxf(highest, numbers[warp]);
     if (found < 0 || highest == NEGATIVE_INFINITY) {
-        if (threadIdx.x == 0) tokens[blockIdx.x] = -1;
+        if (threadIdx.x == 0) answer(-1, slots, tokens, last);
         return;
     }
     __syncthreads();
@@ -124,7 +130,7 @@ KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *
             }
         }
         __syncthreads();
-        if (threadIdx.x == 0) tokens[blockIdx.x] = found;
+        if (threadIdx.x == 0) answer(found, slots, tokens, last);
         return;
     }
     Weigher weigh = {logits, highest, 1.0f / choice.temperature, choice.min_p};
@@ -181,6 +187,16 @@ KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *
         total = mass;
         __syncthreads();
     }
-    if (threadIdx.x == 0) tokens[blockIdx.x] = found < vocab ? found : -1;
+    if (threadIdx.x == 0) answer(found < vocab ? found : -1, slots, tokens, last);
 }
 EXPORT(sample)
+
+// Puts the tokens in their places that were chosen for rows: these say so by -1 less the place in `last`. Whatever follows on a row that had
+// no choice is thrown away, so it may be any token.
+KERNEL follow(int *tokens, const int *last, int rows) {
+    int row = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= rows || tokens[row] >= 0) return;
+    int chosen = last[-1 - tokens[row]];
+    tokens[row] = chosen < 0 ? 0 : chosen;
+}
+EXPORT(follow)

@@ -133,6 +133,10 @@ impl Device {
         Ok(Graph { number: graph?, device: self.clone() })
     }
 
+    pub(crate) fn executor(&self) -> &dyn Executor {
+        &*self.0
+    }
+
     /// The shapes and the places of all operands have been looked at.
     pub(crate) fn launch(&self, kernel: &str, extent: Extent, arguments: &[Arg]) -> Done {
         if extent.grid.contains(&0) {
@@ -210,6 +214,10 @@ impl Buffer {
         assert!(into.len() <= place.bytes, "{} bytes of {}", into.len(), place.bytes);
         // SAFETY: the place is within this buffer.
         unsafe { self.device.0.download(place.address, into) }
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Makes all of it zeros.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{CString, c_void},
-    fmt,
+    fmt, slice,
     sync::{Arc, Mutex},
 };
 
@@ -14,7 +14,7 @@ use cudarc::{
 
 use crate::{
     CudaError, Number,
-    executor::{Arg, Done, Executor, Extent, Gemm},
+    executor::{Arg, Done, Executor, Extent, Gemm, Pin},
 };
 
 /// What cuBLAS may use beside its operands; graphs need it to be given beforehand. As much as its documentation has for Hopper
@@ -241,6 +241,64 @@ impl Executor for Driver {
         unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
             .map_err(failed("cuMemcpyDtoHAsync"))?;
         self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
+    }
+
+    fn pin(&self, bytes: usize) -> Result<Pin, CudaError> {
+        self.bind()?;
+        // No time is taken, which would cost some.
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let event = result::event::create(flags).map_err(failed("cuEventCreate"))?;
+        // SAFETY: nobody reads what nobody has written.
+        let host = unsafe { result::malloc_host(bytes, 0) };
+        let host = host.map_err(|error| {
+            // SAFETY: it was just made, and nobody else knows it.
+            let _ = unsafe { result::event::destroy(event) };
+            allocation(bytes)(error)
+        })?;
+        Ok(Pin { host: host as u64, event: event as u64 })
+    }
+
+    unsafe fn unpin(&self, pin: Pin) {
+        // SAFETY: the caller's. A context that is lost has nothing to give back.
+        let freed = self.bind().and_then(|()| unsafe {
+            result::event::destroy(pin.event as sys::CUevent).map_err(failed("cuEventDestroy"))?;
+            result::free_host(pin.host().cast()).map_err(failed("cuMemFreeHost"))
+        });
+        if let Err(error) = freed {
+            tracing::warn!(%error, "pinned memory was not given back");
+        }
+    }
+
+    unsafe fn upload_later(&self, address: u64, pin: Pin, bytes: usize) -> Done {
+        self.bind()?;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller's: what is pinned stays as it is until the event is waited for.
+        unsafe {
+            if bytes > 0 {
+                let content = slice::from_raw_parts(pin.host(), bytes);
+                result::memcpy_htod_async(address, content, stream).map_err(failed("cuMemcpyHtoDAsync"))?;
+            }
+            result::event::record(pin.event as sys::CUevent, stream).map_err(failed("cuEventRecord"))
+        }
+    }
+
+    unsafe fn download_later(&self, address: u64, pin: Pin, bytes: usize) -> Done {
+        self.bind()?;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller's: nobody looks at what is pinned until the event is waited for.
+        unsafe {
+            if bytes > 0 {
+                let into = slice::from_raw_parts_mut(pin.host(), bytes);
+                result::memcpy_dtoh_async(into, address, stream).map_err(failed("cuMemcpyDtoHAsync"))?;
+            }
+            result::event::record(pin.event as sys::CUevent, stream).map_err(failed("cuEventRecord"))
+        }
+    }
+
+    unsafe fn wait(&self, pin: Pin) -> Done {
+        self.bind()?;
+        // SAFETY: the caller's. One that was never recorded is over.
+        unsafe { result::event::synchronize(pin.event as sys::CUevent) }.map_err(failed("cuEventSynchronize"))
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Done {

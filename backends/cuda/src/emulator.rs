@@ -15,7 +15,7 @@ use half::{bf16, f16};
 
 use crate::{
     CudaError, Number,
-    executor::{Arg, Done, Executor, Extent, Gemm},
+    executor::{Arg, Done, Executor, Extent, Gemm, Pin},
     meeting::Meeting,
 };
 
@@ -44,6 +44,7 @@ pub(crate) struct Emulator {
     /// Kernels that are still carried out before it fails; `None` for one that does not.
     lasts: Option<AtomicUsize>,
     fault: Fault,
+    pinned: Mutex<BTreeMap<u64, PinnedBytes>>,
 }
 
 /// What becomes of a device that fails.
@@ -53,6 +54,15 @@ pub enum Fault {
     Error,
     /// As of a mistake in the program.
     Panic,
+}
+
+/// Memory that stands for pinned memory.
+#[derive(Debug)]
+struct PinnedBytes {
+    bytes: usize,
+    event: u64,
+    /// A copy of it was not waited for.
+    is_copied: bool,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +112,14 @@ impl Emulator {
             }
             None => false,
         }
+    }
+
+    /// A copy from pinned memory or to it, which nobody may touch before it is waited for.
+    fn begin_copy(&self, pin: Pin, bytes: usize) {
+        let mut pinned = self.pinned.lock().expect("no test panics while it holds this");
+        let pinned = pinned.get_mut(&pin.host).expect("it is pinned");
+        assert!(bytes <= pinned.bytes && !pinned.is_copied, "one copy at a time, of no more than there is");
+        pinned.is_copied = true;
     }
 
     fn is_recording(&self) -> bool {
@@ -224,6 +242,44 @@ impl Executor for Emulator {
         assert!(!self.is_recording(), "nothing is read by a graph");
         // SAFETY: the caller's, and the host's memory is elsewhere.
         unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(address as *const u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn pin(&self, bytes: usize) -> Result<Pin, CudaError> {
+        // SAFETY: the layout has a size.
+        let start = unsafe { alloc(layout(bytes)) };
+        assert!(!start.is_null(), "the host has no {bytes} bytes");
+        let mut pinned = self.pinned.lock().expect("no test panics while it holds this");
+        let event = pinned.values().map(|other| other.event + 1).max().unwrap_or(0);
+        pinned.insert(start as u64, PinnedBytes { bytes, event, is_copied: false });
+        Ok(Pin { host: start as u64, event })
+    }
+
+    unsafe fn unpin(&self, pin: Pin) {
+        let pinned = self.pinned.lock().expect("no test panics while it holds this").remove(&pin.host);
+        let PinnedBytes { bytes, is_copied, .. } = pinned.expect("it was pinned");
+        assert!(!is_copied, "a copy is still under way");
+        // SAFETY: it was allocated with this layout.
+        unsafe { dealloc(pin.host(), layout(bytes)) }
+    }
+
+    unsafe fn upload_later(&self, address: u64, pin: Pin, bytes: usize) -> Done {
+        self.begin_copy(pin, bytes);
+        // SAFETY: the caller's.
+        unsafe { self.upload(address, slice::from_raw_parts(pin.host(), bytes)) }
+    }
+
+    unsafe fn download_later(&self, address: u64, pin: Pin, bytes: usize) -> Done {
+        self.begin_copy(pin, bytes);
+        // SAFETY: the caller's.
+        unsafe { self.download(address, slice::from_raw_parts_mut(pin.host(), bytes)) }
+    }
+
+    unsafe fn wait(&self, pin: Pin) -> Done {
+        let mut pinned = self.pinned.lock().expect("no test panics while it holds this");
+        let pinned = pinned.get_mut(&pin.host).expect("it is pinned");
+        assert_eq!(pinned.event, pin.event, "an event of its own");
+        pinned.is_copied = false;
         Ok(())
     }
 

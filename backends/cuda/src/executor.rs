@@ -51,6 +51,21 @@ pub(crate) struct Gemm {
     pub(crate) stride: usize,
 }
 
+/// Page-locked memory of the host, with what says when the last copy from it or to it is over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pin {
+    /// Where it begins.
+    pub(crate) host: u64,
+    /// What it is known by, to whoever made it.
+    pub(crate) event: u64,
+}
+
+impl Pin {
+    pub(crate) fn host(self) -> *mut u8 {
+        self.host as *mut u8
+    }
+}
+
 /// Everything happens in the order of the calls. Addresses are those that [`allocate`](Self::allocate) gave, or lie behind them within what
 /// was asked for; that is the caller's to see to, and why most of it is unsafe.
 pub(crate) trait Executor: Debug + Send + Sync {
@@ -73,6 +88,26 @@ pub(crate) trait Executor: Debug + Send + Sync {
     /// # Safety
     /// There are so many bytes allocated at the address.
     unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Done;
+    /// Page-locked memory of the host, whose content is anything.
+    fn pin(&self, bytes: usize) -> Result<Pin, CudaError>;
+    /// # Safety
+    /// It was pinned here and not unpinned, and no copy from it or to it is under way.
+    unsafe fn unpin(&self, pin: Pin);
+    /// As [`upload`](Self::upload), from pinned memory and without waiting for anything.
+    ///
+    /// # Safety
+    /// There are so many bytes at both. Until [`wait`](Self::wait) has returned nobody writes to the host's, nor unpins them.
+    unsafe fn upload_later(&self, address: u64, pin: Pin, bytes: usize) -> Done;
+    /// As [`download`](Self::download), to pinned memory and without waiting for anything.
+    ///
+    /// # Safety
+    /// There are so many bytes at both. Until [`wait`](Self::wait) has returned nobody looks at the host's, nor unpins them.
+    unsafe fn download_later(&self, address: u64, pin: Pin, bytes: usize) -> Done;
+    /// Waits for the last copy from this memory or to it, if there was one, and not for what was asked for since.
+    ///
+    /// # Safety
+    /// It was pinned here and not unpinned.
+    unsafe fn wait(&self, pin: Pin) -> Done;
     /// # Safety
     /// There are so many bytes allocated at the address.
     unsafe fn zero(&self, address: u64, bytes: usize) -> Done;

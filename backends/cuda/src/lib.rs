@@ -1,7 +1,7 @@
 //! What decoding on NVIDIA cards lives in: memory of a device, kernels, products and graphs.
 //!
 //! [`Device`] is a card with one stream: everything is done in the order in which it was asked for, and nothing is waited for but what is
-//! read back. Its operations say what shapes they take and refuse others; the kernels behind them are in `kernels/`, in CUDA C++.
+//! read back. What goes to and fro in each step does so through [`Pinned`] memory, while the host goes on. Its operations say what shapes they take and refuse others; the kernels behind them are in `kernels/`, in CUDA C++.
 //!
 //! A model may be computed by several of them together: each is a [`Rank`].
 //!
@@ -29,6 +29,7 @@ mod nccl;
 mod nccl_library;
 mod number;
 mod ops;
+mod pinned;
 mod rank;
 
 pub use device::{Buffer, Device, Graph, Place};
@@ -37,7 +38,8 @@ pub use emulator::Fault;
 pub use error::CudaError;
 pub use number::{Number, WeightFormat};
 pub use ops::{
-    Activation, Attention, Bias, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, Norm, PROMPT_ROWS, Routing, Rows,
-    SKINNY_ROWS, SampleParams, Scene, Turns, Weight,
+    Activation, Attention, Bias, Chooser, Choosing, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, Norm,
+    PROMPT_ROWS, Routing, Rows, SKINNY_ROWS, SampleParams, Scene, Turns, Weight, waiting_for,
 };
+pub use pinned::{Copying, Outbox, Pinned};
 pub use rank::Rank;

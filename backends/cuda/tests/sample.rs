@@ -5,17 +5,19 @@
 mod support;
 
 use proptest::prelude::*;
-use support::{device, put, random};
+use support::{device, integers, put, random};
 use tandem_core::{
     SampleError, SampleRow, SamplingParams, SlotId,
     sampling::{Sampler, uniform},
 };
-use tandem_cuda::{Device, Number, SampleParams};
+use tandem_cuda::{Chooser, Device, Number, SampleParams, waiting_for};
 
 fn on_device(device: &Device, logits: &[f32], vocab: usize, rows: &[SampleParams]) -> Vec<Option<u32>> {
     let there = put(device, Number::F32, logits);
-    let room = device.allocate(rows.len() * SampleParams::BYTES).unwrap();
-    device.sample(there.all(), vocab, rows, &room).unwrap()
+    let last = integers(device, &[0]);
+    let mut chooser = Chooser::new(device, rows.len()).unwrap();
+    let choosing = chooser.choose(device, there.all(), vocab, rows, &last).unwrap();
+    chooser.collect(choosing).unwrap()
 }
 
 fn reference(logits: &[f32], row: &SampleParams) -> Option<u32> {
@@ -43,7 +45,7 @@ fn reference(logits: &[f32], row: &SampleParams) -> Option<u32> {
 }
 
 fn greedy(row: i32) -> SampleParams {
-    SampleParams { row, temperature: 0.0, top_p: 1.0, min_p: 0.0, u: 0.0, top_k: 0 }
+    SampleParams { row, slot: 0, temperature: 0.0, top_p: 1.0, min_p: 0.0, u: 0.0, top_k: 0 }
 }
 
 #[test]
@@ -90,6 +92,64 @@ fn equals_are_kept_by_their_number() {
     }
 }
 
+fn read(buffer: &tandem_cuda::Buffer) -> Vec<i32> {
+    let mut bytes = vec![0; buffer.len()];
+    buffer.read(0, &mut bytes).unwrap();
+    bytes.as_chunks().0.iter().map(|&word| i32::from_le_bytes(word)).collect()
+}
+
+#[test]
+fn whoever_waits_for_a_token_gets_the_last_of_its_slot() {
+    let device = device();
+    let vocab = 700;
+    let mut logits = vec![0.0; 3 * vocab];
+    for (row, token) in [5, 600, 42].into_iter().enumerate() {
+        logits[row * vocab + token] = 1.0;
+    }
+    logits[2 * vocab] = f32::NAN;
+    let there = put(&device, Number::F32, &logits);
+    let last = integers(&device, &[-7; 6]);
+    let mut chooser = Chooser::new(&device, 4).unwrap();
+    let rows = [(0, 4), (1, 1), (2, 3)].map(|(row, slot)| SampleParams { slot, ..greedy(row) });
+    let choosing = chooser.choose(&device, there.all(), vocab, &rows, &last).unwrap();
+    // What is computed next finds them, before anybody has read them; one that is none is followed by any.
+    let list = [9, waiting_for(1), waiting_for(4), 0, waiting_for(3), 300];
+    let tokens = integers(&device, &list);
+    device.follow(tokens.all(), list.len(), &last).unwrap();
+    assert_eq!(read(&tokens), [9, 600, 5, 0, 0, 300]);
+    assert_eq!(read(&last), [-7, 600, -7, -1, 5, -7]);
+    assert_eq!(chooser.collect(choosing).unwrap(), [Some(5), Some(600), None]);
+}
+
+#[test]
+fn answers_are_those_of_their_own_rows_whenever_they_are_collected() {
+    let device = device();
+    let vocab = 520;
+    let last = integers(&device, &[0; 2]);
+    let mut chooser = Chooser::new(&device, 2).unwrap();
+    let there = device.allocate(2 * vocab * 4).unwrap();
+    let mut open = std::collections::VecDeque::new();
+    for round in 0..9_u32 {
+        let mut logits = vec![0.0; 2 * vocab];
+        logits[round as usize] = 1.0;
+        logits[vocab + 500 - round as usize] = 1.0;
+        let mut bytes = Vec::new();
+        Number::F32.write(&logits, &mut bytes);
+        there.write(0, &bytes).unwrap();
+        // Both, one, none.
+        let rows: Vec<_> = (0..2 - round as i32 % 3).map(|row| SampleParams { slot: row, ..greedy(row) }).collect();
+        let expected: Vec<_> = [round, 500 - round].into_iter().map(Some).take(rows.len()).collect();
+        open.push_back((chooser.choose(&device, there.all(), vocab, &rows, &last).unwrap(), expected));
+        if open.len() > 2 {
+            let (choosing, expected) = open.pop_front().unwrap();
+            assert_eq!(chooser.collect(choosing).unwrap(), expected);
+        }
+    }
+    for (choosing, expected) in open {
+        assert_eq!(chooser.collect(choosing).unwrap(), expected);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -106,7 +166,7 @@ proptest! {
     ) {
         let logits: Vec<f32> = random(seed, vocab).iter().map(|x| x * spread).collect();
         let rows: Vec<_> = (0..16)
-            .map(|at| SampleParams { row: 0, temperature, top_p, min_p, top_k, u: uniform(seed ^ 1, at) })
+            .map(|at| SampleParams { row: 0, slot: 0, temperature, top_p, min_p, top_k, u: uniform(seed ^ 1, at) })
             .collect();
         let got = on_device(&device(), &logits, vocab, &rows);
         let expected: Vec<_> = rows.iter().map(|row| reference(&logits, row)).collect();

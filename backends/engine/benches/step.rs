@@ -1,11 +1,13 @@
 //! What a step costs the host: planning, bookkeeping, text and channels, over a backend that costs nothing.
 //!
-//! `step/N` is one step of N running sequences whose events nobody waits for. `tokens/N` is the whole engine: a thread, N generations and
+//! `step/N` is one step of N running sequences whose events nobody waits for; `step/ahead/N` the same where the device chooses all tokens and
+//! each step is asked for before the tokens of the last one are read. `tokens/N` is the whole engine: a thread, N generations and
 //! as many tasks that read them, per token.
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on should panic")]
 
 use std::{
+    collections::VecDeque,
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,9 +16,9 @@ use std::{
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::StreamExt as _;
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, GenerationDefaults, InferenceBackend, KvLayout, LoadError, Loaded, Matryoshka,
-    SampleError, SampleRow, Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenizeError,
-    Tokenizer, Vocab, VocabParts,
+    AheadStep, Backend, BackendLoader, BackendSpec, Choice, Chosen, GenerationDefaults, InferenceBackend, KvLayout,
+    LoadError, Loaded, LookAhead, Matryoshka, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow, SlotId, Step,
+    StepError, TokenId, TokenLogprobs, TokenizeError, Tokenizer, Vocab, VocabParts,
 };
 use tandem_engine::{Engine, EngineLimits, Event, GenerateRequest, Generation, Priority, StopRules, internals::Loop};
 
@@ -24,11 +26,16 @@ const SEQUENCES: [u32; 3] = [8, 64, 256];
 const PROMPT: u32 = 64;
 
 /// Says the same word for ever.
-struct Parrot(BackendSpec);
+struct Parrot {
+    spec: BackendSpec,
+    looks_ahead: bool,
+    /// Tokens of the steps that are on their way.
+    open: VecDeque<Vec<TokenId>>,
+}
 
 impl Parrot {
-    fn new(sequences: u32, kv: KvLayout) -> Self {
-        Self(BackendSpec {
+    fn new(sequences: u32, kv: KvLayout, looks_ahead: bool) -> Self {
+        let spec = BackendSpec {
             name: "parrot",
             vocab_size: 1024,
             max_context: 1 << 20,
@@ -36,15 +43,20 @@ impl Parrot {
             max_step_tokens: 2048,
             kv,
             mixes_phases: true,
-            overlaps: false,
+            overlaps: looks_ahead,
             adapters: Vec::new(),
-        })
+        };
+        Self { spec, looks_ahead, open: VecDeque::new() }
     }
+}
+
+fn word(slot: SlotId) -> TokenId {
+    black_box(slot.0 % 1024)
 }
 
 impl InferenceBackend for Parrot {
     fn spec(&self) -> &BackendSpec {
-        &self.0
+        &self.spec
     }
 
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
@@ -53,11 +65,32 @@ impl InferenceBackend for Parrot {
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
-        out.extend(rows.iter().map(|row| Ok(Sampled { token: black_box(row.slot.0 % 1024), logprobs: None })));
+        out.extend(rows.iter().map(|row| Ok(Sampled { token: word(row.slot), logprobs: None })));
         Ok(())
     }
 
     fn score(&mut self, _: &[ScoreRow<'_>], _: &mut Vec<Result<TokenLogprobs, SampleError>>) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        if self.looks_ahead { Some(self) } else { None }
+    }
+}
+
+impl LookAhead for Parrot {
+    fn forward_ahead(&mut self, step: &AheadStep<'_>) -> Result<(), StepError> {
+        black_box(step);
+        Ok(())
+    }
+
+    fn choose(&mut self, choices: &[Choice]) -> Result<Chosen, StepError> {
+        self.open.push_back(choices.iter().map(|choice| word(choice.slot)).collect());
+        Ok(Chosen::new(0))
+    }
+
+    fn collect(&mut self, _: Chosen, out: &mut Vec<Result<TokenId, SampleError>>) -> Result<(), StepError> {
+        out.extend(self.open.pop_front().into_iter().flatten().map(Ok));
         Ok(())
     }
 }
@@ -92,12 +125,14 @@ fn vocab() -> Arc<Vocab> {
     Arc::new(Vocab::new(VocabParts { tokens, ..VocabParts::default() }))
 }
 
-fn layouts(sequences: u32) -> [(&'static str, KvLayout); 2] {
+fn layouts(sequences: u32) -> [(&'static str, KvLayout, bool); 3] {
     // Room for half a million steps' tokens: what is measured is the steady state.
     let cells = sequences * 8192;
+    let blocks = KvLayout::Blocks { count: cells / 16, block_size: 16 };
     [
-        ("blocks", KvLayout::Blocks { count: cells / 16, block_size: 16 }),
-        ("slots", KvLayout::Slots { cells, partial_reuse: true }),
+        ("blocks", blocks, false),
+        ("ahead", blocks, true),
+        ("slots", KvLayout::Slots { cells, partial_reuse: true }, false),
     ]
 }
 
@@ -120,9 +155,9 @@ fn request(at: u32, max_tokens: u32) -> GenerateRequest {
 }
 
 /// Steps until `steps` have been timed; generations end at 4,096 tokens and are begun again, outside of the time.
-fn time_steps(sequences: u32, kv: KvLayout, steps: u64) -> Duration {
+fn time_steps(sequences: u32, kv: KvLayout, looks_ahead: bool, steps: u64) -> Duration {
     const TOKENS: u32 = 4096;
-    let mut backend = Parrot::new(sequences, kv);
+    let mut backend = Parrot::new(sequences, kv, looks_ahead);
     let mut elapsed = Duration::ZERO;
     let mut left = steps;
     while left > 0 {
@@ -147,9 +182,9 @@ fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
     for sequences in SEQUENCES {
         group.throughput(Throughput::Elements(sequences.into()));
-        for (name, kv) in layouts(sequences) {
+        for (name, kv, looks_ahead) in layouts(sequences) {
             group.bench_function(BenchmarkId::new(name, sequences), |bencher| {
-                bencher.iter_custom(|steps| time_steps(sequences, kv, steps));
+                bencher.iter_custom(|steps| time_steps(sequences, kv, looks_ahead, steps));
             });
         }
     }
@@ -161,8 +196,8 @@ fn tokens(c: &mut Criterion) {
     let mut group = c.benchmark_group("tokens");
     group.sample_size(10);
     for sequences in SEQUENCES {
-        let (_, kv) = layouts(sequences)[0];
-        let loader = Box::new(ParrotLoader(Parrot::new(sequences, kv)));
+        let (_, kv, _) = layouts(sequences)[0];
+        let loader = Box::new(ParrotLoader(Parrot::new(sequences, kv, false)));
         let engine = runtime.block_on(Engine::load(loader, EngineLimits::default())).unwrap();
         group.throughput(Throughput::Elements(u64::from(sequences * TOKENS)));
         group.bench_function(BenchmarkId::from_parameter(sequences), |bencher| {

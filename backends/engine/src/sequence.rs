@@ -1,8 +1,8 @@
 use std::time::Instant;
 
 use tandem_core::{
-    AdapterId, SampleError, SampleRow, Sampled, ScoreRow, SlotId, TokenId, TokenLogprobs, TokenMask, Vocab,
-    sampling::uniform,
+    AdapterId, Choice, Input, SampleError, SampleRow, Sampled, ScoreRow, SlotId, TokenId, TokenLogprobs, TokenMask,
+    Vocab, sampling::uniform,
 };
 
 use crate::{
@@ -27,7 +27,7 @@ pub(crate) const MAX_PREEMPTIONS: u32 = 3;
 pub(crate) struct Sequence {
     pub(crate) urgency: Urgency,
     pub(crate) tokens: Vec<TokenId>,
-    /// Tokens whose KV is in the slot.
+    /// Tokens whose KV is in the slot, or will be once what was asked for is computed: one that is not known yet may be among them.
     pub(crate) computed: u32,
     /// Tokens that the step being planned computes.
     pub(crate) planned: u32,
@@ -36,6 +36,8 @@ pub(crate) struct Sequence {
     pub(crate) preemptions: u32,
     /// Its end was told while a step still computed for it.
     pub(crate) has_ended: bool,
+    /// Of the steps that were asked for and whose tokens were not collected yet, those that it takes part in.
+    pub(crate) flights: Flights,
     /// Since when nobody reads what it has generated.
     pub(crate) stalled_since: Option<Instant>,
     request: GenerateRequest,
@@ -56,6 +58,15 @@ pub(crate) struct Sequence {
     first_token: Option<Instant>,
     cached: u32,
     _ticket: Ticket,
+}
+
+/// What is asked for a sequence and not collected yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flights {
+    /// Steps. Until they are collected it keeps its slot, whatever becomes of it.
+    pub(crate) steps: u32,
+    /// Tokens that are chosen for it and not known; after its end, those that never will be.
+    pub(crate) tokens: u32,
 }
 
 /// A token whose text is still to be made out and sent.
@@ -130,6 +141,7 @@ impl Sequence {
             slot: None,
             preemptions: 0,
             has_ended: false,
+            flights: Flights::default(),
             stalled_since: None,
             keys: Keys::default(),
             enders,
@@ -148,9 +160,37 @@ impl Sequence {
         }
     }
 
+    /// Tokens that it has, those that are chosen and not known yet among them.
+    pub(crate) fn len(&self) -> u32 {
+        self.tokens.len() as u32 + self.flights.tokens
+    }
+
     /// Tokens that are still to be computed; at least 1.
     pub(crate) fn missing(&self) -> u32 {
-        self.tokens.len() as u32 - self.computed
+        self.len() - self.computed
+    }
+
+    /// Whether there is anything more to compute for it, as far as can be known: nobody computes what follows on a last token.
+    pub(crate) fn goes_on(&self, max_context: u32) -> bool {
+        if self.has_ended || self.is_spent() {
+            return false;
+        }
+        // What was chosen and is not known may end it by its number, which is known.
+        self.flights.tokens == 0 || self.end_by_length(self.len(), max_context).is_none()
+    }
+
+    /// Why a sequence of this length has ended, if it has.
+    fn end_by_length(&self, len: u32, max_context: u32) -> Option<FinishReason> {
+        let generated = len - self.prompt_len as u32;
+        (generated >= self.request.stop.max_tokens || len >= max_context).then_some(FinishReason::Length)
+    }
+
+    /// The tokens of the planned chunk.
+    pub(crate) fn input(&self) -> Input<'_> {
+        match self.tokens.get(self.computed as usize..(self.computed + self.planned) as usize) {
+            Some(known) => Input::Known(known),
+            None => Input::Chosen,
+        }
     }
 
     /// Whether the planned chunk ends with the last token, after which the next is sampled.
@@ -233,9 +273,9 @@ impl Sequence {
         Candidate { salt: self.salt(), tokens: &self.tokens, reserve, keys: &mut self.keys }
     }
 
-    /// What is computed of the tokens, for the KV cache to know.
+    /// What is computed of the tokens, as far as they are known, for the KV cache to know.
     pub(crate) fn committed(&mut self) -> (&[TokenId], &mut Keys) {
-        (&self.tokens[..self.computed as usize], &mut self.keys)
+        (&self.tokens[..self.tokens.len().min(self.computed as usize)], &mut self.keys)
     }
 
     /// Takes a slot in which `cached` of the tokens are already computed.
@@ -270,15 +310,27 @@ impl Sequence {
         Ok(())
     }
 
+    /// What is asked for the token after all that are known.
     pub(crate) fn row(&self, slot: SlotId) -> SampleRow<'_> {
+        self.row_after(slot, 0)
+    }
+
+    /// What is asked for the token after all that it has, where that can be asked for without knowing them.
+    pub(crate) fn choice(&self, slot: SlotId) -> Option<Choice> {
+        // All that looks at what came before is more than a choice.
+        self.row_after(slot, self.flights.tokens).choice()
+    }
+
+    fn row_after(&self, slot: SlotId, unknown: u32) -> SampleRow<'_> {
         let (prompt, output) = self.tokens.split_at(self.prompt_len);
+        let generated = output.len() as u32 + unknown;
         // Whoever has nothing else to say may end before `min_tokens`.
         let must_end = self.grammar.as_ref().is_some_and(|grammar| grammar.must_end);
-        let early = (output.len() as u32) < self.request.stop.min_tokens && !must_end;
+        let early = generated < self.request.stop.min_tokens && !must_end;
         SampleRow {
             slot,
             params: &self.request.sampling,
-            u: uniform(self.request.seed, output.len() as u32),
+            u: uniform(self.request.seed, generated),
             prompt,
             output,
             banned: if early { &self.enders } else { &[] },
@@ -322,8 +374,8 @@ impl Sequence {
         }
         let end = if is_whole {
             Some(FinishReason::Stop)
-        } else if generated >= stop.max_tokens || self.tokens.len() >= max_context as usize {
-            Some(FinishReason::Length)
+        } else if let Some(reason) = self.end_by_length(self.tokens.len() as u32, max_context) {
+            Some(reason)
         } else if repeats && generated >= stop.min_tokens {
             Some(FinishReason::Repetition)
         } else {

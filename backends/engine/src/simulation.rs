@@ -2,7 +2,8 @@
 //!
 //! Arrivals, cancels, readers that fall behind, shared prefixes, two priorities, adapters, stop strings, grammars, a cache far too small, passes
 //! refused as [`KvFull`](tandem_core::StepError::KvFull), logits that are not numbers: whatever happens, every generation that is not cancelled
-//! has exactly the tokens and the text of [`Oracle`], and no adapter waits long for its turn. A failing seed is printed by the assertion.
+//! has exactly the tokens and the text of [`Oracle`], and no adapter waits long for its turn; also where steps are asked for before the tokens
+//! of the last one are known. A failing seed is printed by the assertion.
 
 use std::{
     cell::Cell,
@@ -13,14 +14,14 @@ use std::{
 };
 
 use tandem_core::{
-    AdapterId, BackendLoader, BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow,
-    Step, StepError, TokenId, TokenLogprobs, TokenMask, Vocab,
+    AdapterId, AheadStep, BackendLoader, BackendSpec, Choice, Chosen, InferenceBackend, Input, LookAhead, SampleError,
+    SampleRow, Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs, TokenMask, Vocab,
 };
 use tandem_sim::{Faults, Oracle, SimLayout, SimLoader, SimSettings, vocab};
 
 use crate::{
     EngineError, Event, FinishReason, GenerateRequest, Generation, Grammar, GrammarSpec, Grammars, Priority, Stats,
-    StopRules,
+    StopRules, Usage,
     grammar::GrammarState,
     places::{Places, Ticket},
     scheduler::{Options, Scheduler, TURN_STEPS},
@@ -55,7 +56,7 @@ struct Client {
     /// The log-probabilities of its prompt.
     scores: Option<Vec<f32>>,
     text: String,
-    ended: Option<Result<FinishReason, EngineError>>,
+    ended: Option<Result<(FinishReason, Usage), EngineError>>,
     /// Does not read before this step.
     reads_from: u64,
     /// The step in which it read last.
@@ -66,6 +67,8 @@ struct Client {
 
 struct World {
     rng: Rng,
+    /// For what is asked, so that it does not depend on what goes on.
+    requests: Rng,
     scheduler: Scheduler,
     vocab: Arc<Vocab>,
     grammars: Arc<[Grammar]>,
@@ -77,6 +80,9 @@ struct World {
     followed: u64,
     stalled: u64,
     turns: Turns,
+    /// What was left to the device.
+    left: u64,
+    unread: u64,
 }
 
 /// Which sequence, by its arrival, waits for how many steps while other adapters have theirs.
@@ -104,6 +110,9 @@ struct Witness<'a> {
     inner: &'a mut dyn InferenceBackend,
     /// The adapter of the last step, if it had chunks and was carried out.
     served: Option<Option<AdapterId>>,
+    /// Steps whose tokens were left to the device, and tokens that were computed before they were known.
+    left: u64,
+    unread: u64,
 }
 
 impl InferenceBackend for Witness<'_> {
@@ -128,6 +137,28 @@ impl InferenceBackend for Witness<'_> {
     ) -> Result<(), StepError> {
         self.inner.score(rows, out)
     }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        if self.inner.look_ahead().is_some() { Some(self) } else { None }
+    }
+}
+
+impl LookAhead for Witness<'_> {
+    fn forward_ahead(&mut self, step: &AheadStep<'_>) -> Result<(), StepError> {
+        let result = self.inner.look_ahead().unwrap().forward_ahead(step);
+        self.served = (result.is_ok() && !step.chunks.is_empty()).then_some(step.adapter);
+        self.unread += step.chunks.iter().filter(|chunk| chunk.tokens == Input::Chosen).count() as u64;
+        result
+    }
+
+    fn choose(&mut self, choices: &[Choice]) -> Result<Chosen, StepError> {
+        self.left += 1;
+        self.inner.look_ahead().unwrap().choose(choices)
+    }
+
+    fn collect(&mut self, chosen: Chosen, out: &mut Vec<Result<TokenId, SampleError>>) -> Result<(), StepError> {
+        self.inner.look_ahead().unwrap().collect(chosen, out)
+    }
 }
 
 impl World {
@@ -138,6 +169,7 @@ impl World {
         let vocab = Arc::new(vocab());
         Self {
             rng: Rng(seed.wrapping_mul(0x9e37_79b9) + 1),
+            requests: Rng(seed.wrapping_mul(0x85eb_ca6b) + 7),
             scheduler: Scheduler::new(backend.spec().clone(), Arc::clone(&vocab), options),
             vocab,
             grammars,
@@ -148,61 +180,65 @@ impl World {
             followed: 0,
             stalled: 0,
             turns: Turns::default(),
+            left: 0,
+            unread: 0,
         }
     }
 
     fn any_adapter(&mut self) -> Option<AdapterId> {
         match adapters(self.seed) {
             0 => None,
-            count => self.rng.below(count + 1).checked_sub(1).map(|at| AdapterId(at as u32)),
+            count => self.requests.below(count + 1).checked_sub(1).map(|at| AdapterId(at as u32)),
         }
     }
 
     /// A prompt that begins like others: half of the time over an alphabet so small that whole prompts repeat.
     fn prompt(&mut self) -> Vec<TokenId> {
-        let alphabet = if self.rng.one_in(2) { 2 } else { 256 };
-        let family = self.rng.below(3) as TokenId;
-        let shared = self.rng.below(44);
-        let own = 1 + self.rng.below(22);
+        let alphabet = if self.requests.one_in(2) { 2 } else { 256 };
+        let family = self.requests.below(3) as TokenId;
+        let shared = self.requests.below(44);
+        let own = 1 + self.requests.below(22);
         let mut prompt: Vec<_> = (0..shared as TokenId).map(|at| (family * 50 + at) % 256).collect();
-        prompt.extend((0..own).map(|_| self.rng.below(alphabet) as TokenId));
+        prompt.extend((0..own).map(|_| self.requests.below(alphabet) as TokenId));
         prompt
     }
 
     /// Stop strings of the letters that the model favours, so that some of them do occur.
     fn stop_strings(&mut self) -> Vec<String> {
-        if !self.rng.one_in(3) {
+        if !self.requests.one_in(3) {
             return Vec::new();
         }
         let letter = |rng: &mut Rng| if rng.one_in(3) { ' ' } else { char::from(b'a' + rng.below(26) as u8) };
-        (0..1 + self.rng.below(2))
-            .map(|_| (0..1 + self.rng.below(2)).map(|_| letter(&mut self.rng)).collect())
+        (0..1 + self.requests.below(2))
+            .map(|_| (0..1 + self.requests.below(2)).map(|_| letter(&mut self.requests)).collect())
             .collect()
     }
 
     fn any_grammar(&mut self) -> Grammar {
-        self.grammars[self.rng.below(self.grammars.len() as u64) as usize].clone()
+        self.grammars[self.requests.below(self.grammars.len() as u64) as usize].clone()
     }
 
     fn arrive(&mut self) {
-        let stop = StopRules { strings: self.stop_strings(), ..StopRules::max_tokens(self.rng.below(25) as u32) };
-        let sampling = if self.rng.one_in(2) { SamplingParams::greedy() } else { SamplingParams::default() };
+        // What a device cannot choose by itself.
+        let rare = if (self.seed / 4).is_multiple_of(2) { 1 } else { 12 };
+        let stop = StopRules { strings: self.stop_strings(), ..StopRules::max_tokens(self.requests.below(25) as u32) };
+        let sampling = if self.requests.one_in(2) { SamplingParams::greedy() } else { SamplingParams::default() };
         let request = GenerateRequest {
             prompt: self.prompt(),
             sampling,
             stop,
-            seed: self.rng.below(u64::MAX),
-            priority: if self.rng.one_in(3) { Priority::Interactive } else { Priority::Batch },
-            logprobs: if self.rng.one_in(4) { Some(1) } else { None },
-            cache_salt: self.rng.below(2),
-            grammar: if self.rng.one_in(6) { Some(self.any_grammar()) } else { None },
-            score_prompt: self.rng.one_in(4),
+            seed: self.requests.below(u64::MAX),
+            priority: if self.requests.one_in(3) { Priority::Interactive } else { Priority::Batch },
+            logprobs: if self.requests.one_in(4 * rare) { Some(1) } else { None },
+            cache_salt: self.requests.below(2),
+            grammar: if self.requests.one_in(6 * rare) { Some(self.any_grammar()) } else { None },
+            score_prompt: self.requests.one_in(4 * rare),
             special_tokens: false,
             adapter: self.any_adapter(),
-            rank: self.rng.below(3) as i64 - 1,
+            rank: self.requests.below(3) as i64 - 1,
             shown: Default::default(),
         };
-        let (events, generation) = Generation::channel(&self.places, 3 + self.rng.below(6) as usize);
+        let (events, generation) = Generation::channel(&self.places, 3 + self.requests.below(6) as usize);
         let ticket = Ticket::take(&self.places, usize::MAX).unwrap();
         let grammar = request.grammar.as_ref().map(GrammarState::new);
         self.scheduler.add(Submission { request: request.clone(), grammar, events, submitted: Instant::now(), ticket });
@@ -242,7 +278,7 @@ impl World {
                         client.text.push_str(&text);
                         assert_eq!(usage.completion_tokens as usize, client.got.len(), "seed {}: usage", self.seed);
                         assert!(usage.cached_tokens < usage.prompt_tokens, "seed {}: something is computed", self.seed);
-                        client.ended = Some(Ok(reason));
+                        client.ended = Some(Ok((reason, usage)));
                     }
                     Event::Failed(error) => client.ended = Some(Err(error)),
                 }
@@ -272,7 +308,7 @@ impl World {
 
     fn run(&mut self, backend: &mut dyn InferenceBackend) -> Stats {
         let began = Instant::now();
-        let mut backend = Witness { inner: backend, served: None };
+        let mut backend = Witness { inner: backend, served: None, left: 0, unread: 0 };
         while self.clients.len() < REQUESTS || self.scheduler.has_work() {
             while self.clients.len() < REQUESTS && self.rng.one_in(3) {
                 self.arrive();
@@ -291,6 +327,7 @@ impl World {
             assert!(self.scheduler.most_preemptions() <= MAX_PREEMPTIONS, "seed {}: preempted too often", self.seed);
             assert!(self.steps < 20_000, "seed {}: no end in sight: {}", self.seed, self.scheduler);
         }
+        (self.left, self.unread) = (backend.left, backend.unread);
         self.clients.iter_mut().for_each(|client| client.reads_from = 0);
         self.listen();
         self.scheduler.stats()
@@ -304,7 +341,7 @@ impl World {
             let (tokens, text, reason) = expected(&client.request, &self.vocab, context(self.seed));
             let who = format!("seed {}, request {at}", self.seed);
             match client.ended {
-                Some(Ok(ended)) => {
+                Some(Ok((ended, _))) => {
                     assert_eq!((&client.got, &client.text), (&tokens, &text), "{who}");
                     assert_eq!(ended, reason, "{who}");
                     let GenerateRequest { prompt, adapter, score_prompt, .. } = &client.request;
@@ -403,50 +440,64 @@ fn expected(request: &GenerateRequest, vocab: &Vocab, context: u32) -> (Vec<Toke
     (tokens, String::from_utf8_lossy(&bytes).into_owned(), reason)
 }
 
+/// Runs a seed to its end.
+fn run(layout: SimLayout, looks_ahead: bool, seed: u64, grammars: &Arc<[Grammar]>) -> (World, Stats) {
+    let faults = Faults {
+        kv_full_every: if seed.is_multiple_of(3) { 9 } else { 0 },
+        kv_full_run: seed % 5,
+        nan_every: if seed.is_multiple_of(11) { 97 } else { 0 },
+        ..Faults::default()
+    };
+    let settings = SimSettings {
+        context: context(seed),
+        parallel: 1 + (seed % 6) as u32,
+        max_step_tokens: [8, 24, 64][(seed % 3) as usize],
+        layout,
+        mixes_phases: !seed.is_multiple_of(5),
+        overlaps: !(seed / 2).is_multiple_of(2),
+        looks_ahead,
+        adapters: (0..adapters(seed)).map(|at| format!("adapter-{at}")).collect(),
+        faults,
+        ..SimSettings::default()
+    };
+    let mut ran = None;
+    Box::new(SimLoader::new(settings))
+        .with_backend(&mut |loaded| {
+            let backend = loaded.backend.generator().expect("the model is a generator");
+            let mut world = World::new(seed, backend, !seed.is_multiple_of(7), Arc::clone(grammars));
+            let stats = world.run(backend);
+            world.check(&faults);
+            ran = Some((world, stats));
+        })
+        .unwrap();
+    ran.expect("the model was lent")
+}
+
 /// Runs the seeds over one layout; over all of them together, everything that can happen has to have happened.
-fn simulate(layout: SimLayout, seeds: Range<u64>) {
+fn simulate(layout: SimLayout, looks_ahead: bool, seeds: Range<u64>) {
     let grammars = grammars();
     let mut total = Stats::default();
     let (mut followed, mut stalled, mut told, mut failed, mut waited) = (0, 0, 0, 0, 0);
+    let (mut left, mut unread) = (0, 0);
     for seed in seeds {
-        let faults = Faults {
-            kv_full_every: if seed.is_multiple_of(3) { 9 } else { 0 },
-            kv_full_run: seed % 5,
-            nan_every: if seed.is_multiple_of(11) { 97 } else { 0 },
-            ..Faults::default()
-        };
-        let settings = SimSettings {
-            context: context(seed),
-            parallel: 1 + (seed % 6) as u32,
-            max_step_tokens: [8, 24, 64][(seed % 3) as usize],
-            layout,
-            mixes_phases: !seed.is_multiple_of(5),
-            overlaps: !(seed / 2).is_multiple_of(2),
-            adapters: (0..adapters(seed)).map(|at| format!("adapter-{at}")).collect(),
-            faults,
-            ..SimSettings::default()
-        };
-        Box::new(SimLoader::new(settings))
-            .with_backend(&mut |loaded| {
-                let backend = loaded.backend.generator().expect("the model is a generator");
-                let mut world = World::new(seed, backend, !seed.is_multiple_of(7), Arc::clone(&grammars));
-                let stats = world.run(backend);
-                world.check(&faults);
-                total.steps += stats.steps;
-                total.cached_tokens += stats.cached_tokens;
-                total.preemptions += stats.preemptions;
-                total.refusals += stats.refusals;
-                total.cancelled += stats.cancelled;
-                total.finished += stats.finished;
-                followed += world.followed;
-                stalled += world.stalled;
-                waited = waited.max(world.turns.longest);
-                told += world.clients.iter().filter(|client| !client.text.is_empty()).count();
-                failed += world.clients.iter().filter(|client| matches!(client.ended, Some(Err(_)))).count();
-            })
-            .unwrap();
+        let (world, stats) = run(layout, looks_ahead, seed, &grammars);
+        total.steps += stats.steps;
+        total.cached_tokens += stats.cached_tokens;
+        total.preemptions += stats.preemptions;
+        total.refusals += stats.refusals;
+        total.cancelled += stats.cancelled;
+        total.finished += stats.finished;
+        followed += world.followed;
+        stalled += world.stalled;
+        waited = waited.max(world.turns.longest);
+        told += world.clients.iter().filter(|client| !client.text.is_empty()).count();
+        failed += world.clients.iter().filter(|client| matches!(client.ended, Some(Err(_)))).count();
+        left += world.left;
+        unread += world.unread;
     }
-    let all = format!("{total:?}, {followed} followed, {stalled} stalled, {told} with text, {failed} failed");
+    let all = format!(
+        "{total:?}, {followed} followed, {stalled} stalled, {told} with text, {failed} failed, {left} steps and {unread} tokens ahead"
+    );
     let whole = !matches!(layout, SimLayout::Slots { partial_reuse: false, .. });
     assert!(total.cached_tokens > 0, "prefixes are reused: {all}");
     assert!(total.preemptions > 0 && total.refusals > 0, "sequences are preempted and steps refused: {all}");
@@ -454,6 +505,31 @@ fn simulate(layout: SimLayout, seeds: Range<u64>) {
     assert!(followed > 0 || !whole, "sequences wait for each other's prefixes: {all}");
     assert!(stalled > 0 && told > 0, "readers fall behind: {all}");
     assert!(waited > u64::from(TURN_STEPS), "adapters take turns: at most {waited} steps apart");
+    if looks_ahead {
+        assert!(left > total.steps / 4 && unread > 4 * total.finished, "steps are left to the device: {all}");
+    } else {
+        assert_eq!(left, 0, "nobody looks ahead");
+    }
+}
+
+/// Runs seeds with and without looking ahead: whoever comes to an end both times has the same tokens, text, reason and counts.
+fn compare(seeds: Range<u64>) {
+    let grammars = grammars();
+    let mut compared = 0;
+    for seed in seeds {
+        let [(without, _), (with, _)] = [false, true].map(|looks_ahead| run(BLOCKS, looks_ahead, seed, &grammars));
+        for (at, (a, b)) in std::iter::zip(&without.clients, &with.clients).enumerate() {
+            assert_eq!(a.request.prompt, b.request.prompt, "seed {seed}, request {at}: the same is asked");
+            let (Some(Ok((reason_a, usage_a))), Some(Ok((reason_b, usage_b)))) = (a.ended, b.ended) else { continue };
+            // What is found in the cache depends on who came before.
+            let counts = |usage: Usage| (usage.prompt_tokens, usage.completion_tokens);
+            let a = (&a.got, &a.text, &a.scores, reason_a, counts(usage_a));
+            let b = (&b.got, &b.text, &b.scores, reason_b, counts(usage_b));
+            assert_eq!(a, b, "seed {seed}, request {at}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "some come to an end both times");
 }
 
 const SLOTS: SimLayout = SimLayout::Slots { cells: CELLS, partial_reuse: true };
@@ -462,17 +538,27 @@ const BLOCKS: SimLayout = SimLayout::Blocks { count: CELLS / 4, block_size: 4 };
 
 #[test]
 fn by_slot_every_output_is_the_models_own() {
-    simulate(SLOTS, 0..SEEDS);
+    simulate(SLOTS, false, 0..SEEDS);
 }
 
 #[test]
 fn by_slot_that_cannot_be_cut_every_output_is_the_models_own() {
-    simulate(WHOLE_SLOTS, 0..SEEDS / 4);
+    simulate(WHOLE_SLOTS, false, 0..SEEDS / 4);
 }
 
 #[test]
 fn by_block_every_output_is_the_models_own() {
-    simulate(BLOCKS, 0..SEEDS);
+    simulate(BLOCKS, false, 0..SEEDS);
+}
+
+#[test]
+fn ahead_of_what_is_known_every_output_is_the_models_own() {
+    simulate(BLOCKS, true, 0..SEEDS);
+}
+
+#[test]
+fn looking_ahead_changes_no_output() {
+    compare(0..SEEDS / 4);
 }
 
 /// The same for many more seeds.
@@ -481,16 +567,21 @@ mod slow {
 
     #[test]
     fn by_slot() {
-        simulate(SLOTS, SEEDS..SLOW_SEEDS);
+        simulate(SLOTS, false, SEEDS..SLOW_SEEDS);
     }
 
     #[test]
     fn by_slot_that_cannot_be_cut() {
-        simulate(WHOLE_SLOTS, SEEDS..SEEDS + 4_000);
+        simulate(WHOLE_SLOTS, false, SEEDS..SEEDS + 4_000);
     }
 
     #[test]
     fn by_block() {
-        simulate(BLOCKS, SEEDS..SLOW_SEEDS);
+        simulate(BLOCKS, false, SEEDS..SLOW_SEEDS);
+    }
+
+    #[test]
+    fn ahead() {
+        simulate(BLOCKS, true, SEEDS..SLOW_SEEDS);
     }
 }

@@ -135,8 +135,11 @@ async fn an_adapter_that_the_model_does_not_have_is_refused() {
 
 #[tokio::test]
 async fn a_device_failure_ends_every_generation_and_the_engine() {
-    for faults in [Faults { device_fails_at: 3, ..Faults::default() }, Faults { panics_at: 3, ..Faults::default() }] {
-        let engine = engine(SimSettings { faults, ..SimSettings::default() }, EngineLimits::default()).await;
+    let [fails, panics] =
+        [Faults { device_fails_at: 3, ..Faults::default() }, Faults { panics_at: 3, ..Faults::default() }];
+    for (faults, looks_ahead) in [(fails, false), (panics, false), (fails, true), (panics, true)] {
+        let settings = SimSettings { faults, looks_ahead, overlaps: looks_ahead, ..SimSettings::default() };
+        let engine = engine(settings, EngineLimits::default()).await;
         let mut asked = request("hello", 50);
         asked.stop.ignore_eos = true;
         let first = engine.submit(asked.clone()).unwrap();
@@ -176,8 +179,9 @@ async fn equal_prompts_are_computed_once() {
 
 #[tokio::test]
 async fn a_seeded_request_gives_the_same_text_alone_and_among_63_others() {
-    for overlaps in [false, true] {
-        let engine = engine(SimSettings { overlaps, ..SimSettings::default() }, EngineLimits::default()).await;
+    for (overlaps, looks_ahead) in [(false, false), (true, false), (true, true)] {
+        let settings = SimSettings { overlaps, looks_ahead, ..SimSettings::default() };
+        let engine = engine(settings, EngineLimits::default()).await;
         let ask = |prompt: &str, seed| GenerateRequest {
             sampling: SamplingParams { temperature: 0.8, top_p: 0.95, ..SamplingParams::default() },
             seed,
@@ -191,7 +195,7 @@ async fn a_seeded_request_gives_the_same_text_alone_and_among_63_others() {
         let all: Vec<_> = (0..64).map(submit).collect();
         let mut all = futures_util::future::join_all(all.into_iter().map(collect)).await;
         let (among, text_among, _) = all.swap_remove(31);
-        assert_eq!((alone, text), (among, text_among), "overlaps: {overlaps}");
+        assert_eq!((alone, text), (among, text_among), "overlaps: {overlaps}, ahead: {looks_ahead}");
         let others: std::collections::HashSet<_> = all.into_iter().map(|(ids, ..)| ids).collect();
         assert!(others.len() > 32, "other seeds say other things");
     }

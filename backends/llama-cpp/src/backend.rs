@@ -9,8 +9,8 @@ use rayon::{
     iter::{IndexedParallelIterator, IntoParallelRefIterator, IntoParallelRefMutIterator, ParallelIterator},
 };
 use tandem_core::{
-    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow,
-    SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
+    AdapterId, BackendSpec, Chunk, InferenceBackend, KvOp, LookAhead, SampleError, SampleRow, Sampled, SamplingParams,
+    ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
 };
 use thiserror::Error;
 
@@ -301,6 +301,10 @@ impl InferenceBackend for LlamaCpp<'_> {
             work.map(|((&(row, _, target), logits), sampler)| sampler.score(logits, target, row.top, row.reported));
         out.extend(threads.install(|| results.collect::<Vec<_>>()));
         Ok(())
+    }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        None
     }
 }
 

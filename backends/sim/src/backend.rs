@@ -1,12 +1,14 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    Backend, BackendLoader, BackendSpec, BoxError, Chunk, GenerationDefaults, InferenceBackend, KvLayout, LoadError,
-    Loaded, Matryoshka, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
+    AheadChunk, AheadStep, Backend, BackendLoader, BackendSpec, BoxError, Choice, Chosen, Chunk, GenerationDefaults,
+    InferenceBackend, Input, KvLayout, LoadError, Loaded, LookAhead, Matryoshka, SampleError, SampleRow, Sampled,
+    SamplingParams, ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs,
     sampling::{Sampler, uniform},
 };
 
 use crate::{
+    ahead::Ahead,
     memory::Memory,
     model::{self, ByteTokenizer, CHAT_TEMPLATE, VOCAB_SIZE, digest},
 };
@@ -26,6 +28,8 @@ pub struct SimSettings {
     pub mixes_phases: bool,
     /// Whether the engine is told that the device computes while the engine does something else.
     pub overlaps: bool,
+    /// Whether steps can be asked for before the tokens of the last one are known; by block only.
+    pub looks_ahead: bool,
     /// Time that each step takes at least.
     pub step_delay: Duration,
     /// Time that a step may take beyond that: a part of it that depends on the seed and on how many steps there were.
@@ -102,6 +106,7 @@ impl Default for SimSettings {
             layout: SimLayout::Blocks { count: 2048, block_size: 16 },
             mixes_phases: true,
             overlaps: false,
+            looks_ahead: false,
             step_delay: Duration::ZERO,
             step_jitter: Duration::ZERO,
             jitter_seed: 0,
@@ -155,6 +160,7 @@ struct SimBackend {
     rows: Vec<f32>,
     /// Its chunks that have any: whose they are, how many rows, and whether a token is sampled or tokens are scored.
     chunks: Vec<(SlotId, usize, bool, bool)>,
+    ahead: Ahead,
 }
 
 impl SimBackend {
@@ -190,35 +196,12 @@ impl SimBackend {
             sampler: Sampler::default(),
             rows: Vec::new(),
             chunks: Vec::new(),
+            ahead: Ahead::default(),
         }
     }
 
-    /// Lets happen what was asked for, at its time.
-    fn fail(&self) -> Result<(), StepError> {
-        let faults = &self.settings.faults;
-        faults.strike(self.passes).map_err(StepError::Device)?;
-        let since = self.passes.checked_rem(faults.kv_full_every);
-        if since.is_some_and(|since| self.passes > since && since < faults.kv_full_run.max(1)) {
-            return Err(StepError::KvFull);
-        }
-        Ok(())
-    }
-
-    fn delay(&self) {
-        let SimSettings { step_delay, step_jitter, jitter_seed, .. } = self.settings;
-        let delay = step_delay + step_jitter.mul_f32(uniform(jitter_seed, self.passes as u32));
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
-        }
-    }
-}
-
-impl InferenceBackend for SimBackend {
-    fn spec(&self) -> &BackendSpec {
-        &self.spec
-    }
-
-    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+    /// One pass, of chunks whose tokens are known here.
+    fn pass(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         self.passes += 1;
         self.memory.prepare(step.kv_ops);
         self.fail()?;
@@ -250,6 +233,39 @@ impl InferenceBackend for SimBackend {
         }
         self.delay();
         Ok(())
+    }
+
+    /// Lets happen what was asked for, at its time.
+    fn fail(&self) -> Result<(), StepError> {
+        let faults = &self.settings.faults;
+        faults.strike(self.passes).map_err(StepError::Device)?;
+        let since = self.passes.checked_rem(faults.kv_full_every);
+        if since.is_some_and(|since| self.passes > since && since < faults.kv_full_run.max(1)) {
+            return Err(StepError::KvFull);
+        }
+        Ok(())
+    }
+
+    fn delay(&self) {
+        let SimSettings { step_delay, step_jitter, jitter_seed, .. } = self.settings;
+        let delay = step_delay + step_jitter.mul_f32(uniform(jitter_seed, self.passes as u32));
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
+    }
+}
+
+impl InferenceBackend for SimBackend {
+    fn spec(&self) -> &BackendSpec {
+        &self.spec
+    }
+
+    fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        if !self.settings.looks_ahead {
+            return self.pass(step);
+        }
+        let chunks: Vec<_> = step.chunks.iter().map(|chunk| AheadChunk::from(*chunk)).collect();
+        self.forward_ahead(&AheadStep { kv_ops: step.kv_ops, chunks: &chunks, adapter: step.adapter })
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
@@ -288,6 +304,57 @@ impl InferenceBackend for SimBackend {
             }
         }
         assert!(asked.next().is_none(), "each scored chunk is asked for once");
+        Ok(())
+    }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        if self.settings.looks_ahead { Some(self) } else { None }
+    }
+}
+
+impl LookAhead for SimBackend {
+    fn forward_ahead(&mut self, step: &AheadStep<'_>) -> Result<(), StepError> {
+        self.ahead.check_blocks(step.chunks, &self.spec.kv);
+        // Read without being taken: a pass that is refused is asked for again.
+        let chosen: Vec<_> = step.chunks.iter().map(|chunk| [self.ahead.last(chunk)]).collect();
+        let chunks = std::iter::zip(step.chunks, &chosen).map(|(chunk, chosen)| {
+            let &AheadChunk { slot, start, tokens, block_table, sample, score } = chunk;
+            let tokens = match tokens {
+                Input::Known(tokens) => tokens,
+                Input::Chosen => chosen.as_slice(),
+            };
+            Chunk { slot, start, tokens, block_table, sample, score }
+        });
+        let chunks: Vec<_> = chunks.collect();
+        self.pass(&Step { kv_ops: step.kv_ops, chunks: &chunks, adapter: step.adapter })?;
+        self.ahead.begin(step.chunks, &self.spec.kv);
+        Ok(())
+    }
+
+    fn choose(&mut self, choices: &[Choice]) -> Result<Chosen, StepError> {
+        let rows = choices.iter().map(|choice| {
+            let &Choice { slot, temperature, top_k, top_p, min_p, u, .. } = choice;
+            (slot, u, SamplingParams { temperature, top_k, top_p, min_p, ..SamplingParams::default() })
+        });
+        let rows: Vec<_> = rows.collect();
+        let rows = rows.iter().map(|(slot, u, params)| SampleRow {
+            slot: *slot,
+            params,
+            u: *u,
+            prompt: &[],
+            output: &[],
+            banned: &[],
+            allowed: None,
+            logprobs: None,
+        });
+        let mut tokens = Vec::new();
+        self.sample(&rows.collect::<Vec<_>>(), &mut tokens)?;
+        let tokens = tokens.into_iter().map(|sampled| sampled.map(|sampled| sampled.token));
+        Ok(self.ahead.choose(choices.iter().map(|choice| choice.slot).zip(tokens).collect()))
+    }
+
+    fn collect(&mut self, chosen: Chosen, out: &mut Vec<Result<TokenId, SampleError>>) -> Result<(), StepError> {
+        out.extend(self.ahead.collect(&chosen));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 //! Beside it there is an embedding model, whose vectors are hashes of their inputs; or, in its place, one that ranks documents by the words that
 //! they share with a query.
 
+mod ahead;
 mod backend;
 mod embedder;
 mod memory;

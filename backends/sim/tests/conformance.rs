@@ -7,8 +7,12 @@ use tandem_sim::{SimEmbedderLoader, SimEmbedderSettings, SimLayout, SimLoader, S
 
 fn check(layout: SimLayout, mixes_phases: bool) {
     let adapters = vec!["one".to_owned(), "two".to_owned()];
-    let settings = SimSettings { layout, mixes_phases, adapters, ..SimSettings::default() };
-    conformance::check(Box::new(SimLoader::new(settings)), 0.0).unwrap();
+    let plain = SimSettings { layout, mixes_phases, adapters, ..SimSettings::default() };
+    let ahead = SimSettings { looks_ahead: true, ..plain.clone() };
+    let by_block = matches!(layout, SimLayout::Blocks { .. });
+    for settings in [plain, ahead].into_iter().take(1 + usize::from(by_block)) {
+        conformance::check(Box::new(SimLoader::new(settings)), 0.0).unwrap();
+    }
 }
 
 #[test]

@@ -1,16 +1,19 @@
+use std::collections::VecDeque;
+
 use rayon::prelude::*;
 use tandem_core::{
-    BackendSpec, InferenceBackend, SampleError, SampleRow, Sampled, ScoreRow, SlotId, Step, StepError, TokenLogprobs,
-    sampling::Sampler,
+    AheadChunk, AheadStep, BackendSpec, Choice, Chosen, InferenceBackend, LookAhead, SampleError, SampleRow, Sampled,
+    ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
 };
-use tandem_cuda::{Buffer, SampleParams};
+use tandem_cuda::{Chooser, Choosing, SampleParams};
 
 use super::{ParallelDecoder, decoder::DeviceStepError};
 
 /// A model on a device.
 ///
 /// `forward` returns while the device computes. Rows that nothing but temperature and truncations stands before get their tokens there, and
-/// only these come back; for all others a row of logits does.
+/// only these come back; for all others a row of logits does. Where it is so for all rows of a step, the next one can be asked for at once: it
+/// goes on from the tokens as they lie on the device.
 #[derive(Debug)]
 pub(crate) struct DeviceBackend {
     spec: BackendSpec,
@@ -19,26 +22,45 @@ pub(crate) struct DeviceBackend {
     /// Of the last step: the chunks that are sampled after, and those that are scored with their tokens.
     sampled: Vec<SlotId>,
     scored: Vec<(SlotId, usize)>,
-    /// For what is asked of the sampling kernel, and its answers.
-    room: Buffer,
+    chooser: Chooser,
+    /// Tokens that were asked for and not collected, the oldest first.
+    open: VecDeque<(u64, Choosing)>,
+    /// How many times tokens were asked for.
+    choices: u64,
     /// Rows of logits that came to the host.
     rows: Vec<Vec<f32>>,
     samplers: Vec<Sampler>,
 }
 
 impl DeviceBackend {
-    /// `room` has [`SampleParams::BYTES`] for each sequence.
-    pub(crate) fn new(spec: BackendSpec, model: ParallelDecoder, threads: rayon::ThreadPool, room: Buffer) -> Self {
+    /// `chooser` is for as many rows as there may be sequences.
+    pub(crate) fn new(spec: BackendSpec, model: ParallelDecoder, threads: rayon::ThreadPool, chooser: Chooser) -> Self {
         Self {
             spec,
             model,
             threads,
             sampled: Vec::new(),
             scored: Vec::new(),
-            room,
+            chooser,
+            open: VecDeque::new(),
+            choices: 0,
             rows: Vec::new(),
             samplers: Vec::new(),
         }
+    }
+
+    /// Asks the device for tokens of the last step.
+    fn ask(&mut self, asked: &[SampleParams]) -> Result<Choosing, StepError> {
+        let Self { spec, model, chooser, .. } = self;
+        let (device, logits, last) = model.sampled_logits();
+        let choosing = chooser.choose(device, logits.all(), spec.vocab_size as usize, asked, last);
+        choosing.map_err(|error| failed(error.into()))
+    }
+
+    /// Waits for them.
+    fn answers(&mut self, choosing: Choosing) -> Result<impl Iterator<Item = Result<TokenId, SampleError>>, StepError> {
+        let tokens = self.chooser.collect(choosing).map_err(|error| failed(error.into()))?;
+        Ok(tokens.into_iter().map(|token| token.ok_or(SampleError::NonFinite)))
     }
 }
 
@@ -48,34 +70,23 @@ impl InferenceBackend for DeviceBackend {
     }
 
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
-        debug_assert!(step.kv_ops.is_empty(), "block tables say it all");
-        debug_assert!(step.tokens() <= self.spec.max_step_tokens as usize, "a step beyond the limit");
-        if let Some(adapter) = step.adapter {
-            return Err(StepError::Device(format!("adapter {} of a backend that has none", adapter.0).into()));
-        }
-        self.sampled.clear();
-        self.sampled.extend(step.chunks.iter().filter(|chunk| chunk.sample).map(|chunk| chunk.slot));
-        self.scored.clear();
-        let scored = step.chunks.iter().filter(|chunk| chunk.score);
-        self.scored.extend(scored.map(|chunk| (chunk.slot, chunk.tokens.len())));
-        if step.chunks.is_empty() {
-            return Ok(());
-        }
-        self.model.forward(step).map_err(failed)
+        let chunks: Vec<_> = step.chunks.iter().map(|chunk| AheadChunk::from(*chunk)).collect();
+        self.forward_ahead(&AheadStep { kv_ops: step.kv_ops, chunks: &chunks, adapter: step.adapter })
     }
 
     fn sample(&mut self, rows: &[SampleRow<'_>], out: &mut Vec<Result<Sampled, SampleError>>) -> Result<(), StepError> {
-        let Self { spec, model, threads, sampled, room, rows: on_host, samplers, .. } = self;
-        assert!(rows.iter().map(|row| row.slot).eq(sampled.iter().copied()), "rows are those of the last step");
-        let asked: Vec<_> = rows.iter().enumerate().filter_map(|(at, row)| on_device(at, row)).collect();
-        let (device, logits) = model.sampled_logits();
-        let vocab = spec.vocab_size as usize;
-        let tokens = device.sample(logits.all(), vocab, &asked, room).map_err(|error| failed(error.into()))?;
+        assert!(rows.iter().map(|row| row.slot).eq(self.sampled.iter().copied()), "rows are those of the last step");
+        let choices = rows.iter().enumerate().filter_map(|(at, row)| Some(params(at, &row.choice()?)));
+        let asked: Vec<_> = choices.collect();
         let mut chosen: Vec<Option<Result<Sampled, SampleError>>> = vec![None; rows.len()];
-        for (params, token) in asked.iter().zip(tokens) {
-            let token = token.map(|token| Sampled { token, logprobs: None }).ok_or(SampleError::NonFinite);
-            chosen[params.row.unsigned_abs() as usize] = Some(token);
+        if !asked.is_empty() {
+            let choosing = self.ask(&asked)?;
+            for (params, token) in asked.iter().zip(self.answers(choosing)?) {
+                let token = token.map(|token| Sampled { token, logprobs: None });
+                chosen[params.row.unsigned_abs() as usize] = Some(token);
+            }
         }
+        let Self { model, threads, rows: on_host, samplers, .. } = self;
         let left: Vec<usize> = (0..rows.len()).filter(|&at| chosen[at].is_none()).collect();
         on_host.resize_with(on_host.len().max(left.len()), Vec::new);
         samplers.resize_with(samplers.len().max(left.len()), Sampler::default);
@@ -117,23 +128,62 @@ impl InferenceBackend for DeviceBackend {
         });
         result.map_err(|error| failed(error.into()))
     }
+
+    /// Other ranks do not know what the first has chosen until the host tells them.
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        if self.model.is_divided() { None } else { Some(self) }
+    }
 }
 
-/// What the device is asked for where it can choose the token of a row by itself.
-fn on_device(at: usize, row: &SampleRow<'_>) -> Option<SampleParams> {
-    let params = row.params;
-    if row.logprobs.is_some() || row.adjusts_logits() || params.typical_p < 1.0 {
-        return None;
+impl LookAhead for DeviceBackend {
+    fn forward_ahead(&mut self, step: &AheadStep<'_>) -> Result<(), StepError> {
+        debug_assert!(step.kv_ops.is_empty(), "block tables say it all");
+        debug_assert!(step.tokens() <= self.spec.max_step_tokens as usize, "a step beyond the limit");
+        if let Some(adapter) = step.adapter {
+            return Err(StepError::Device(format!("adapter {} of a backend that has none", adapter.0).into()));
+        }
+        self.sampled.clear();
+        self.sampled.extend(step.chunks.iter().filter(|chunk| chunk.sample).map(|chunk| chunk.slot));
+        self.scored.clear();
+        let scored = step.chunks.iter().filter(|chunk| chunk.score);
+        self.scored.extend(scored.map(|chunk| (chunk.slot, chunk.tokens.len())));
+        if step.chunks.is_empty() {
+            return Ok(());
+        }
+        self.model.forward(step).map_err(failed)
     }
-    Some(SampleParams {
-        row: i32::try_from(at).ok()?,
-        temperature: if params.is_greedy() { 0.0 } else { params.temperature },
-        top_p: params.top_p,
-        min_p: params.min_p,
-        u: row.u,
+
+    fn choose(&mut self, choices: &[Choice]) -> Result<Chosen, StepError> {
+        let slots = choices.iter().map(|choice| choice.slot);
+        assert!(slots.eq(self.sampled.iter().copied()), "choices are those of the last step");
+        let asked: Vec<_> = choices.iter().enumerate().map(|(at, choice)| params(at, choice)).collect();
+        let choosing = self.ask(&asked)?;
+        self.choices += 1;
+        self.open.push_back((self.choices, choosing));
+        Ok(Chosen::new(self.choices))
+    }
+
+    fn collect(&mut self, chosen: Chosen, out: &mut Vec<Result<TokenId, SampleError>>) -> Result<(), StepError> {
+        let (number, choosing) = self.open.pop_front().expect("what is collected was chosen");
+        assert_eq!(number, chosen.number(), "tokens are collected in the order in which they were asked for");
+        out.extend(self.answers(choosing)?);
+        Ok(())
+    }
+}
+
+/// What the device is asked for after row `at`.
+fn params(at: usize, choice: &Choice) -> SampleParams {
+    let &Choice { slot, temperature, top_k, top_p, min_p, u, .. } = choice;
+    SampleParams {
+        row: i32::try_from(at).expect("a row for each of some sequences"),
+        slot: slot.0.cast_signed(),
+        temperature,
+        top_p,
+        min_p,
+        u,
         // More than any vocabulary has is no bound.
-        top_k: i32::try_from(params.top_k).unwrap_or(0),
-    })
+        top_k: i32::try_from(top_k).unwrap_or(0),
+    }
 }
 
 fn failed(error: DeviceStepError) -> StepError {

@@ -1,5 +1,5 @@
-use tandem_core::Step;
-use tandem_cuda::PROMPT_ROWS;
+use tandem_core::{AheadStep, Input};
+use tandem_cuda::{PROMPT_ROWS, waiting_for};
 
 const WORD: usize = 4;
 
@@ -10,6 +10,7 @@ const PROMPT: usize = 16;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) vocab: usize,
+    pub(super) slots: usize,
     pub(super) page_len: usize,
     pub(super) pages: usize,
     /// Pages of the longest sequence.
@@ -64,7 +65,7 @@ pub(super) fn most_sampled(parallel: usize, rows: usize) -> usize {
 }
 
 /// Whether a step is one token of each of its sequences, all to be sampled after.
-pub(super) fn is_decoding(step: &Step<'_>) -> bool {
+pub(super) fn is_decoding(step: &AheadStep<'_>) -> bool {
     step.chunks.iter().all(|chunk| chunk.tokens.len() == 1 && chunk.sample && !chunk.score)
 }
 
@@ -77,7 +78,7 @@ impl Batch {
     }
 
     /// Of a step, made `rows` long with tokens that change nothing; the reason why not where it is not within the limits.
-    pub(super) fn new(step: &Step<'_>, rows: usize, limits: &Limits) -> Result<Self, String> {
+    pub(super) fn new(step: &AheadStep<'_>, rows: usize, limits: &Limits) -> Result<Self, String> {
         let used = step.tokens();
         debug_assert!(used <= rows, "{used} tokens in {rows} rows");
         let (mut slots, mut tokens, mut positions, mut sequence_of_row) = (vec![], vec![], vec![], vec![]);
@@ -85,19 +86,25 @@ impl Batch {
         let (mut runs, mut tables) = (<[Vec<i32>; 4]>::default(), vec![]);
         for (at, chunk) in step.chunks.iter().enumerate() {
             let first = tokens.len();
-            for (&token, position) in chunk.tokens.iter().zip(chunk.start as usize..) {
+            match chunk.tokens {
+                Input::Known(known) => {
+                    if let Some(token) = known.iter().find(|token| **token as usize >= limits.vocab) {
+                        return Err(format!("token {token} is not in the vocabulary of {}", limits.vocab));
+                    }
+                    tokens.extend(known.iter().map(|token| token.cast_signed()));
+                }
+                Input::Chosen if chunk.slot.index() < limits.slots => tokens.push(waiting_for(chunk.slot.0)),
+                Input::Chosen => return Err(format!("slot {} of {}", chunk.slot.0, limits.slots)),
+            }
+            let len = chunk.tokens.len();
+            for position in chunk.start as usize..chunk.start as usize + len {
                 let page = chunk.block_table.get(position / limits.page_len).map(|block| block.index());
                 let page = page.filter(|page| *page < limits.pages);
                 let page = page.ok_or_else(|| format!("position {position} has no page"))?;
-                if token as usize >= limits.vocab {
-                    return Err(format!("token {token} is not in the vocabulary of {}", limits.vocab));
-                }
                 slots.push((page * limits.page_len + position % limits.page_len) as i64);
-                tokens.push(token.cast_signed());
                 positions.push(position as i32);
                 sequence_of_row.push(at as i32);
             }
-            let len = chunk.tokens.len();
             if limits.prompts && len >= PROMPT {
                 for run in (0..len).step_by(PROMPT_ROWS) {
                     let of_run = [first + run, (len - run).min(PROMPT_ROWS), at, chunk.start as usize + run];
@@ -161,9 +168,14 @@ impl Batch {
         Ok(batch)
     }
 
-    /// What the device is told.
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        self.words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    /// Bytes of what the device is told.
+    pub(super) fn bytes(&self) -> usize {
+        self.words.len() * WORD
+    }
+
+    /// What the device is told, of which there are so many bytes.
+    pub(super) fn write(&self, into: &mut [u8]) {
+        into.as_chunks_mut().0.iter_mut().zip(&self.words).for_each(|(place, word)| *place = word.to_le_bytes());
     }
 
     pub(super) fn tokens(&self) -> usize {

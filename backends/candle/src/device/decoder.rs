@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use tandem_core::{LoadError, Step};
-use tandem_cuda::{Buffer, CudaError, Device, Graph, Input, LogitMap, Number, Rank, Rows, Turns, Weight};
+use tandem_core::{AheadStep, LoadError};
+use tandem_cuda::{Buffer, CudaError, Device, Graph, Input, LogitMap, Number, Outbox, Rank, Rows, Turns, Weight};
 
 use super::{
     DeviceLinear, Split, batch,
@@ -19,6 +19,7 @@ use crate::{
 };
 
 const F32: usize = 4;
+const I32: usize = 4;
 
 /// A decoder on a device, with its KV cache; or a rank's share of one.
 #[derive(Debug)]
@@ -38,8 +39,11 @@ pub(crate) struct DeviceDecoder {
     head: DeviceLinear,
     logit_map: LogitMap,
     buffers: Buffers,
-    /// What a step is told.
+    /// What a step is told, and what it is told through.
     told: Buffer,
+    telling: Outbox,
+    /// The token that was chosen last for each slot.
+    chosen: Buffer,
     /// Rows of a step of decoding, at most.
     most_decoding: usize,
     /// Rows of the last step that tokens are sampled after, and those behind them that are scored.
@@ -117,6 +121,7 @@ impl DeviceDecoder {
         weights.finish(|name| is_derived(name) || (tied && name == "lm_head.weight"))?;
         let limits = Limits {
             vocab: config.vocab_size,
+            slots: shape.parallel,
             page_len: shape.page_len,
             pages: shape.pages,
             table,
@@ -126,6 +131,8 @@ impl DeviceDecoder {
         let sampled = batch::most_sampled(shape.parallel, rows);
         let buffers = Buffers::new(device, part, &pairs, rows, sampled, number, split).map_err(refused)?;
         let told = device.allocate(Batch::most_bytes(&limits, rows, shape.parallel)).map_err(refused)?;
+        let telling = Outbox::new(device, told.len()).map_err(refused)?;
+        let chosen = device.allocate(shape.parallel * I32).map_err(refused)?;
         Ok(Self {
             graphs: BTreeMap::new(),
             warm: BTreeSet::new(),
@@ -144,6 +151,8 @@ impl DeviceDecoder {
             },
             buffers,
             told,
+            telling,
+            chosen,
             most_decoding: sampled,
             sampled: 0,
             scored: 0,
@@ -156,7 +165,7 @@ impl DeviceDecoder {
     }
 
     /// Lays out one pass, the same for all ranks. Steps of decoding are made as long as the next of a few sizes.
-    pub(super) fn plan(&self, step: &Step<'_>) -> Result<Planned, DeviceStepError> {
+    pub(super) fn plan(&self, step: &AheadStep<'_>) -> Result<Planned, DeviceStepError> {
         let used = step.tokens();
         let bucket = if is_decoding(step) { batch::bucket(used, self.most_decoding) } else { None };
         let batch = Batch::new(step, bucket.unwrap_or(used), &self.limits).map_err(DeviceStepError::Step)?;
@@ -169,7 +178,7 @@ impl DeviceDecoder {
     /// Steps of decoding are the same work again and again: what they ask for is written down, so that the host asks once for all of it.
     pub(super) fn forward(&mut self, planned: &Planned) -> Result<(), CudaError> {
         let Planned { batch, bucket, sampled } = planned;
-        self.told.write(0, &batch.bytes())?;
+        self.telling.send(&self.told, batch.bytes(), |bytes| batch.write(bytes))?;
         self.sampled = *sampled;
         self.scored = batch.scored;
         let &Some(bucket) = bucket else { return self.compute(batch) };
@@ -189,6 +198,7 @@ impl DeviceDecoder {
         let Self { common, buffers, told, .. } = self;
         let Common { device, number, .. } = common;
         let rows = batch.rows;
+        device.follow(told.at(batch.tokens()), rows, &self.chosen)?;
         self.embedding.look_up(device, told, batch, &buffers.hidden, self.embedding_scale)?;
         for (turns, out) in self.turns.iter().zip(&buffers.turns) {
             device.angles(turns, told.at(batch.positions()), rows, out.all())?;
@@ -235,9 +245,9 @@ impl DeviceDecoder {
         device.map_logits(self.logit_map, out.all(), count * vocab)
     }
 
-    /// The logits on the device, of the rows that tokens are sampled after.
-    pub(crate) fn sampled_logits(&self) -> (&Device, &Buffer) {
-        (&self.common.device, &self.buffers.logits)
+    /// The logits on the device, of the rows that tokens are sampled after, and where the next step looks for what is chosen from them.
+    pub(crate) fn sampled_logits(&self) -> (&Device, &Buffer, &Buffer) {
+        (&self.common.device, &self.buffers.logits, &self.chosen)
     }
 
     /// Those of one of these rows.

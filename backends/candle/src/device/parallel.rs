@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use tandem_core::{LoadError, Step};
+use tandem_core::{AheadStep, LoadError};
 use tandem_cuda::{Buffer, CudaError, Device, Rank};
 
 use super::{
@@ -72,15 +72,20 @@ impl ParallelDecoder {
     }
 
     /// Asks for one pass on all ranks. Returns while they compute.
-    pub(crate) fn forward(&mut self, step: &Step<'_>) -> Result<(), DeviceStepError> {
+    pub(crate) fn forward(&mut self, step: &AheadStep<'_>) -> Result<(), DeviceStepError> {
         let planned = Arc::new(self.first.plan(step)?);
         self.tell(&Order::Forward(Arc::clone(&planned)))?;
         let done = self.first.forward(&planned);
         Ok(self.or_end(done)?)
     }
 
-    /// The logits on the device, of the rows that tokens are sampled after.
-    pub(crate) fn sampled_logits(&self) -> (&Device, &Buffer) {
+    /// Whether it has more ranks than one.
+    pub(crate) fn is_divided(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// The logits on the device, of the rows that tokens are sampled after, and where the next step looks for what is chosen from them.
+    pub(crate) fn sampled_logits(&self) -> (&Device, &Buffer, &Buffer) {
         self.first.sampled_logits()
     }
 

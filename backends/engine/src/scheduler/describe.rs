@@ -24,7 +24,8 @@ impl Scheduler {
 
     /// The sequences that could take part in a step if it were their turn: when they arrived, and with which adapter.
     pub(crate) fn ready(&self) -> BTreeMap<u64, Option<AdapterId>> {
-        let ready = self.running.iter().filter(|sequence| sequence.stalled_since.is_none());
+        let may = |one: &Sequence| one.stalled_since.is_none() && one.goes_on(self.spec.max_context);
+        let ready = self.running.iter().filter(|sequence| may(sequence));
         ready.map(|sequence| (sequence.urgency.arrival, sequence.adapter())).collect()
     }
 }
@@ -61,6 +62,9 @@ fn running(sequence: &Sequence, adapters: &[String]) -> Result<String, fmt::Erro
         0 => {}
         planned if sequence.samples() => write!(line, ", {planned} planned, then one sampled")?,
         planned => write!(line, ", {planned} planned")?,
+    }
+    if sequence.flights.steps > 0 {
+        line.push_str(", on its way");
     }
     history(&mut line, sequence)?;
     Ok(line)

@@ -1,5 +1,6 @@
 //! Decides what each step computes, and what comes of it.
 
+mod ahead;
 mod describe;
 mod plan;
 #[cfg(test)]
@@ -13,7 +14,8 @@ use std::{
 };
 
 use tandem_core::{
-    BackendSpec, Chunk, InferenceBackend, KvOp, SampleError, SampleRow, Sampled, Step, StepError, Vocab,
+    AheadChunk, AheadStep, BackendSpec, Choice, Chunk, InferenceBackend, Input, KvOp, SampleError, SampleRow, Sampled,
+    Step, StepError, TokenId, Vocab,
 };
 
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
     scores::MAX_SCORED,
     sequence::{Progress, Sequence, Submission, Urgency},
 };
+use ahead::{Flight, Seat};
 use turns::Turns;
 
 #[cfg(test)]
@@ -57,9 +60,17 @@ pub(crate) struct Scheduler {
     some_pause_without_a_slot: bool,
     departures: usize,
     stats: Stats,
+    /// The step whose tokens the device has chosen, or will, and nobody has read yet: all later ones are asked for while it is computed.
+    flight: Option<Flight>,
+    /// The step being planned lacks what only a plan with all known can give: somebody's room, which another would have to give up.
+    needs_all: bool,
     sampled: Vec<Result<Sampled, SampleError>>,
+    collected: Vec<Result<TokenId, SampleError>>,
+    choices: Vec<Choice>,
+    seats: Vec<Seat>,
     /// Empty between steps: the memory of their lists is kept.
     chunks: Vec<Chunk<'static>>,
+    ahead_chunks: Vec<AheadChunk<'static>>,
     rows: Vec<SampleRow<'static>>,
 }
 
@@ -108,8 +119,14 @@ impl Scheduler {
             some_pause_without_a_slot: false,
             departures: 0,
             stats,
+            flight: None,
+            needs_all: false,
             sampled: Vec::new(),
+            collected: Vec::new(),
+            choices: Vec::new(),
+            seats: Vec::new(),
             chunks: Vec::new(),
+            ahead_chunks: Vec::new(),
             rows: Vec::new(),
         }
     }
@@ -136,7 +153,8 @@ impl Scheduler {
 
     /// Plans one step, has the backend carry it out, and applies what comes of it.
     ///
-    /// Where the backend computes on a device, the texts of the step before are made out and sent while it does.
+    /// Where the backend computes on a device, the texts of the step before are made out and sent while it does. Where it looks ahead, a step
+    /// of which the device chooses all tokens is left to it, and what comes of the one before is applied in the meantime.
     ///
     /// # Errors
     /// When the backend is finished. Every sequence is still here, for [`Self::fail_all`].
@@ -156,7 +174,11 @@ impl Scheduler {
                 self.tell(clock());
                 self.remove_ended();
                 match refused {
-                    Refused::KvFull { tokens } => self.make_smaller(tokens, clock()),
+                    Refused::KvFull { tokens } => {
+                        self.land(backend, clock)?;
+                        self.remove_ended();
+                        self.make_smaller(tokens, clock());
+                    }
                     Refused::Device(error) => return Err(error),
                 }
                 return Ok(Outcome::Worked);
@@ -164,24 +186,30 @@ impl Scheduler {
         };
         self.refusals = 0;
         self.step_limit = self.step_limit.saturating_mul(2).min(self.spec.max_step_tokens);
+        let flight = self.take_off(backend)?;
         if self.spec.overlaps {
             self.tell(clock());
         }
-        self.score(backend)?;
-        self.constrain();
-        self.sample(backend)?;
-        self.apply(clock());
+        let landed = self.land(backend, clock)?;
+        self.flight = flight;
+        if self.flight.is_none() {
+            self.score(backend)?;
+            self.constrain();
+            self.sample(backend)?;
+            self.apply(clock());
+        }
         self.remove_ended();
         // Without a next step in sight nobody waits for it.
         if !self.spec.overlaps || self.running.is_empty() {
             self.tell(clock());
             self.remove_ended();
         }
-        Ok(if tokens == 0 && self.stats.stalled > 0 { Outcome::Paused } else { Outcome::Worked })
+        Ok(if tokens == 0 && !landed && self.stats.stalled > 0 { Outcome::Paused } else { Outcome::Worked })
     }
 
     /// Ends every generation with an error, when the backend is finished.
     pub(crate) fn fail_all(&mut self, error: EngineError, now: Instant) {
+        self.flight = None;
         self.tell(now);
         for sequence in self.running.drain(..).chain(std::mem::take(&mut self.waiting).into_values()) {
             if !sequence.has_ended {
@@ -193,26 +221,29 @@ impl Scheduler {
 
     /// Hands the plan to the backend; the number of tokens in it.
     fn forward(&mut self, backend: &mut dyn InferenceBackend) -> Result<u64, Refused> {
-        let mut chunks = reuse(std::mem::take(&mut self.chunks));
-        chunks.extend(self.running.iter().filter(|sequence| sequence.planned > 0).map(|sequence| {
-            let slot = sequence.slot.expect("a running sequence has a slot");
-            let range = sequence.computed as usize..(sequence.computed + sequence.planned) as usize;
-            Chunk {
-                slot,
-                start: sequence.computed,
-                tokens: &sequence.tokens[range],
-                block_table: self.kv.block_table(slot),
-                sample: sequence.samples(),
-                score: sequence.score_row().is_some(),
-            }
-        }));
-        if chunks.is_empty() && self.kv_ops.is_empty() {
+        let planned = self.running.iter().filter(|sequence| sequence.planned > 0);
+        let tokens: u64 = planned.clone().map(|sequence| u64::from(sequence.planned)).sum();
+        if tokens == 0 && self.kv_ops.is_empty() {
             return Ok(0);
         }
-        let step = Step { kv_ops: &self.kv_ops, chunks: &chunks, adapter: self.turns.adapter() };
-        let tokens = step.tokens() as u64;
-        let result = backend.forward(&step);
-        self.chunks = reuse(chunks);
+        let chunks = planned.map(|sequence| chunk(sequence, self.kv.as_ref()));
+        let (kv_ops, adapter) = (&self.kv_ops, self.turns.adapter());
+        let result = match backend.look_ahead() {
+            None => {
+                let mut list = reuse(std::mem::take(&mut self.chunks));
+                list.extend(chunks.map(known));
+                let result = backend.forward(&Step { kv_ops, chunks: &list, adapter });
+                self.chunks = reuse(list);
+                result
+            }
+            Some(ahead) => {
+                let mut list = reuse(std::mem::take(&mut self.ahead_chunks));
+                list.extend(chunks);
+                let result = ahead.forward_ahead(&AheadStep { kv_ops, chunks: &list, adapter });
+                self.ahead_chunks = reuse(list);
+                result
+            }
+        };
         // Whether or not the pass was refused, the operations took effect.
         self.kv_ops.clear();
         match result {
@@ -329,14 +360,15 @@ impl Scheduler {
         }
     }
 
-    /// Lets go of sequences that turned out to have ended with what was told.
+    /// Lets go of sequences that turned out to have ended with what was told, once nothing is computed for them any more.
     fn remove_ended(&mut self) {
         let Self { running, kv, kv_ops, .. } = self;
         running.retain_mut(|sequence| {
-            if sequence.has_ended {
+            let is_over = sequence.has_ended && sequence.flights.steps == 0;
+            if is_over {
                 release(kv.as_mut(), sequence, kv_ops);
             }
-            !sequence.has_ended
+            !is_over
         });
     }
 
@@ -348,16 +380,16 @@ impl Scheduler {
         }
         self.departures = departures;
         let Self { waiting, running, kv, kv_ops, stats, .. } = self;
-        let all = waiting.len() + running.len();
+        let all = waiting.len();
         waiting.retain(|_, sequence| !sequence.is_abandoned());
+        stats.cancelled += (all - waiting.len()) as u64;
         running.retain_mut(|sequence| {
-            let keep = !sequence.is_abandoned();
-            if !keep {
-                release(kv.as_mut(), sequence, kv_ops);
+            if sequence.has_ended || !sequence.is_abandoned() {
+                return true;
             }
-            keep
+            stats.cancelled += 1;
+            end(kv.as_mut(), sequence, kv_ops)
         });
-        stats.cancelled += (all - waiting.len() - running.len()) as u64;
     }
 }
 
@@ -365,6 +397,37 @@ impl Scheduler {
 enum Refused {
     KvFull { tokens: u32 },
     Device(StepError),
+}
+
+/// The next tokens of a sequence that takes part in the step.
+fn chunk<'a>(sequence: &'a Sequence, kv: &'a dyn KvCache) -> AheadChunk<'a> {
+    let slot = sequence.slot.expect("a running sequence has a slot");
+    AheadChunk {
+        slot,
+        start: sequence.computed,
+        tokens: sequence.input(),
+        block_table: kv.block_table(slot),
+        sample: sequence.samples(),
+        score: sequence.score_row().is_some(),
+    }
+}
+
+/// The same for a backend that does not look ahead.
+fn known(chunk: AheadChunk<'_>) -> Chunk<'_> {
+    let AheadChunk { slot, start, tokens, block_table, sample, score } = chunk;
+    let Input::Known(tokens) = tokens else { unreachable!("nothing is on its way where nobody looks ahead") };
+    Chunk { slot, start, tokens, block_table, sample, score }
+}
+
+/// A sequence ends before its time: its slot is taken, unless a step that is on its way still computes for it. Whether it has to stay until
+/// that has landed.
+fn end(kv: &mut dyn KvCache, sequence: &mut Sequence, ops: &mut Vec<KvOp>) -> bool {
+    sequence.has_ended = true;
+    let stays = sequence.flights.steps > 0;
+    if !stays {
+        release(kv, sequence, ops);
+    }
+    stays
 }
 
 fn release(kv: &mut dyn KvCache, sequence: &mut Sequence, ops: &mut Vec<KvOp>) {

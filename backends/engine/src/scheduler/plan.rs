@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Scheduler, release};
+use super::{Scheduler, end, release};
 use crate::{
     EngineError, Priority,
     kv::common_prefix,
@@ -31,10 +31,14 @@ const MIN_SHORT_STEP: u32 = 64;
 
 impl Scheduler {
     /// Sets each running sequence's `planned`, admitting and preempting as room allows.
+    ///
+    /// While a step is on its way nobody has to give way: a token is chosen that they do not have yet, and they may turn out to have ended.
+    /// Whoever lacks room is left out then, and the next step is planned with all known.
     pub(super) fn plan(&mut self, now: Instant) {
+        self.needs_all = false;
         self.reap();
         self.mark_stalled(now);
-        self.turns.choose(&self.running);
+        self.turns.choose(&self.running, self.spec.max_context);
         let mut budget = self.step_limit;
         self.score_limit = MAX_SCORED;
         let preemptions = self.stats.preemptions;
@@ -52,8 +56,14 @@ impl Scheduler {
             if class == Priority::Batch && keeps_short {
                 budget = budget.min((self.spec.max_step_tokens / SHORT_STEP).max(MIN_SHORT_STEP));
             }
-            let Self { running, turns, score_limit, .. } = self;
-            let takes_part = |one: &Sequence| one.urgency.priority == class && is_idle(one) && turns.includes(one);
+            let Self { running, turns, score_limit, spec, .. } = self;
+            // Whoever lacks one token was asked before.
+            let takes_part = |one: &Sequence| {
+                one.urgency.priority == class
+                    && is_idle(one, spec.max_context)
+                    && one.missing() > 1
+                    && turns.includes(one)
+            };
             for sequence in running.iter_mut().filter(|one| takes_part(one)) {
                 allot(sequence, &mut budget, score_limit);
             }
@@ -93,7 +103,7 @@ impl Scheduler {
         let timeout = self.options.stall_timeout;
         for sequence in &mut self.running {
             sequence.planned = 0;
-            if sequence.is_stalled(now) {
+            if !sequence.has_ended && sequence.is_stalled(now) {
                 stalled += 1;
                 given_up |= is_given_up(sequence, now, timeout);
             }
@@ -115,16 +125,17 @@ impl Scheduler {
     fn give_up_stalled(&mut self, now: Instant) {
         let Self { running, waiting, kv, kv_ops, stats, options, .. } = self;
         let timeout = options.stall_timeout;
-        let mut give_up = |sequence: &mut Sequence| {
-            release(kv.as_mut(), sequence, kv_ops);
+        let mut stays = |sequence: &mut Sequence| {
+            if !is_given_up(sequence, now, timeout) {
+                return true;
+            }
             sequence.fail(EngineError::Stalled);
             stats.failed += 1;
             stats.stalled -= 1;
+            end(kv.as_mut(), sequence, kv_ops)
         };
-        running.extract_if(.., |sequence| is_given_up(sequence, now, timeout)).for_each(|mut one| give_up(&mut one));
-        waiting
-            .extract_if(.., |_, sequence| is_given_up(sequence, now, timeout))
-            .for_each(|(_, mut one)| give_up(&mut one));
+        running.retain_mut(|one| stays(one));
+        waiting.retain(|_, one| stays(one));
     }
 
     /// Sequences of a class that lack one token come first: each costs little, and somebody may be reading along.
@@ -132,24 +143,33 @@ impl Scheduler {
         let mut at = 0;
         while at < self.running.len() && *budget > 0 {
             let sequence = &self.running[at];
-            let takes_part = is_idle(sequence) && sequence.urgency.priority == class && self.turns.includes(sequence);
+            let takes_part = sequence.urgency.priority == class
+                && is_idle(sequence, self.spec.max_context)
+                && self.turns.includes(sequence);
             if !takes_part || sequence.missing() > 1 {
                 at += 1;
             } else if self.make_room(&mut at, now) {
                 self.running[at].planned = 1;
                 *budget -= 1;
                 at += 1;
+            } else if self.flight.is_some() {
+                at += 1;
             }
         }
     }
 
-    /// Room for the last token of the sequence at `at`, taken from others if it must be. False when the sequence itself had to give way.
+    /// Room for the last token of the sequence at `at`, taken from others if it must be. False when the sequence itself had to give way, or
+    /// has to wait for a step in which somebody can.
     fn make_room(&mut self, at: &mut usize, now: Instant) -> bool {
         loop {
             let sequence = &self.running[*at];
             let slot = sequence.slot.expect("a running sequence has a slot");
-            if self.kv.grow(slot, sequence.tokens.len() as u32, &mut self.kv_ops) {
+            if self.kv.grow(slot, sequence.len(), &mut self.kv_ops) {
                 return true;
+            }
+            if self.flight.is_some() {
+                self.needs_all = true;
+                return false;
             }
             let victim = self.victim(*at).expect("a sequence that lacks room may itself give way");
             self.preempt(victim, now);
@@ -196,6 +216,10 @@ impl Scheduler {
                     (outranked || running.stalled_since.is_some()) && !running.is_protected()
                 };
                 let Some(victim) = self.running.iter().rposition(|running| gives_way(running)) else { return false };
+                if self.flight.is_some() {
+                    self.needs_all = true;
+                    return false;
+                }
                 *budget += self.running[victim].planned;
                 self.preempt(victim, now);
                 continue;
@@ -207,7 +231,7 @@ impl Scheduler {
             }
             sequence.admit(admitted.slot, admitted.cached, now);
             if !self.turns.includes(&sequence)
-                && !self.running.iter().any(|running| running.planned > 0 || is_idle(running))
+                && !self.running.iter().any(|one| one.planned > 0 || is_idle(one, self.spec.max_context))
             {
                 // Nobody else could take part in the step.
                 self.turns.begin(sequence.adapter());
@@ -227,7 +251,11 @@ impl Scheduler {
         let Some(sequence) = self.waiting.get_mut(&urgency) else { return false };
         let most = sequence.tokens.len() - 1;
         let leads = |leader: &Sequence| {
-            if leader.missing() <= 1 || leader.urgency.priority > urgency.priority || leader.salt() != sequence.salt() {
+            if leader.has_ended
+                || leader.missing() <= 1
+                || leader.urgency.priority > urgency.priority
+                || leader.salt() != sequence.salt()
+            {
                 return None;
             }
             let common = common_prefix(&leader.tokens, &sequence.tokens).min(most);
@@ -302,10 +330,10 @@ fn allot(sequence: &mut Sequence, budget: &mut u32, score_limit: &mut u32) {
 }
 
 /// Whether the sequence could take part in the step and does not yet.
-fn is_idle(sequence: &Sequence) -> bool {
-    sequence.planned == 0 && sequence.stalled_since.is_none()
+fn is_idle(sequence: &Sequence, max_context: u32) -> bool {
+    sequence.planned == 0 && sequence.stalled_since.is_none() && sequence.goes_on(max_context)
 }
 
 fn is_given_up(sequence: &Sequence, now: Instant, timeout: Duration) -> bool {
-    sequence.stalled_since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
+    !sequence.has_ended && sequence.stalled_since.is_some_and(|since| now.saturating_duration_since(since) >= timeout)
 }

@@ -1,5 +1,7 @@
 //! Plans as text: what the backend is asked to compute, step by step, for a person to review.
 
+mod ahead;
+
 use std::{
     fmt::Write as _,
     sync::Arc,
@@ -7,8 +9,8 @@ use std::{
 };
 
 use tandem_core::{
-    AdapterId, BackendLoader as _, BackendSpec, InferenceBackend, KvOp, SampleError, SampleRow, Sampled,
-    SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs,
+    AdapterId, AheadChunk, AheadStep, BackendLoader as _, BackendSpec, Choice, Chosen, InferenceBackend, Input, KvOp,
+    LookAhead, SampleError, SampleRow, Sampled, SamplingParams, ScoreRow, Step, StepError, TokenId, TokenLogprobs,
 };
 use tandem_sim::{Faults, SimLayout, SimLoader, SimSettings};
 
@@ -35,28 +37,8 @@ impl InferenceBackend for Recorder<'_> {
 
     fn forward(&mut self, step: &Step<'_>) -> Result<(), StepError> {
         let result = self.inner.forward(step);
-        let refused = if result.is_err() { ", refused" } else { "" };
-        let with = step.adapter.map_or_else(String::new, |adapter| format!(" with adapter {}", adapter.0));
-        writeln!(self.log, "step of {} tokens{with}{refused}", step.tokens()).unwrap();
-        for op in step.kv_ops {
-            match op {
-                KvOp::Truncate { slot, from } => writeln!(self.log, "  slot {}: forget from {from}", slot.0),
-                KvOp::CopyPrefix { src, dst, len } => {
-                    writeln!(self.log, "  slot {}: the first {len} of slot {}", dst.0, src.0)
-                }
-            }
-            .unwrap();
-        }
-        for chunk in step.chunks {
-            let (slot, end) = (chunk.slot.0, chunk.start as usize + chunk.tokens.len());
-            let sample = if chunk.sample { ", sample" } else { "" };
-            write!(self.log, "  slot {slot}: {}..{end}{sample}", chunk.start).unwrap();
-            if !chunk.block_table.is_empty() {
-                let blocks: Vec<_> = chunk.block_table.iter().map(|block| block.0.to_string()).collect();
-                write!(self.log, ", blocks {}", blocks.join(" ")).unwrap();
-            }
-            self.log.push('\n');
-        }
+        let chunks: Vec<_> = step.chunks.iter().map(|chunk| AheadChunk::from(*chunk)).collect();
+        self.note(&AheadStep { kv_ops: step.kv_ops, chunks: &chunks, adapter: step.adapter }, result.is_err());
         result
     }
 
@@ -70,6 +52,61 @@ impl InferenceBackend for Recorder<'_> {
         out: &mut Vec<Result<TokenLogprobs, SampleError>>,
     ) -> Result<(), StepError> {
         self.inner.score(rows, out)
+    }
+
+    fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
+        if self.inner.look_ahead().is_some() { Some(self) } else { None }
+    }
+}
+
+impl LookAhead for Recorder<'_> {
+    fn forward_ahead(&mut self, step: &AheadStep<'_>) -> Result<(), StepError> {
+        let result = self.ahead().forward_ahead(step);
+        self.note(step, result.is_err());
+        result
+    }
+
+    fn choose(&mut self, choices: &[Choice]) -> Result<Chosen, StepError> {
+        let chosen = self.ahead().choose(choices)?;
+        writeln!(self.log, "tokens {} are chosen on the way", chosen.number()).unwrap();
+        Ok(chosen)
+    }
+
+    fn collect(&mut self, chosen: Chosen, out: &mut Vec<Result<TokenId, SampleError>>) -> Result<(), StepError> {
+        writeln!(self.log, "tokens {} are collected", chosen.number()).unwrap();
+        self.ahead().collect(chosen, out)
+    }
+}
+
+impl Recorder<'_> {
+    fn ahead(&mut self) -> &mut dyn LookAhead {
+        self.inner.look_ahead().unwrap()
+    }
+
+    fn note(&mut self, step: &AheadStep<'_>, is_refused: bool) {
+        let refused = if is_refused { ", refused" } else { "" };
+        let with = step.adapter.map_or_else(String::new, |adapter| format!(" with adapter {}", adapter.0));
+        writeln!(self.log, "step of {} tokens{with}{refused}", step.tokens()).unwrap();
+        for op in step.kv_ops {
+            match op {
+                KvOp::Truncate { slot, from } => writeln!(self.log, "  slot {}: forget from {from}", slot.0),
+                KvOp::CopyPrefix { src, dst, len } => {
+                    writeln!(self.log, "  slot {}: the first {len} of slot {}", dst.0, src.0)
+                }
+            }
+            .unwrap();
+        }
+        for chunk in step.chunks {
+            let (slot, end) = (chunk.slot.0, chunk.start as usize + chunk.tokens.len());
+            let unread = if chunk.tokens == Input::Chosen { ", not read yet" } else { "" };
+            let sample = if chunk.sample { ", sample" } else { "" };
+            write!(self.log, "  slot {slot}: {}..{end}{unread}{sample}", chunk.start).unwrap();
+            if !chunk.block_table.is_empty() {
+                let blocks: Vec<_> = chunk.block_table.iter().map(|block| block.0.to_string()).collect();
+                write!(self.log, ", blocks {}", blocks.join(" ")).unwrap();
+            }
+            self.log.push('\n');
+        }
     }
 }
 

@@ -48,13 +48,13 @@ impl Turns {
 
     /// Decides whose turn the next step is. When a turn is over, it is that of whoever waits longest, so nobody waits for more than one turn
     /// of each of the others. `running` are most urgent first.
-    pub(super) fn choose(&mut self, running: &[Box<Sequence>]) {
+    pub(super) fn choose(&mut self, running: &[Box<Sequence>], max_context: u32) {
         if self.groups.len() == 1 {
             return;
         }
         let adapter = self.adapter;
         let ready = |own: bool| {
-            let may = running.iter().filter(|sequence| sequence.stalled_since.is_none());
+            let may = running.iter().filter(|one| one.stalled_since.is_none() && one.goes_on(max_context));
             may.filter(move |sequence| (sequence.adapter() == adapter) == own)
         };
         let Some(most_urgent_other) = ready(false).next() else { return };
