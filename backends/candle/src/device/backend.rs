@@ -60,6 +60,8 @@ impl DeviceBackend {
     /// Waits for them.
     fn answers(&mut self, choosing: Choosing) -> Result<impl Iterator<Item = Result<TokenId, SampleError>>, StepError> {
         let tokens = self.chooser.collect(choosing).map_err(|error| failed(error.into()))?;
+        // What came from a device after another has failed is nothing.
+        self.model.check().map_err(|error| failed(error.into()))?;
         Ok(tokens.into_iter().map(|token| token.ok_or(SampleError::NonFinite)))
     }
 }
@@ -129,9 +131,8 @@ impl InferenceBackend for DeviceBackend {
         result.map_err(|error| failed(error.into()))
     }
 
-    /// Other ranks do not know what the first has chosen until the host tells them.
     fn look_ahead(&mut self) -> Option<&mut dyn LookAhead> {
-        if self.model.is_divided() { None } else { Some(self) }
+        Some(self)
     }
 }
 

@@ -196,8 +196,10 @@ impl DeviceDecoder {
 
     fn compute(&self, batch: &Batch) -> Result<(), CudaError> {
         let Self { common, buffers, told, .. } = self;
-        let Common { device, number, .. } = common;
+        let Common { device, rank, number, .. } = common;
         let rows = batch.rows;
+        // Only the first rank has chosen.
+        rank.broadcast(self.chosen.all(), self.limits.slots)?;
         device.follow(told.at(batch.tokens()), rows, &self.chosen)?;
         self.embedding.look_up(device, told, batch, &buffers.hidden, self.embedding_scale)?;
         for (turns, out) in self.turns.iter().zip(&buffers.turns) {

@@ -79,11 +79,6 @@ impl ParallelDecoder {
         Ok(self.or_end(done)?)
     }
 
-    /// Whether it has more ranks than one.
-    pub(crate) fn is_divided(&self) -> bool {
-        !self.others.is_empty()
-    }
-
     /// The logits on the device, of the rows that tokens are sampled after, and where the next step looks for what is chosen from them.
     pub(crate) fn sampled_logits(&self) -> (&Device, &Buffer, &Buffer) {
         self.first.sampled_logits()
