@@ -138,8 +138,14 @@ fn step(backend: &mut dyn InferenceBackend, at: u32) -> Result<(), StepError> {
 }
 
 /// What an error says, and what those say that it came of.
-fn causes(error: &dyn Error) -> Vec<String> {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect()
+fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut causes = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        causes.push(cause.to_string());
+        source = cause.source();
+    }
+    causes
 }
 
 /// Wherever it happens: while the model is looked at for the first time, or in any step later on.
