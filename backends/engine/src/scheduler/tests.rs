@@ -293,7 +293,11 @@ fn a_prompt_that_somebody_waits_for_shares_its_steps_with_no_batch_work() {
 
 #[test]
 fn steps_of_batch_work_are_short_while_somebody_may_ask() {
-    let settings = SimSettings { context: 8192, max_step_tokens: 512, ..settings(SimLayout::Slots { cells: 8192, partial_reuse: true }) };
+    let settings = SimSettings {
+        context: 8192,
+        max_step_tokens: 512,
+        ..settings(SimLayout::Slots { cells: 8192, partial_reuse: true })
+    };
     Rig::run(settings, |rig| {
         let _prompt = rig.submit(request((0..4000).map(|at| at % 250), 2, Priority::Batch));
         rig.steps(1);
