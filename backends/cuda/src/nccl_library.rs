@@ -101,7 +101,7 @@ functions! {
 impl Functions {
     pub(crate) fn load() -> Result<Self, CudaError> {
         // SAFETY: what NCCL does when it is loaded is safe at any time.
-        let library = NAMES.iter().find_map(|name| unsafe { Library::new(name) }.ok());
+        let library = NAMES.into_iter().find_map(|name| unsafe { Library::new(name) }.ok());
         let library = library.ok_or_else(|| {
             CudaError::Unavailable(
                 "NCCL was not found (libnccl.so.2), which a model on several GPUs needs: install it (package libnccl2), or name its folder \
