@@ -132,9 +132,9 @@ fn a_failure_of_a_step_that_was_asked_for_ahead_ends_all() {
 fn a_refused_step_comes_back_when_all_is_known() {
     let faults = Faults { kv_full_every: 3, ..Faults::default() };
     Rig::run(SimSettings { faults, ..settings_ahead() }, |rig| {
-        let mut generation = rig.submit(request(0..3, 8, Priority::Batch));
+        let mut generation = rig.submit(request(0..3, 5, Priority::Batch));
         rig.finish();
-        assert_eq!(told(&mut generation).0.len(), 8);
+        assert_eq!(told(&mut generation).0.len(), 5);
         let log = &rig.backend.log;
         let mut lines = log.lines().skip_while(|line| !line.ends_with("refused"));
         assert!(lines.nth(2).unwrap().ends_with("are collected"), "{log}");
