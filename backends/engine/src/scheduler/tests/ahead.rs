@@ -14,7 +14,7 @@ fn told(generation: &mut Generation) -> (Vec<TokenId>, Option<FinishReason>, u32
         match event {
             Event::Token { id, .. } => tokens.push(id),
             Event::Finished { reason, usage, .. } => ended = (Some(reason), usage.completion_tokens),
-            other => panic!("{other:?}"),
+            Event::Prompt(_) | Event::Failed(_) => panic!("{event:?}"),
         }
     }
     (tokens, ended.0, ended.1)
