@@ -553,7 +553,7 @@ fn by_block_every_output_is_the_models_own() {
 
 #[test]
 fn ahead_of_what_is_known_every_output_is_the_models_own() {
-    simulate(BLOCKS, true, 0..SEEDS);
+    simulate(BLOCKS, true, 0..SEEDS / 2);
 }
 
 #[test]
