@@ -72,13 +72,9 @@ mod loading {
     use super::{directories, find, missing, why};
     use crate::{devices, logged::logged, runtime::NOT_BUILT};
 
-    /// Those for GPUs that the program was built with.
-    const GPU_LIBRARIES: &[&str] = &[
-        #[cfg(feature = "cuda")]
-        "libggml-cuda.so",
-        #[cfg(feature = "vulkan")]
-        "libggml-vulkan.so",
-    ];
+    /// Those for GPUs, and whether the program was built with them.
+    const GPU_LIBRARIES: [(&str, bool); 2] =
+        [("libggml-cuda.so", cfg!(feature = "cuda")), ("libggml-vulkan.so", cfg!(feature = "vulkan"))];
 
     /// Loads what there is, before llama.cpp starts: by itself it would look into the working directory too. Gives back why there is no GPU,
     /// if there is none.
@@ -107,15 +103,15 @@ mod loading {
         if !devices::gpus().is_empty() {
             return Ok(None);
         }
-        let reasons = GPU_LIBRARIES.iter().map(|library| {
+        let reasons = GPU_LIBRARIES.iter().filter_map(|&(library, is_built)| {
             let path = directory.join(library);
             if !path.exists() {
-                return format!("{library} is not in {}", directory.display());
+                return is_built.then(|| format!("{library} is not in {}", directory.display()));
             }
             // Where there is no `ldd` the sentence is shorter.
             let ldd = Command::new("ldd").arg(&path).output();
             let said = ldd.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-            why(library, &missing(&said, directory), &log)
+            Some(why(library, &missing(&said, directory), &log))
         });
         let reasons: Vec<_> = reasons.collect();
         Ok(Some(if reasons.is_empty() { NOT_BUILT.to_owned() } else { reasons.join("; ") }))
