@@ -134,3 +134,29 @@ fn wrong_arguments_of_a_build_are_refused() {
         assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(1), expected));
     }
 }
+
+#[test]
+fn headers_of_vulkan_that_are_too_old_are_told_before_anything_is_built() {
+    let machine = Machine::new("exit 9");
+    machine.program("machine/glslc", "exit 1");
+    let build = || {
+        let path = format!("{}:{}", machine.path().join("machine").display(), std::env::var("PATH").unwrap());
+        let Output { status, stderr, .. } = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-build"))
+            .args(["--features", "vulkan"])
+            .env("PATH", path)
+            .env("TANDEM_CACHE", machine.path().join("cache"))
+            .env("VULKAN_SDK", machine.path())
+            .output()
+            .unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let headers = machine.path().join("include/vulkan/vulkan_core.h");
+    let (code, said) = build();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("{} is missing", headers.display())), "{said}");
+    fs_err::create_dir_all(headers.parent().unwrap()).unwrap();
+    fs_err::write(&headers, "#define VK_HEADER_VERSION 239\n").unwrap();
+    let (code, said) = build();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("{} is too old", headers.display())), "{said}");
+}

@@ -45,6 +45,10 @@ impl Meeting {
     /// Returns when all have come.
     fn meet(&self) -> Done {
         let mut state = self.lock();
+        if state.broken {
+            // Not counted: others may still come to a meeting before this one.
+            return Err(broken());
+        }
         let round = state.round;
         state.arrived += 1;
         if state.arrived == state.shown.len() {
@@ -64,4 +68,18 @@ impl Meeting {
 
 fn broken() -> CudaError {
     CudaError::Failed { call: "a collective", reason: "another rank has failed".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_meets_where_a_meeting_was_broken_up() {
+        let meeting = Meeting::new(2);
+        meeting.break_up();
+        // The second one, or there would be two that have come.
+        assert!(meeting.exchange(0, vec![1]).is_err());
+        assert!(meeting.exchange(1, vec![1, 2]).is_err());
+    }
 }

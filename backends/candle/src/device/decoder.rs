@@ -178,6 +178,8 @@ impl DeviceDecoder {
     /// Steps of decoding are the same work again and again: what they ask for is written down, so that the host asks once for all of it.
     pub(super) fn forward(&mut self, planned: &Planned) -> Result<(), CudaError> {
         let Planned { batch, bucket, sampled } = planned;
+        // A graph does not ask whether those that it meets are still there.
+        self.rank().check()?;
         self.telling.send(&self.told, batch.bytes(), |bytes| batch.write(bytes))?;
         self.sampled = *sampled;
         self.scored = batch.scored;
