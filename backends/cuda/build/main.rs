@@ -11,6 +11,8 @@ fn main() {
     println!("cargo::rerun-if-changed=emulator");
     #[cfg(feature = "driver")]
     nvcc::compile(&KERNELS);
+    #[cfg(feature = "flash-attn")]
+    nvcc::compile_flash_attention();
     #[cfg(feature = "emulator")]
     emulator();
 }

@@ -11,8 +11,50 @@ use std::{
 /// Ampere, Ada and Hopper.
 const ARCHITECTURES: &str = "80,89,90";
 
-/// Compiles `kernels/NAME.cu` to `NAME.fatbin` in cargo's folder, as many at a time as cargo has jobs.
+/// What nvcc makes of one file in `kernels/`.
+struct Image {
+    source: String,
+    name: String,
+    flags: Vec<String>,
+}
+
+/// Compiles `kernels/NAME.cu` to `NAME.fatbin` in cargo's folder.
 pub(crate) fn compile(kernels: &[&str]) {
+    let image = |name: &&str| Image { source: (*name).to_owned(), name: (*name).to_owned(), flags: Vec::new() };
+    compile_all(&kernels.iter().map(image).collect::<Vec<_>>());
+}
+
+/// Compiles `kernels/flash.cu` for BF16 and F16, for which there have to be FlashAttention-2 as the crate candle-flash-attn has it, and CUTLASS.
+#[cfg(feature = "flash-attn")]
+pub(crate) fn compile_flash_attention() {
+    let folder = |variable: &str, within: &str| {
+        println!("cargo::rerun-if-env-changed={variable}");
+        let known = env::var_os(variable).map(|folder| PathBuf::from(folder).join(within));
+        let there = known.filter(|folder| folder.is_dir());
+        let folder = there.unwrap_or_else(|| {
+            fail(&format!(
+                "the feature flash-attn needs FLASH_ATTN_DIR and CUTLASS_DIR, the folders of candle-flash-attn 0.11.1 and of CUTLASS 3.5: \
+                 scripts/cuda-toolkit --flash-attn fetches both ({variable} has no folder {within})"
+            ))
+        });
+        format!("-I{}", folder.display())
+    };
+    let sources = [folder("FLASH_ATTN_DIR", "kernels"), folder("CUTLASS_DIR", "include")];
+    let image = |number: &str| Image {
+        source: "flash".to_owned(),
+        name: format!("flash_{number}"),
+        // But for the number as candle-flash-attn has it compiled.
+        flags: [
+            &sources[..],
+            &["--expt-relaxed-constexpr".to_owned(), "--use_fast_math".to_owned(), format!("-DTANDEM_NUMBER={number}")],
+        ]
+        .concat(),
+    };
+    compile_all(&["bf16", "f16"].map(image));
+}
+
+/// As many at a time as cargo has jobs.
+fn compile_all(images: &[Image]) {
     for variable in ["CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -21,30 +63,33 @@ pub(crate) fn compile(kernels: &[&str]) {
     let architectures = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| ARCHITECTURES.to_owned());
     let flags = code_flags(&architectures);
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
-    for batch in kernels.chunks(jobs) {
+    for batch in images.chunks(jobs) {
         thread::scope(|scope| {
             let running: Vec<_> =
-                batch.iter().map(|name| scope.spawn(|| (*name, run(&nvcc, &flags, name, &out)))).collect();
+                batch.iter().map(|image| scope.spawn(|| (&image.source, image.compile(&nvcc, &flags, &out)))).collect();
             for one in running {
-                let (name, result) = one.join().expect("a thread that only waits");
+                let (source, result) = one.join().expect("a thread that only waits");
                 if let Err(reason) = result {
-                    fail(&format!("kernels/{name}.cu: {reason}"));
+                    fail(&format!("kernels/{source}.cu: {reason}"));
                 }
             }
         });
     }
 }
 
-fn run(nvcc: &Path, flags: &[String], name: &str, out: &Path) -> Result<(), String> {
-    let output = Command::new(nvcc)
-        .args(["-std=c++17", "-O3", "--fatbin"])
-        .args(flags)
-        .arg("-o")
-        .arg(out.join(name).with_extension("fatbin"))
-        .arg(format!("kernels/{name}.cu"))
-        .output()
-        .map_err(|error| format!("cannot run {}: {error}", nvcc.display()))?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+impl Image {
+    fn compile(&self, nvcc: &Path, flags: &[String], out: &Path) -> Result<(), String> {
+        let output = Command::new(nvcc)
+            .args(["-std=c++17", "-O3", "--fatbin"])
+            .args(flags)
+            .args(&self.flags)
+            .arg("-o")
+            .arg(out.join(&self.name).with_extension("fatbin"))
+            .arg(format!("kernels/{}.cu", self.source))
+            .output()
+            .map_err(|error| format!("cannot run {}: {error}", nvcc.display()))?;
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
 }
 
 /// `80,90` or `8.0,9.0`: machine code for each, and intermediate code of the last.

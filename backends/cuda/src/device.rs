@@ -79,6 +79,12 @@ impl Device {
         self.0.processors()
     }
 
+    /// Whether it was built with FlashAttention-2's kernels, which are for prompts.
+    #[must_use]
+    pub fn has_flash_attention(&self) -> bool {
+        self.0.has_flash_attention()
+    }
+
     /// Memory whose content is anything.
     ///
     /// # Errors

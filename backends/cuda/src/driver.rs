@@ -36,6 +36,10 @@ macro_rules! images {
 
 /// What nvcc made of each file in `kernels/`.
 const IMAGES: [&[u8]; 7] = images!["attention", "elementwise", "experts", "prefill", "product", "rope_store", "sample"];
+#[cfg(feature = "flash-attn")]
+const FLASH_ATTENTION: &[&[u8]] = &images!["flash_bf16", "flash_f16"];
+#[cfg(not(feature = "flash-attn"))]
+const FLASH_ATTENTION: &[&[u8]] = &[];
 
 /// A card with one stream. The thread that uses it need not be the one that opened it.
 pub(crate) struct Driver {
@@ -130,7 +134,7 @@ impl Driver {
                 _ => failed("cuModuleLoadData")(error),
             })
         };
-        let modules = IMAGES.iter().map(load).collect::<Result<_, _>>()?;
+        let modules = IMAGES.iter().chain(FLASH_ATTENTION).map(load).collect::<Result<_, _>>()?;
         let handle = blas::create_handle().map_err(|error| failed_blas("cublasCreate", error))?;
         // SAFETY: handle and stream were just made; the memory outlives the handle.
         let workspace = unsafe {
@@ -209,6 +213,10 @@ impl Executor for Driver {
 
     fn processors(&self) -> u32 {
         self.processors
+    }
+
+    fn has_flash_attention(&self) -> bool {
+        !FLASH_ATTENTION.is_empty()
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {

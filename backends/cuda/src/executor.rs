@@ -75,6 +75,10 @@ pub(crate) trait Executor: Debug + Send + Sync {
     fn memory(&self) -> Result<(u64, u64), CudaError>;
     /// How many blocks of threads run at the same time, at least.
     fn processors(&self) -> u32;
+    /// Whether it has the kernels of `kernels/flash.cu`.
+    fn has_flash_attention(&self) -> bool {
+        false
+    }
     /// Memory whose content is anything.
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError>;
     /// # Safety

@@ -84,6 +84,9 @@ impl Case {
             .collect();
         if prompts {
             assert!(attention.has_prompts(number, kv), "{what}");
+            let flash = attention.flash_keys(number, kv, page_len).is_some();
+            let whole_tiles = page_len.is_multiple_of(32) && number == kv;
+            assert_eq!(flash, device.has_flash_attention() && whole_tiles, "{what}");
             let mut runs: [Vec<i32>; 4] = Default::default();
             let mut first = 0;
             for (at, sequence) in self.sequences.iter().enumerate() {
@@ -169,6 +172,22 @@ fn prompts_of_heads_of_all_sizes() {
             (Number::F16, Number::F8),
         ] {
             Case { number, kv, ..case(heads, kv_heads, head_dim) }.check(&device, true);
+        }
+    }
+}
+
+/// Where a device has FlashAttention-2's kernels, these are what is computed with.
+#[test]
+fn prompts_over_pages_of_whole_tiles() {
+    let device = device();
+    for (heads, kv_heads, head_dim) in [(4, 2, 64), (2, 1, 96), (4, 1, 128), (2, 1, 256)] {
+        for (number, page_len, window, cap) in [
+            (Number::Bf16, 32, None, None),
+            (Number::F16, 64, Some(40), None),
+            (Number::F16, 96, None, Some(3.0)),
+            (Number::Bf16, 64, Some(100), Some(3.0)),
+        ] {
+            Case { number, kv: number, page_len, window, cap, ..case(heads, kv_heads, head_dim) }.check(&device, true);
         }
     }
 }

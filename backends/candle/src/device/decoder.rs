@@ -127,6 +127,14 @@ impl DeviceDecoder {
             table,
             prompts: common.attention.has_prompts(number, shape.kv),
         };
+        let flash = common.attention.flash_keys(number, shape.kv, shape.page_len);
+        if device.has_flash_attention() && flash.is_none() {
+            tracing::warn!(
+                block_size = shape.page_len,
+                "prompts are not computed by FlashAttention's kernels, which need a block_size of a multiple of 32, heads of 64, 96, 128 or \
+                 256 numbers, and a cache of the same numbers as the weights, BF16 or F16"
+            );
+        }
         let rows = shape.max_step_tokens;
         let sampled = batch::most_sampled(shape.parallel, rows);
         let buffers = Buffers::new(device, part, &pairs, rows, sampled, number, split).map_err(refused)?;

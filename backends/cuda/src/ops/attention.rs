@@ -27,6 +27,7 @@ pub struct Attention {
     scale: f32,
     cap: Option<f32>,
     processors: usize,
+    flash: bool,
     parts: Buffer,
     totals: Buffer,
 }
@@ -71,7 +72,8 @@ impl Attention {
         let most = most_parts(processors, heads, kv_heads, head_dim);
         let parts = device.allocate(most * head_dim * F32)?;
         let totals = device.allocate(most * 2 * F32)?;
-        Ok(Self { heads, kv_heads, head_dim, scale, cap, processors, parts, totals })
+        let flash = device.has_flash_attention();
+        Ok(Self { heads, kv_heads, head_dim, scale, cap, processors, flash, parts, totals })
     }
 
     /// Bytes that one takes of a device with so many processors.
@@ -89,6 +91,15 @@ impl Attention {
             Number::F32 | Number::F8 => false,
         };
         SIZES.contains(&self.head_dim) && numbers
+    }
+
+    /// Tokens that FlashAttention-2's kernels look at at a time, where a device has them and they can be used for such activations and such a
+    /// cache: both have the same numbers, and no tile is in two pages.
+    #[must_use]
+    pub fn flash_keys(&self, number: Number, kv: Number, page_len: usize) -> Option<usize> {
+        let fits = self.flash && number == kv && self.has_prompts(number, kv);
+        let keys = if self.head_dim <= 128 { [64, 32] } else { [32, 32] };
+        keys.into_iter().find(|keys| fits && page_len.is_multiple_of(*keys))
     }
 
     /// Attention of `count` single rows, whose numbers `list` has; `sequences` and `positions` have the number of its sequence and the position
@@ -143,11 +154,23 @@ impl Attention {
     /// # Errors
     /// Those of the device.
     pub fn prompts(&self, device: &Device, scene: &Scene<'_>, runs: Place<'_>, count: usize) -> Result<(), CudaError> {
-        let &Self { heads, head_dim, .. } = self;
-        let keys = if head_dim > 128 { 32 } else { 64 };
+        let &Self { heads, head_dim, cap, .. } = self;
+        let (number, pages) = (scene.number, scene.pages);
         let mut arguments = self.scene(scene, false);
         arguments.extend((0..4).map(|list| runs.skip(list * count * I32).for_bytes(count * I32)));
         arguments.push(self.out(scene));
+        if let Some(keys) = self.flash_keys(number, pages.number, pages.page_len) {
+            let kind = match (scene.window, cap) {
+                (None, None) => "all",
+                (Some(_), None) => "window",
+                (None, Some(_)) => "cap",
+                (Some(_), Some(_)) => "window_cap",
+            };
+            let shared_bytes = grid((PROMPT_ROWS + 2 * keys) * head_dim * number.bytes());
+            let extent = Extent { grid: [grid(count), grid(heads), 1], threads: THREADS, shared_bytes };
+            return device.launch(&format!("flash_{}_{head_dim}_{keys}_{kind}", number.kernel()), extent, &arguments);
+        }
+        let keys = if head_dim > 128 { 32 } else { 64 };
         // Queries, keys, and values the other way round, each row a little longer so that its neighbours lie in other banks.
         let pad = 8;
         let halves = (PROMPT_ROWS + keys) * (head_dim + pad) + head_dim * (keys + pad);
