@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use crate::{app::AppError, models::Hang, settings::SettingsError, store::StoreError};
+use crate::{app::AppError, models::Fatal, settings::SettingsError, store::StoreError};
 
-/// Between the log's word on a hang and the end: readiness says no, and what batches have finished is committed.
+/// Between the log's word on the reason and the end: readiness says no, and what batches have finished is committed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// What libraries do at a process's end may hang as well.
 const LONGEST_EXIT: Duration = Duration::from_secs(5);
@@ -73,10 +73,15 @@ impl Failure {
     }
 }
 
-/// Ends the process: a thread that is inside a foreign library cannot be stopped, so nothing less frees what it holds.
-pub(super) fn on_hang(hang: Hang) {
-    let Hang { model, busy } = hang;
-    tracing::error!(model.name = model, step.seconds = busy.as_secs_f64(), "the engine hangs; the process ends");
+/// Ends the process: a thread that is inside a foreign library cannot be stopped, so nothing less frees what it holds; nor does anything less
+/// give a driver the device back.
+pub(super) fn on_end(fatal: Fatal) {
+    match fatal {
+        Fatal::Hang { model, busy } => {
+            tracing::error!(model.name = model, step.seconds = busy.as_secs_f64(), "the engine hangs; the process ends");
+        }
+        Fatal::DeviceLost { model } => tracing::error!(model.name = model, "the device is lost; the process ends"),
+    }
     thread::sleep(LAST_WORDS);
     let abort = || {
         thread::sleep(LONGEST_EXIT);

@@ -119,10 +119,9 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     runtime.map_err(|error| Failure::software(format!("cannot start: {error}")))
 }
 
-/// Ends the process when a step of a model hangs.
+/// Ends the process when a step of a model hangs, or its device is lost.
 fn watch(models: &Models, settings: &Settings) -> Result<(), Failure> {
-    let Some(limit) = settings.step_timeout else { return Ok(()) };
-    let watching = models.watch(limit, exit::on_hang);
+    let watching = models.watch(settings.step_timeout, exit::on_end);
     watching.map_err(|error| Failure::software(format!("cannot start a thread: {error}")))
 }
 

@@ -49,8 +49,8 @@ pub(super) fn loader(
 }
 
 fn sim_faults(faults: SimFaults) -> Faults {
-    let SimFaults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every } = faults;
-    Faults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every, ..Faults::default() }
+    let SimFaults { hangs_at, panics_at, device_fails_at, device_lost_at, kv_full_every, nan_every } = faults;
+    Faults { hangs_at, panics_at, device_fails_at, device_lost_at, kv_full_every, nan_every, ..Faults::default() }
 }
 
 /// The backends of this program and what they stand on.

@@ -15,4 +15,4 @@ pub use loader::{backend_versions, plan, synthesize};
 pub use plan::{Place, Plan, Room, Share};
 pub use registry::{ModelCard, Models};
 pub use synth::{SynthFailure, SynthOrder};
-pub use watchdog::Hang;
+pub use watchdog::Fatal;

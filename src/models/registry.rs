@@ -7,7 +7,7 @@ use super::{
     Lease, LeaseError, loader,
     overridden::Overridden,
     resident::{MakeLoader, Resident},
-    watchdog::{self, Hang},
+    watchdog::{self, Fatal},
 };
 use crate::{
     clock::Clock,
@@ -98,13 +98,17 @@ impl Models {
         self.0.iter().all(|resident| resident.engine().is_some())
     }
 
-    /// From now on, gives up an engine whose step takes longer than `limit`, and tells `on_hang`, once, on a thread of its own. The thread
-    /// ends with the last handle to these models.
+    /// From now on, gives up an engine whose step takes longer than `limit`, if there is one, and tells `on_end` of it or of a device that is
+    /// lost, once, on a thread of its own. The thread ends with the last handle to these models.
     ///
     /// # Errors
     /// When there can be no thread.
-    pub fn watch(&self, limit: Duration, on_hang: impl FnOnce(Hang) + Send + 'static) -> std::io::Result<()> {
-        watchdog::start(&self.0, limit, on_hang)
+    pub fn watch(
+        &self,
+        limit: Option<Duration>,
+        on_end: impl FnOnce(Fatal) + Send + 'static,
+    ) -> std::io::Result<()> {
+        watchdog::start(&self.0, limit, on_end)
     }
 
     /// What each engine does, as text for people: nothing of prompts or answers.

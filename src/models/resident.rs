@@ -8,7 +8,7 @@ use std::{
 };
 
 use tandem_core::{BackendLoader, LoadError, LoadProgress, LoadedBytes};
-use tandem_engine::{Engine, EngineLimits, ModelKind};
+use tandem_engine::{End, Engine, EngineLimits, ModelKind};
 use tokio::sync::watch;
 
 use super::back_off::{BackOff, CRASH_LOOP, Verdict};
@@ -28,6 +28,8 @@ pub(super) struct Resident {
     progress: LoadProgress,
     /// A step does not return. Once true, always true.
     hangs: AtomicBool,
+    /// The device is lost to this process. Once true, always true.
+    device_lost: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -49,8 +51,8 @@ impl Resident {
     pub(super) fn start(name: Arc<str>, created: i64, limits: EngineLimits, make: MakeLoader) -> Arc<Self> {
         let (state, _) = watch::channel(State::Loading);
         let progress = LoadProgress::default();
-        let hangs = AtomicBool::new(false);
-        let resident = Arc::new(Self { name, created, state, progress: progress.clone(), hangs });
+        let [hangs, device_lost] = [false, false].map(AtomicBool::new);
+        let resident = Arc::new(Self { name, created, state, progress: progress.clone(), hangs, device_lost });
         tokio::spawn(keep_loaded(Arc::downgrade(&resident), limits, make, progress));
         resident
     }
@@ -90,6 +92,10 @@ impl Resident {
 
     pub(super) fn hangs(&self) -> bool {
         self.hangs.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn device_lost(&self) -> bool {
+        self.device_lost.load(Ordering::Relaxed)
     }
 
     /// Nobody is given the engine any more.
@@ -157,6 +163,7 @@ fn tell_loaded(name: &str, kind: &ModelKind, took: Duration) {
     }
 }
 
+/// Until the last handle is dropped, or the device is lost: then whoever watches the models ends the process.
 async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeLoader, progress: LoadProgress) {
     let mut back_off = BackOff::default();
     loop {
@@ -165,16 +172,21 @@ async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeL
             Ok(loader) => Engine::load(loader, limits).await,
             Err(error) => Err(error),
         };
-        let Some(resident) = resident.upgrade() else { return };
-        let name = resident.name_arc();
+        let Some(there) = resident.upgrade() else { return };
+        let name = there.name_arc();
         let verdict = match loaded {
             Ok(engine) => {
                 let engine = Arc::new(engine);
                 let loaded = Instant::now();
                 tell_loaded(&name, engine.kind(), loaded.duration_since(started));
-                resident.state.send_replace(State::Loaded(Arc::clone(&engine)));
-                drop(resident);
-                engine.ended().await;
+                there.state.send_replace(State::Loaded(Arc::clone(&engine)));
+                drop(there);
+                if engine.ended().await == End::DeviceLost {
+                    if let Some(there) = resident.upgrade() {
+                        there.device_lost.store(true, Ordering::Relaxed);
+                    }
+                    return;
+                }
                 let verdict = back_off.ended(loaded, Instant::now());
                 // Joining the engine's thread is no work for the runtime's own threads.
                 let _ = tokio::task::spawn_blocking(move || drop(engine)).await;
@@ -184,8 +196,8 @@ async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeL
                 let error = Arc::new(error);
                 let cause = &*error as &(dyn std::error::Error + 'static);
                 tracing::error!(model.name = &*name, error = cause, "the model cannot be loaded");
-                resident.state.send_replace(State::Failed(error));
-                drop(resident);
+                there.state.send_replace(State::Failed(error));
+                drop(there);
                 back_off.failed()
             }
         };

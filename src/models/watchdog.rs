@@ -10,35 +10,44 @@ use super::resident::Resident;
 const LOOKS: u32 = 20;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A step that does not return.
+/// What no engine of this process recovers from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hang {
-    /// The model whose engine hangs.
-    pub model: String,
-    /// How long the step has taken so far.
-    pub busy: Duration,
+pub enum Fatal {
+    /// A step that does not return.
+    Hang {
+        /// The model whose engine hangs.
+        model: String,
+        /// How long the step has taken so far.
+        busy: Duration,
+    },
+    /// The device of a model is lost to this process.
+    DeviceLost {
+        /// The model.
+        model: String,
+    },
 }
 
-/// Looks at the engines from a thread of its own, since the runtime may be what hangs, until none is left or a step has taken longer than
-/// `limit`. Then nobody is given that engine any more, and `on_hang` decides what becomes of the process.
+/// Looks at the engines from a thread of its own, since the runtime may be what hangs, until none is left, a device is lost, or a step has taken
+/// longer than `limit`. Then nobody is given that engine any more, and `on_end` decides what becomes of the process.
 ///
 /// # Errors
 /// When there can be no thread.
 pub(super) fn start(
     residents: &[Arc<Resident>],
-    limit: Duration,
-    on_hang: impl FnOnce(Hang) + Send + 'static,
+    limit: Option<Duration>,
+    on_end: impl FnOnce(Fatal) + Send + 'static,
 ) -> std::io::Result<()> {
+    let limit = limit.unwrap_or(Duration::MAX);
     let mut watched: Vec<_> = residents.iter().map(|resident| (Arc::downgrade(resident), Watch::new(limit))).collect();
     let body = move || {
-        if let Some(hang) = watch(&mut watched, (limit / LOOKS).min(LONGEST_PAUSE)) {
-            on_hang(hang);
+        if let Some(fatal) = watch(&mut watched, (limit / LOOKS).min(LONGEST_PAUSE)) {
+            on_end(fatal);
         }
     };
     thread::Builder::new().name("watchdog".to_owned()).spawn(body).map(drop)
 }
 
-fn watch(watched: &mut [(Weak<Resident>, Watch)], pause: Duration) -> Option<Hang> {
+fn watch(watched: &mut [(Weak<Resident>, Watch)], pause: Duration) -> Option<Fatal> {
     let mut last = Instant::now();
     loop {
         thread::sleep(pause);
@@ -49,10 +58,13 @@ fn watch(watched: &mut [(Weak<Resident>, Watch)], pause: Duration) -> Option<Han
         for (resident, watch) in &mut *watched {
             let Some(resident) = resident.upgrade() else { continue };
             any = true;
+            if resident.device_lost() {
+                return Some(Fatal::DeviceLost { model: resident.name().to_owned() });
+            }
             let busy = resident.busy_for();
             if watch.look(since, busy, pause) {
                 resident.give_up();
-                return Some(Hang { model: resident.name().to_owned(), busy: busy.unwrap_or_default() });
+                return Some(Fatal::Hang { model: resident.name().to_owned(), busy: busy.unwrap_or_default() });
             }
         }
         if !any {

@@ -129,6 +129,7 @@ pub struct SimFaults {
     pub hangs_at: u64,
     pub panics_at: u64,
     pub device_fails_at: u64,
+    pub device_lost_at: u64,
     pub kv_full_every: u64,
     /// In rows of logits, not passes.
     pub nan_every: u64,
@@ -523,8 +524,8 @@ fn check_backend(raw: RawBackend) -> Result<BackendSettings, SettingsError> {
 
 /// Any number makes sense here.
 fn check_faults(raw: RawFaults) -> SimFaults {
-    let RawFaults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every } = raw;
-    SimFaults { hangs_at, panics_at, device_fails_at, kv_full_every, nan_every }
+    let RawFaults { hangs_at, panics_at, device_fails_at, device_lost_at, kv_full_every, nan_every } = raw;
+    SimFaults { hangs_at, panics_at, device_fails_at, device_lost_at, kv_full_every, nan_every }
 }
 
 fn check_engine(raw: &RawEngine) -> Result<Option<Duration>, SettingsError> {

@@ -111,6 +111,7 @@ pub(super) struct RawFaults {
     pub(super) hangs_at: u64,
     pub(super) panics_at: u64,
     pub(super) device_fails_at: u64,
+    pub(super) device_lost_at: u64,
     pub(super) kv_full_every: u64,
     pub(super) nan_every: u64,
 }

@@ -52,6 +52,28 @@ fn a_step_that_hangs_ends_a_run_without_a_server() {
     assert!(log.contains("the engine hangs") && log.contains("sim"), "{log}");
 }
 
+#[tokio::test]
+async fn a_device_that_is_lost_ends_the_process_after_requests_were_told() {
+    let storage = tempfile::tempdir().unwrap();
+    let settings = [
+        ("TANDEM__BACKEND__FAULTS__DEVICE_LOST_AT", "50"),
+        ("TANDEM__BACKEND__STEP_DELAY_MS", "20"),
+        ("TANDEM__ENGINE__STEP_TIMEOUT_MS", "0"),
+    ];
+    let server = Program::start_with(storage.path(), &settings).await;
+    let batch = server.submit(&(0..4).map(|number| line(number, 200)).collect::<String>()).await;
+    let (status, body) = ask(&server, "One", 200).await;
+    assert_eq!((status, &body["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("engine_unavailable")), "{body}");
+    let begun = Instant::now();
+    assert_eq!(server.exit_code(), Some(70));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+
+    // The batch goes on in the next process.
+    let server = Program::start(storage.path(), 0).await;
+    let batch = server.batch_when(&batch, |batch| batch["status"] == "completed").await;
+    assert_eq!(batch["request_counts"], json!({"total": 4, "completed": 4, "failed": 0}));
+}
+
 /// Requests in flight are told to come again, and the next is served by the engine that follows.
 #[tokio::test]
 async fn an_engine_that_dies_is_followed_by_another() {

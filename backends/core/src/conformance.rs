@@ -88,7 +88,7 @@ impl<'a> Rig<'a> {
         match self.backend.forward(&Step { kv_ops: ops, chunks: &chunks, adapter: self.adapter }) {
             Ok(()) => {}
             Err(StepError::KvFull) => panic!("a step that fits was refused as KvFull"),
-            Err(StepError::Device(error)) => panic!("the device failed: {error}"),
+            Err(StepError::Device(error) | StepError::Lost(error)) => panic!("the device failed: {error}"),
         }
     }
 

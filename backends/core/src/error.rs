@@ -12,6 +12,10 @@ pub enum StepError {
     /// The backend is finished: every generation fails and the model is unloaded.
     #[error("the device failed")]
     Device(#[source] BoxError),
+    /// The same, and no backend of this process can have the device again: what a card says after an illegal access, it says to all that
+    /// follows. The process has to end.
+    #[error("the device is lost to this process")]
+    Lost(#[source] BoxError),
 }
 
 /// An embedding backend is finished: every request fails and the model is unloaded.

@@ -238,9 +238,10 @@ impl Executor for Driver {
 
     unsafe fn upload(&self, address: u64, bytes: &[u8]) -> Done {
         self.bind()?;
-        // SAFETY: the caller's. From memory that is not pinned the driver has copied before it returns.
+        // SAFETY: the caller's. That the driver has copied what is not pinned before it returns is usual and not promised, so it is waited for.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
-            .map_err(failed("cuMemcpyHtoDAsync"))
+            .map_err(failed("cuMemcpyHtoDAsync"))?;
+        self.stream.synchronize().map_err(failed("cuStreamSynchronize"))
     }
 
     unsafe fn download(&self, address: u64, bytes: &mut [u8]) -> Done {
@@ -396,8 +397,11 @@ impl Executor for Driver {
         // SAFETY: the stream lives as long as this; the graph is the one that was just captured.
         let (graph, exec) = unsafe {
             let graph = result::stream::end_capture(self.stream.cu_stream()).map_err(failed("cuStreamEndCapture"))?;
-            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            (graph, exec.map_err(failed("cuGraphInstantiate"))?)
+            let exec = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map_err(|error| {
+                let _ = result::graph::destroy(graph);
+                failed("cuGraphInstantiate")(error)
+            });
+            (graph, exec?)
         };
         let mut graphs = self.graphs.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         graphs.next += 1;
@@ -417,6 +421,8 @@ impl Executor for Driver {
     fn drop_graph(&self, graph: u64) {
         let known = self.graphs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).known.remove(&graph);
         let Some((graph, exec)) = known else { return };
+        // A context that is lost has nothing to give back.
+        let _ = self.bind();
         // SAFETY: nobody knows them any more; the driver keeps what still runs.
         let destroyed = unsafe { result::graph::exec_destroy(exec.0).and(result::graph::destroy(graph.0)) };
         if let Err(error) = destroyed {
@@ -427,11 +433,14 @@ impl Executor for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // SAFETY: nothing uses the handle any more, nor the memory after it.
+        // SAFETY: nothing uses the handle any more, nor the memory after it, nor the modules: graphs and buffers have a device of their own.
         unsafe {
             let _ = self.bind();
             let _ = blas::destroy_handle(self.blas.0);
             let _ = result::free_sync(self.workspace);
+            for module in &self.modules {
+                let _ = result::module::unload(module.0);
+            }
         }
     }
 }
@@ -459,17 +468,28 @@ fn unavailable(ordinal: usize, error: DriverError) -> CudaError {
     })
 }
 
+/// Too little memory is no failure of the context, whatever it was asked for in.
 fn failed(call: &'static str) -> impl Fn(DriverError) -> CudaError {
-    move |error| CudaError::Failed { call, reason: error.to_string() }
+    move |error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { what: call.to_owned() },
+        _ => CudaError::Failed { call, reason: error.to_string() },
+    }
 }
 
 fn allocation(bytes: usize) -> impl Fn(DriverError) -> CudaError {
     move |error| match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => CudaError::OutOfMemory { bytes },
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => out_of(bytes),
         _ => failed("cuMemAlloc")(error),
     }
 }
 
+fn out_of(bytes: usize) -> CudaError {
+    CudaError::OutOfMemory { what: format!("{bytes} bytes") }
+}
+
 fn failed_blas(call: &'static str, error: blas::CublasError) -> CudaError {
-    CudaError::Failed { call, reason: error.to_string() }
+    match error.0 {
+        blas_sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => CudaError::OutOfMemory { what: call.to_owned() },
+        _ => CudaError::Failed { call, reason: error.to_string() },
+    }
 }

@@ -209,7 +209,7 @@ impl Executor for Emulator {
     fn allocate(&self, bytes: usize) -> Result<u64, CudaError> {
         assert!(!self.is_recording(), "nothing is allocated by a graph");
         if bytes as u64 > self.memory()?.0 {
-            return Err(CudaError::OutOfMemory { bytes });
+            return Err(CudaError::OutOfMemory { what: format!("{bytes} bytes") });
         }
         // SAFETY: the layout has a size.
         let start = unsafe { alloc(layout(bytes)) };

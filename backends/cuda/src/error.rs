@@ -7,12 +7,13 @@ pub enum CudaError {
     #[error("{0}")]
     Unavailable(String),
     /// Nothing was taken; what the device holds is as it was.
-    #[error("the GPU has no {bytes} bytes left")]
+    #[error("the GPU has no memory left for {what}")]
     OutOfMemory {
-        /// What was asked for.
-        bytes: usize,
+        /// What was asked for: so many bytes, or a call that needs some.
+        what: String,
     },
-    /// The context is lost, and with it all that the device holds.
+    /// The context is lost, with all that the device holds, to the whole process: the driver gives out no other one ("the process must be
+    /// terminated and relaunched", as its documentation has it of each such error).
     #[error("{call}: {reason}")]
     Failed {
         /// What failed.

@@ -149,6 +149,15 @@ impl fmt::Debug for Engine {
     }
 }
 
+/// What an engine that has ended by itself took with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing: the next one may do better.
+    Alone,
+    /// The device, which no other engine of this process can have again.
+    DeviceLost,
+}
+
 impl Engine {
     /// Loads a model on a thread of its own.
     ///
@@ -157,7 +166,7 @@ impl Engine {
     pub async fn load(loader: Box<dyn BackendLoader>, limits: EngineLimits) -> Result<Self, LoadError> {
         let (ready, loaded) = oneshot::channel();
         let (publish, stats) = watch::channel(Stats::default());
-        let (alive, life) = watch::channel(());
+        let (alive, life) = watch::channel(End::Alone);
         let (places, pulse) = (Arc::<Places>::default(), Arc::<Pulse>::default());
         let room = Room { limits, places: Arc::clone(&places), publish, pulse: Arc::clone(&pulse) };
         let thread = std::thread::Builder::new()
@@ -259,10 +268,11 @@ impl Engine {
     }
 
     /// Waits until the engine has ended by itself, as it does when its device fails.
-    pub async fn ended(&self) {
+    pub async fn ended(&self) -> End {
         let mut life = self.life.clone();
-        // Nothing is ever sent: it ends by being closed.
+        // It ends by being closed.
         while life.changed().await.is_ok() {}
+        *life.borrow()
     }
 
     /// The way to the model, while the engine is alive: its thread may still be about to close the channel.

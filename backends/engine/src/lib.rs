@@ -30,7 +30,7 @@ mod simulation;
 mod stats;
 
 pub use embedding::{EmbedError, EmbedRequest, Embedding, Vectors};
-pub use engine::{EmbedderInfo, Engine, EngineLimits, ModelInfo, ModelKind};
+pub use engine::{EmbedderInfo, End, Engine, EngineLimits, ModelInfo, ModelKind};
 pub use event::{EngineError, Event, FinishReason, Logprobs, StoppedBy, Timing, TokenText, Usage};
 pub use generation::Generation;
 pub use grammar::{Grammar, GrammarError, GrammarSpec, Grammars, JsonForm, Part, WhiteSpace, check_pattern, is_ebnf};

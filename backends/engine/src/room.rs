@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tandem_core::{Backend, BackendLoader, BoxError, InferenceBackend, LoadError, Loaded};
+use tandem_core::{Backend, BackendLoader, DeviceError, InferenceBackend, LoadError, Loaded, StepError};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    EmbedderInfo, EngineError, EngineLimits, Grammars, ModelInfo, Stats,
+    EmbedderInfo, End, EngineError, EngineLimits, Grammars, ModelInfo, Stats,
     embedding::{EmbedSubmission, Passes},
     places::Places,
     pulse::Pulse,
@@ -57,7 +57,7 @@ trait Work {
     ///
     /// # Errors
     /// When the backend is finished. Everything that was submitted is still here, for `fail_all`.
-    fn step(&mut self) -> Result<Outcome, BoxError>;
+    fn step(&mut self) -> Result<Outcome, StepError>;
 
     /// Ends everything that was submitted, when the backend is finished.
     fn fail_all(&mut self);
@@ -83,8 +83,8 @@ impl Work for Generating<'_> {
         self.scheduler.has_work()
     }
 
-    fn step(&mut self) -> Result<Outcome, BoxError> {
-        Ok(self.scheduler.step(self.backend, &Instant::now)?)
+    fn step(&mut self) -> Result<Outcome, StepError> {
+        self.scheduler.step(self.backend, &Instant::now)
     }
 
     fn fail_all(&mut self) {
@@ -111,8 +111,8 @@ impl Work for Passes<'_> {
         self.has_work()
     }
 
-    fn step(&mut self) -> Result<Outcome, BoxError> {
-        self.pass()?;
+    fn step(&mut self) -> Result<Outcome, StepError> {
+        self.pass().map_err(|DeviceError(error)| StepError::Device(error))?;
         Ok(Outcome::Worked)
     }
 
@@ -135,7 +135,7 @@ impl Room {
         self,
         loader: Box<dyn BackendLoader>,
         ready: oneshot::Sender<Result<Door, LoadError>>,
-        alive: watch::Sender<()>,
+        alive: watch::Sender<End>,
     ) {
         let (mut ready, mut alive) = (Some(ready), Some(alive));
         let loaded = catch_unwind(AssertUnwindSafe(|| {
@@ -159,7 +159,7 @@ impl Room {
     }
 
     /// Gives out the way to the model and serves it.
-    fn open(&self, loaded: Loaded<'_>, ready: oneshot::Sender<Result<Door, LoadError>>, alive: watch::Sender<()>) {
+    fn open(&self, loaded: Loaded<'_>, ready: oneshot::Sender<Result<Door, LoadError>>, alive: watch::Sender<End>) {
         let Loaded { backend, vocab, tokenizer, chat_template, defaults, matryoshka, pair_template } = loaded;
         match backend {
             Backend::Generator(backend) => {
@@ -197,7 +197,7 @@ impl Room {
         &self,
         work: &mut W,
         received: &mpsc::Receiver<Command<W::Submission>>,
-        alive: watch::Sender<()>,
+        alive: watch::Sender<End>,
     ) {
         let mut outcome = Outcome::Worked;
         while receive(work, received, outcome) {
@@ -207,7 +207,10 @@ impl Room {
             outcome = match result {
                 Ok(outcome) => outcome,
                 Err(error) => {
-                    tracing::error!(error = &*error as &dyn std::error::Error, "the backend failed; the engine ends");
+                    tracing::error!(error = &error as &dyn std::error::Error, "the backend failed; the engine ends");
+                    if matches!(error, StepError::Lost(_)) {
+                        alive.send_replace(End::DeviceLost);
+                    }
                     drop(alive);
                     work.fail_all();
                     self.publish.send_replace(work.stats());

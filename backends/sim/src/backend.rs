@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tandem_core::{
-    AheadChunk, AheadStep, Backend, BackendLoader, BackendSpec, BoxError, Choice, Chosen, Chunk, GenerationDefaults,
+    AheadChunk, AheadStep, Backend, BackendLoader, BackendSpec, Choice, Chosen, Chunk, GenerationDefaults,
     InferenceBackend, Input, KvLayout, LoadError, Loaded, LookAhead, Matryoshka, SampleError, SampleRow, Sampled,
     SamplingParams, ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs,
     sampling::{Sampler, uniform},
@@ -78,6 +78,8 @@ pub struct Faults {
     pub nan_every: u64,
     /// The device fails at this pass; 0 for never.
     pub device_fails_at: u64,
+    /// The device is lost to the process at this pass; 0 for never.
+    pub device_lost_at: u64,
     /// The backend panics at this pass; 0 for never.
     pub panics_at: u64,
     /// This pass never returns; 0 for never.
@@ -86,14 +88,18 @@ pub struct Faults {
 
 impl Faults {
     /// Lets happen what was asked for at this pass and ends all work.
-    pub(crate) fn strike(&self, pass: u64) -> Result<(), BoxError> {
+    pub(crate) fn strike(&self, pass: u64) -> Result<(), StepError> {
         assert!(pass != self.panics_at, "a panic was asked for");
         if pass == self.hangs_at {
             loop {
                 std::thread::park();
             }
         }
-        if pass == self.device_fails_at { Err("a failure was asked for".into()) } else { Ok(()) }
+        match pass {
+            _ if pass == self.device_fails_at => Err(StepError::Device("a failure was asked for".into())),
+            _ if pass == self.device_lost_at => Err(StepError::Lost("a loss was asked for".into())),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -238,7 +244,7 @@ impl SimBackend {
     /// Lets happen what was asked for, at its time.
     fn fail(&self) -> Result<(), StepError> {
         let faults = &self.settings.faults;
-        faults.strike(self.passes).map_err(StepError::Device)?;
+        faults.strike(self.passes)?;
         let since = self.passes.checked_rem(faults.kv_full_every);
         if since.is_some_and(|since| self.passes > since && since < faults.kv_full_run.max(1)) {
             return Err(StepError::KvFull);

@@ -124,7 +124,7 @@ impl EmbeddingBackend for SimEmbedder {
     fn embed(&mut self, inputs: &[&[TokenId]], out: &mut Vec<f32>) -> Result<(), DeviceError> {
         self.passes += 1;
         let &SimEmbedderSettings { faults, pass_delay, .. } = &self.settings;
-        faults.strike(self.passes).map_err(DeviceError)?;
+        faults.strike(self.passes).map_err(|error| DeviceError(error.into()))?;
         let spec = &self.spec;
         assert!((1..=spec.max_inputs as usize).contains(&inputs.len()), "a pass of {} inputs", inputs.len());
         let lens = inputs.iter().map(|input| input.len());

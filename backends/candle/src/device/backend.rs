@@ -5,7 +5,7 @@ use tandem_core::{
     AheadChunk, AheadStep, BackendSpec, Choice, Chosen, InferenceBackend, LookAhead, SampleError, SampleRow, Sampled,
     ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
 };
-use tandem_cuda::{Chooser, Choosing, SampleParams};
+use tandem_cuda::{Chooser, Choosing, CudaError, SampleParams};
 
 use super::{ParallelDecoder, decoder::DeviceStepError};
 
@@ -188,5 +188,8 @@ fn params(at: usize, choice: &Choice) -> SampleParams {
 }
 
 fn failed(error: DeviceStepError) -> StepError {
-    StepError::Device(error.into())
+    match error {
+        DeviceStepError::Device(CudaError::Failed { .. }) => StepError::Lost(error.into()),
+        _ => StepError::Device(error.into()),
+    }
 }

@@ -249,7 +249,7 @@ impl Scheduler {
         match result {
             Ok(()) => {}
             Err(StepError::KvFull) => return Err(Refused::KvFull { tokens: tokens as u32 }),
-            Err(error @ StepError::Device(_)) => return Err(Refused::Device(error)),
+            Err(error @ (StepError::Device(_) | StepError::Lost(_))) => return Err(Refused::Device(error)),
         }
         self.stats.steps += 1;
         self.stats.computed_tokens += tokens;
