@@ -125,7 +125,10 @@ fn a_library_that_is_missing_is_named() {
 fn wrong_arguments_of_a_build_are_refused() {
     for (args, expected) in [
         (&["--arch", "8.9"][..], "error: --arch is 8.9; compute capabilities look like 89 or 80,89\n"),
-        (&["--features", "metal"], "error: --features is metal; it may be cuda, vulkan or cuda,vulkan, and those with cuda may end with flash-attn\n"),
+        (
+            &["--features", "metal"],
+            "error: --features is metal; it may be cuda, vulkan or cuda,vulkan, and those with cuda may end with flash-attn\n",
+        ),
         (&["--jobs"], "error: --jobs needs a value\n"),
         (&["--arc", "89"], "error: unknown argument --arc; scripts/gpu-build --help lists them\n"),
     ] {

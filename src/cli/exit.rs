@@ -78,7 +78,11 @@ impl Failure {
 pub(super) fn on_end(fatal: Fatal) {
     match fatal {
         Fatal::Hang { model, busy } => {
-            tracing::error!(model.name = model, step.seconds = busy.as_secs_f64(), "the engine hangs; the process ends");
+            tracing::error!(
+                model.name = model,
+                step.seconds = busy.as_secs_f64(),
+                "the engine hangs; the process ends"
+            );
         }
         Fatal::DeviceLost { model } => tracing::error!(model.name = model, "the device is lost; the process ends"),
     }

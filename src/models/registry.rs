@@ -103,11 +103,7 @@ impl Models {
     ///
     /// # Errors
     /// When there can be no thread.
-    pub fn watch(
-        &self,
-        limit: Option<Duration>,
-        on_end: impl FnOnce(Fatal) + Send + 'static,
-    ) -> std::io::Result<()> {
+    pub fn watch(&self, limit: Option<Duration>, on_end: impl FnOnce(Fatal) + Send + 'static) -> std::io::Result<()> {
         watchdog::start(&self.0, limit, on_end)
     }
 

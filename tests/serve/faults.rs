@@ -63,7 +63,11 @@ async fn a_device_that_is_lost_ends_the_process_after_requests_were_told() {
     let server = Program::start_with(storage.path(), &settings).await;
     let batch = server.submit(&(0..4).map(|number| line(number, 200)).collect::<String>()).await;
     let (status, body) = ask(&server, "One", 200).await;
-    assert_eq!((status, &body["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("engine_unavailable")), "{body}");
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("engine_unavailable")),
+        "{body}"
+    );
     let begun = Instant::now();
     assert_eq!(server.exit_code(), Some(70));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

@@ -22,18 +22,33 @@ __device__ __forceinline__ float score_of(const Scene &scene, float product) {
     return scene.cap > 0.0f ? scene.cap * tanhf(score / scene.cap) : score;
 }
 
-// Where the vector of a token is.
-__device__ __forceinline__ int64_t place_of(const Scene &scene, const int *table, int kv_head, int token) {
-    int64_t page = table[token / scene.page_len];
-    return ((page * scene.kv_heads + kv_head) * scene.page_len + token % scene.page_len) * scene.head_dim;
-}
+// Where the vectors of tokens are. Pages of a power of two are usual, and dividing by anything else takes twenty instructions.
+struct Pages {
+    const int *table;
+    int len, shift;
+    int64_t stride, of_head;
+    __device__ __forceinline__ Pages(const Scene &scene, const int *table, int kv_head)
+        : table(table), len(scene.page_len), stride((int64_t)scene.kv_heads * scene.page_len * scene.head_dim),
+          of_head((int64_t)kv_head * scene.page_len * scene.head_dim) {
+        int whole = (int)(__float_as_uint((float)len) >> 23) - 127;
+        shift = len == 1 << whole ? whole : -1;
+    }
+    __device__ __forceinline__ int64_t place_of(int token, int head_dim) const {
+        int page = shift >= 0 ? token >> shift : token / len;
+        return table[page] * stride + of_head + (token - page * len) * head_dim;
+    }
+};
 
-// The tokens that a block looks at: its share of those that the row sees.
-__device__ __forceinline__ void share(const Scene &scene, int position, int split, int splits, int *begin, int *end) {
-    int first = scene.window && position >= scene.window ? position - scene.window + 1 : 0;
-    int count = position + 1 - first, each = (count + splits - 1) / splits;
+// Tokens that make a part of their own, at least: to put parts together takes time as well.
+constexpr int LEAST_TOKENS = 32;
+
+// The tokens that a block looks at: its share of those that the row sees. The number of parts that there are, which may be fewer than `splits`.
+__device__ __forceinline__ int share(int window, int position, int split, int splits, int *begin, int *end) {
+    int first = window && position >= window ? position - window + 1 : 0;
+    int count = position + 1 - first, each = max((count + splits - 1) / splits, LEAST_TOKENS);
     *begin = first + min(split * each, count);
     *end = first + min((split + 1) * each, count);
+    return (count + each - 1) / each;
 }
 
 // Two parts of a softmax as one: the factors that the numbers of each get, and the new maximum and total.
@@ -67,7 +82,8 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
     auto place_in_vector = [part](int i) { return (i / LEN * LANES + part) * LEN + i % LEN; };
     const int *table = scene.tables + (int64_t)row_sequence[row] * scene.table_stride;
     int begin, end;
-    share(scene, row_position[row], split, splits, &begin, &end);
+    if (split >= share(scene.window, row_position[row], split, splits, &begin, &end)) return;
+    Pages pages(scene, table, kv_head);
 
     float query[HEADS][RUN], sum[HEADS][RUN], maximum[HEADS], total[HEADS];
 #pragma unroll
@@ -82,14 +98,29 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
             sum[h][i] = 0.0f;
         }
     }
-    // All lanes of a warp go round as often: they add up scores together.
-    for (int base = begin + warp * TOKENS; base < end; base += ATTEND_WARPS * TOKENS) {
+    // What is looked at next is on its way meanwhile: vectors as they lie in memory, which take few registers.
+    Vector<KV> next_key[VECTORS], next_value[VECTORS];
+    auto fetch = [&](int base) {
         int token = base + lane / LANES;
-        bool there = token < end;
-        int64_t place = place_of(scene, table, kv_head, there ? token : base) + part * LEN;
+        int64_t place = pages.place_of(token < end ? token : base, D) + part * LEN;
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++) {
+            next_key[v] = *reinterpret_cast<const Vector<KV> *>(keys + place + v * LANES * LEN);
+            next_value[v] = *reinterpret_cast<const Vector<KV> *>(values + place + v * LANES * LEN);
+        }
+    };
+    int base = begin + warp * TOKENS;
+    if (base < end) fetch(base);
+    // All lanes of a warp go round as often: they add up scores together.
+    for (; base < end; base += ATTEND_WARPS * TOKENS) {
+        bool there = base + lane / LANES < end;
         float key[RUN], value[RUN];
-        load_floats(keys + place, key, VECTORS, LANES * LEN);
-        load_floats(values + place, value, VECTORS, LANES * LEN);
+#pragma unroll
+        for (int i = 0; i < RUN; i++) {
+            key[i] = to_float(next_key[i / LEN].at[i % LEN]);
+            value[i] = to_float(next_value[i / LEN].at[i % LEN]);
+        }
+        if (base + ATTEND_WARPS * TOKENS < end) fetch(base + ATTEND_WARPS * TOKENS);
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
             float product = 0.0f;
@@ -170,10 +201,11 @@ __device__ void attend_any(Scene scene, const KV *keys, const KV *values, const 
     const int *table = scene.tables + (int64_t)row_sequence[row] * scene.table_stride;
     const float *query = scene.qkv + (int64_t)row * scene.row_width + head * size;
     int begin, end;
-    share(scene, row_position[row], split, splits, &begin, &end);
+    if (split >= share(scene.window, row_position[row], split, splits, &begin, &end)) return;
+    Pages pages(scene, table, kv_head);
     float sum[ANY_RUN] = {0.0f}, maximum = NEGATIVE_INFINITY, total = 0.0f;
     for (int token = begin + warp; token < end; token += ATTEND_WARPS) {
-        int64_t place = place_of(scene, table, kv_head, token);
+        int64_t place = pages.place_of(token, size);
         float product = 0.0f;
         for (int i = lane; i < size; i += WARP) product += query[i] * to_float(keys[place + i]);
         float score = score_of(scene, warp_sum(product)), mine, other;
@@ -212,12 +244,15 @@ __device__ void attend_any(Scene scene, const KV *keys, const KV *values, const 
 
 // Puts the parts of each row and head together. Grid: heads, rows.
 template <typename X>
-__device__ void attend_join(const float *parts, const float *totals, const int *row_list, X *out, int head_dim, int splits) {
+__device__ void attend_join(const float *parts, const float *totals, const int *row_list, const int *row_position, int window, X *out,
+                            int head_dim, int splits) {
+    int begin, end, used = share(window, row_position[row_list[blockIdx.y]], 0, splits, &begin, &end);
     int64_t first = ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * splits;
     out += ((int64_t)row_list[blockIdx.y] * gridDim.x + blockIdx.x) * head_dim;
     for (int i = threadIdx.x; i < head_dim; i += blockDim.x) {
         float top = NEGATIVE_INFINITY, all = 0.0f, number = 0.0f;
-        for (int split = 0; split < splits; split++) {
+#pragma unroll 8
+        for (int split = 0; split < used; split++) {
             float mine, other;
             join(&top, &all, totals[2 * (first + split)], totals[2 * (first + split) + 1], &mine, &other);
             number = number * mine + parts[(first + split) * head_dim + i] * other;
@@ -239,14 +274,16 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
     }                                                                                                                                      \
     EXPORT(attend_##KV##_##D##_##HEADS)
 #define DEFINE_SIZE(KV, D, LANES)                                                                                                          \
-    DEFINE_HEADS(KV, D, LANES, 1)                                                                                                          \
-    DEFINE_HEADS(KV, D, LANES, 2)                                                                                                          \
+    DEFINE_FEW_HEADS(KV, D, LANES)                                                                                                         \
     DEFINE_HEADS(KV, D, LANES, 4)
+#define DEFINE_FEW_HEADS(KV, D, LANES)                                                                                                     \
+    DEFINE_HEADS(KV, D, LANES, 1)                                                                                                          \
+    DEFINE_HEADS(KV, D, LANES, 2)
 #define DEFINE(KV)                                                                                                                         \
     DEFINE_SIZE(KV, 64, 8)                                                                                                                 \
-    DEFINE_SIZE(KV, 96, 4)                                                                                                                 \
-    DEFINE_SIZE(KV, 128, 8)                                                                                                                \
-    DEFINE_SIZE(KV, 256, 16)                                                                                                               \
+    DEFINE_FEW_HEADS(KV, 96, 4)                                                                                                            \
+    DEFINE_SIZE(KV, 128, 16)                                                                                                               \
+    DEFINE_SIZE(KV, 256, 32)                                                                                                               \
     DEFINE_ANY(KV)
 #define DEFINE_ANY(KV)                                                                                                                     \
     KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_any(SCENE, const KV *keys, const KV *values, ROWS) {                        \
@@ -254,8 +291,9 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
     }                                                                                                                                      \
     EXPORT(attend_##KV##_any)
 #define DEFINE_JOIN(X)                                                                                                                     \
-    KERNEL attend_join_##X(const float *parts, const float *totals, const int *row_list, X *out, int head_dim, int splits) {               \
-        attend_join<X>(parts, totals, row_list, out, head_dim, splits);                                                                    \
+    KERNEL attend_join_##X(const float *parts, const float *totals, const int *row_list, const int *row_position, int window, X *out,      \
+                           int head_dim, int splits) {                                                                                     \
+        attend_join<X>(parts, totals, row_list, row_position, window, out, head_dim, splits);                                              \
     }                                                                                                                                      \
     EXPORT(attend_join_##X)
 

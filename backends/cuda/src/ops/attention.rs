@@ -141,7 +141,17 @@ impl Attention {
             let shared_bytes = grid(WARPS * together * (head_dim + 2) * F32);
             let extent = Extent { grid: [grid(splits), grid(blocks), grid(now)], threads: THREADS, shared_bytes };
             device.launch(&kernel, extent, &arguments)?;
-            let arguments = [parts, totals, list, self.out(scene), size(head_dim), size(splits)];
+            let window = size(scene.window.unwrap_or(0));
+            let arguments = [
+                parts,
+                totals,
+                list,
+                positions.for_bytes(scene.rows * I32),
+                window,
+                self.out(scene),
+                size(head_dim),
+                size(splits),
+            ];
             let extent = Extent { grid: [grid(heads), grid(now), 1], threads: THREADS, shared_bytes: 0 };
             device.launch(&format!("attend_join_{}", scene.number.kernel()), extent, &arguments)?;
         }
@@ -217,6 +227,8 @@ fn heads_together(heads: usize, kv_heads: usize, head_dim: usize, kv: Number) ->
     fits.then(|| match heads / kv_heads {
         1 => 1,
         2 => 2,
+        // Few lanes hold a vector of 96, and have no registers for more.
+        _ if head_dim == 96 => 2,
         _ => 4,
     })
 }
