@@ -35,7 +35,8 @@ macro_rules! images {
 }
 
 /// What nvcc made of each file in `kernels/`.
-const IMAGES: [&[u8]; 7] = images!["attention", "elementwise", "experts", "prefill", "product", "rope_store", "sample"];
+const IMAGES: [&[u8]; 8] =
+    images!["attention", "elementwise", "experts", "narrow", "prefill", "product", "rope_store", "sample"];
 
 /// A card with one stream. The thread that uses it need not be the one that opened it.
 pub(crate) struct Driver {
