@@ -4,7 +4,8 @@
 mod nvcc;
 
 #[cfg(any(feature = "driver", feature = "emulator"))]
-const KERNELS: [&str; 7] = ["attention", "elementwise", "experts", "prefill", "product", "rope_store", "sample"];
+const KERNELS: [&str; 8] =
+    ["attention", "elementwise", "experts", "narrow", "prefill", "product", "rope_store", "sample"];
 
 fn main() {
     println!("cargo::rerun-if-changed=kernels");

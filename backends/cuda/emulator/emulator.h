@@ -101,6 +101,19 @@ inline unsigned __float_as_uint(float x) {
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+struct uint2 {
+    uint32_t x, y;
+};
+struct alignas(16) uint4 {
+    uint32_t x, y, z, w;
+};
+// Of the eight bytes of both, those whose numbers the four lowest digits of `which` are.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
+    uint64_t both = low | (uint64_t)high << 32;
+    uint32_t bytes = 0;
+    for (int i = 0; i < 4; i++) bytes |= (uint32_t)(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
+    return bytes;
+}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 

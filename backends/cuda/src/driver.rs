@@ -35,7 +35,8 @@ macro_rules! images {
 }
 
 /// What nvcc made of each file in `kernels/`.
-const IMAGES: [&[u8]; 7] = images!["attention", "elementwise", "experts", "prefill", "product", "rope_store", "sample"];
+const IMAGES: [&[u8]; 8] =
+    images!["attention", "elementwise", "experts", "narrow", "prefill", "product", "rope_store", "sample"];
 #[cfg(feature = "flash-attn")]
 const FLASH_ATTENTION: &[&[u8]] = &images!["flash_bf16", "flash_f16"];
 #[cfg(not(feature = "flash-attn"))]

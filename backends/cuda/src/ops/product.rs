@@ -8,7 +8,17 @@ use crate::{
 
 /// Rows that are multiplied by kernels that read a weight once for all of them.
 pub const SKINNY_ROWS: usize = 8;
+/// Rows that quantised weights are multiplied with as they are in the file, at most; as many times as are needed for so many at a time. For
+/// more of them it pays to make plain numbers first.
+const NARROW_ROWS: usize = 96;
+const NARROW_ROWS_AT_A_TIME: usize = 32;
+/// Rows that plain weights are multiplied with by kernels of our own, at most.
+const NARROW_PLAIN_ROWS: usize = 16;
+/// Inputs that these take at a time, and warps of a block.
+const NARROW_CHUNK: usize = 64;
+const NARROW_WARPS: usize = 8;
 
+const WARP: usize = 32;
 const THREADS: u32 = 128;
 /// Outputs of a block: a warp has two.
 const OUTPUTS: usize = 8;
@@ -93,8 +103,8 @@ pub struct Input<'a> {
 }
 
 impl Device {
-    /// `y = x Wᵀ`; `y` is F32, its rows `stride` apart. Quantised weights of many rows are made plain
-    /// numbers first, as many at a time as `scratch` has room for.
+    /// `y = x Wᵀ`; `y` is F32, its rows `stride` apart. Quantised weights are made plain numbers for the products of many rows, as many at a time
+    /// as `scratch` has room for.
     ///
     /// # Errors
     /// Those of the device.
@@ -114,6 +124,9 @@ impl Device {
             return Ok(());
         }
         let y_bytes = ((rows - 1) * stride + outputs) * F32;
+        if rows > 1 && rows <= most_narrow(format, number) && inputs.is_multiple_of(NARROW_CHUNK) {
+            return self.multiply_narrow(weight, Input { x, number, rows }, y, stride);
+        }
         if rows <= SKINNY_ROWS && inputs.is_multiple_of(8) {
             let together = rows.next_power_of_two();
             let arguments = [
@@ -160,5 +173,51 @@ impl Device {
             self.gemm(&gemm(scratch.all().address_of(now * row), first, now, y))?;
         }
         Ok(())
+    }
+
+    /// On tensor cores, of few rows and with the weight as it is.
+    fn multiply_narrow(
+        &self,
+        weight: &Weight,
+        Input { x, number, rows }: Input<'_>,
+        y: Place<'_>,
+        stride: usize,
+    ) -> Result<(), CudaError> {
+        let &Weight { format, outputs, inputs, .. } = weight;
+        for first in (0..rows).step_by(NARROW_ROWS_AT_A_TIME) {
+            let now = (rows - first).min(NARROW_ROWS_AT_A_TIME);
+            let row_tiles = now.div_ceil(8).next_power_of_two();
+            // Of many rows two tiles of outputs are multiplied at a time, so that what is loaded of rows is used twice.
+            let tiles = if row_tiles > 2 { 2 } else { 1 };
+            // Warps of a block that have other outputs load the same rows; but there are to be blocks for all processors.
+            let blocks_of = |beside: usize| outputs.div_ceil(beside * 16 * tiles);
+            let beside = [4, 2].into_iter().find(|&beside| blocks_of(beside) >= self.processors() as usize).unwrap_or(1);
+            let arguments = [
+                weight.place(),
+                x.skip(first * inputs * number.bytes()).for_bytes(now * inputs * number.bytes()),
+                y.skip(first * stride * F32).for_bytes(((now - 1) * stride + outputs) * F32),
+                size(now),
+                size(inputs),
+                size(outputs),
+                size(stride),
+                size(beside),
+            ];
+            let shared_bytes = grid(NARROW_WARPS * tiles * row_tiles * 4 * WARP * F32);
+            let threads = grid(NARROW_WARPS * WARP);
+            let extent = Extent { grid: [grid(blocks_of(beside)), 1, 1], threads, shared_bytes };
+            let kernel = format!("narrow_{}_{}_{row_tiles}", format.kernel(), number.kernel());
+            self.launch(&kernel, extent, &arguments)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows that there are kernels of [`multiply_narrow`](Device::multiply_narrow) for.
+fn most_narrow(format: WeightFormat, number: Number) -> usize {
+    match (format, number) {
+        (WeightFormat::Plain(Number::Bf16 | Number::F16), Number::Bf16 | Number::F16) => NARROW_PLAIN_ROWS,
+        (WeightFormat::Plain(_), _) => 0,
+        (_, Number::Bf16) => NARROW_ROWS,
+        _ => 0,
     }
 }
