@@ -1,8 +1,11 @@
 // Layers of which each row goes through a few of many MLPs ("experts"). A pair is a row and one of its experts: row r has the pairs from
-// r * per_token on. Pairs of one expert are grouped, so that its weights are read once for up to GROUP of them.
+// r * per_token on. Pairs of one expert are grouped, so that its weights are read once for all of a group.
 #include "multiply.cuh"
+#include "narrow.cuh"
 
-constexpr int GROUP = 8, MOST_EXPERTS = 1024, GROUPING_THREADS = 256;
+// Of what is not multiplied on tensor cores.
+constexpr int GROUP = 8;
+constexpr int MOST_EXPERTS = 1024, GROUPING_THREADS = 256;
 
 // The likeliest experts of each row, the first of equals first, and how much each counts: its probability among all, or among those that are
 // chosen. A warp for each row.
@@ -54,12 +57,13 @@ KERNEL __launch_bounds__(WARP) route(const float *scores, int experts, int per_t
 }
 EXPORT(route)
 
-// Groups of up to GROUP pairs of one expert each: the expert, -1 for a group that is not needed, and the pairs, -1 behind the last. One block.
-KERNEL __launch_bounds__(GROUPING_THREADS) group_pairs(const int *chosen, int pairs, int experts, int groups, int *group_expert, int *group_pairs) {
+// Groups of up to `most` pairs of one expert each: the expert, -1 for a group that is not needed, and the pairs, -1 behind the last. One block.
+KERNEL __launch_bounds__(GROUPING_THREADS)
+    group_pairs(const int *chosen, int pairs, int experts, int groups, int most, int *group_expert, int *group_pairs) {
     __shared__ int counts[MOST_EXPERTS], firsts[MOST_EXPERTS];
     for (int at = threadIdx.x; at < experts; at += blockDim.x) counts[at] = 0;
     for (int at = threadIdx.x; at < groups; at += blockDim.x) group_expert[at] = -1;
-    for (int at = threadIdx.x; at < groups * GROUP; at += blockDim.x) group_pairs[at] = -1;
+    for (int at = threadIdx.x; at < groups * most; at += blockDim.x) group_pairs[at] = -1;
     __syncthreads();
     for (int at = threadIdx.x; at < pairs; at += blockDim.x) atomicAdd(&counts[chosen[at]], 1);
     __syncthreads();
@@ -67,19 +71,19 @@ KERNEL __launch_bounds__(GROUPING_THREADS) group_pairs(const int *chosen, int pa
         int first = 0;
         for (int expert = 0; expert < experts; expert++) {
             firsts[expert] = first;
-            first += (counts[expert] + GROUP - 1) / GROUP;
+            first += (counts[expert] + most - 1) / most;
         }
     }
     __syncthreads();
     for (int expert = threadIdx.x; expert < experts; expert += blockDim.x) {
-        for (int group = 0; group * GROUP < counts[expert]; group++) group_expert[firsts[expert] + group] = expert;
+        for (int group = 0; group * most < counts[expert]; group++) group_expert[firsts[expert] + group] = expert;
         counts[expert] = 0;
     }
     __syncthreads();
     // In any order: a pair's products do not depend on those beside it.
     for (int at = threadIdx.x; at < pairs; at += blockDim.x) {
         int expert = chosen[at], place = atomicAdd(&counts[expert], 1);
-        group_pairs[firsts[expert] * GROUP + place] = at;
+        group_pairs[firsts[expert] * most + place] = at;
     }
 }
 EXPORT(group_pairs)
@@ -101,6 +105,20 @@ __device__ void multiply_experts(const uint8_t *weight, const X *x, float *y, co
         out[i] = y + (int64_t)max(pair, 0) * outputs;
     }
     multiply<W, X, GROUP>(weight + (int64_t)expert * outputs * (inputs / W::VALUES) * W::BYTES, in, out, rows, inputs, outputs);
+}
+
+// The same on tensor cores, of groups of up to 8 ROW_TILES pairs. Grid: outputs, groups.
+template <typename W, typename X, int TILES, int ROW_TILES>
+__device__ void narrow_experts(const uint8_t *weight, const X *x, float *y, const int *group_expert, const int *group_pairs,
+                               int pairs_of_row, int inputs, int outputs, int beside) {
+    int expert = group_expert[blockIdx.y], lane = threadIdx.x % WARP;
+    if (expert < 0) return;
+    const int *pairs = group_pairs + blockIdx.y * 8 * ROW_TILES;
+    int rows = (int)warp_sum(lane < 8 * ROW_TILES && pairs[lane] >= 0 ? 1.0f : 0.0f);
+    auto in = [=](int row) { return x + (int64_t)(pairs[row] / pairs_of_row) * inputs; };
+    auto out = [=](int row) { return y + (int64_t)pairs[row] * outputs; };
+    weight += (int64_t)expert * outputs * (inputs / W::VALUES) * W::BYTES;
+    narrow<W, X, TILES, ROW_TILES>(weight, in, out, rows, inputs, outputs, beside);
 }
 
 // The same where rows are not whole vectors; a thread for each product. Grid: pairs, outputs.
@@ -133,9 +151,20 @@ EXPORT(join_experts)
         multiply_experts<W, X>(weight, x, y, group_expert, group_pairs, pairs_of_row, inputs, outputs);                                    \
     }                                                                                                                                      \
     EXPORT(experts_##NAME##_##X)
+#define DEFINE_NARROW(W, NAME, X, TILES, ROW_TILES)                                                                                        \
+    KERNEL __launch_bounds__(NARROW_WARPS *WARP, 2)                                                                                        \
+        experts_##NAME##_##X##_##ROW_TILES(const uint8_t *weight, const X *x, float *y, const int *group_expert, const int *group_pairs,   \
+                                           int pairs_of_row, int inputs, int outputs, int beside) {                                        \
+        narrow_experts<W, X, TILES, ROW_TILES>(weight, x, y, group_expert, group_pairs, pairs_of_row, inputs, outputs, beside);            \
+    }                                                                                                                                      \
+    EXPORT(experts_##NAME##_##X##_##ROW_TILES)
+#define DEFINE_BOTH(W, NAME, X)                                                                                                            \
+    DEFINE_NARROW(W, NAME, X, 1, 1)                                                                                                        \
+    DEFINE_NARROW(W, NAME, X, 2, 4)
 #define DEFINE_BLOCKS(W)                                                                                                                   \
     DEFINE_EXPERTS(W, W, float)                                                                                                            \
-    DEFINE_EXPERTS(W, W, bf16)
+    DEFINE_EXPERTS(W, W, bf16)                                                                                                             \
+    DEFINE_BOTH(W, W, bf16)
 #define DEFINE_ANY(X)                                                                                                                      \
     KERNEL __launch_bounds__(128) experts_any_##X(const X *weight, const X *x, float *y, const int *chosen, int pairs_of_row, int inputs,  \
                                                   int outputs) {                                                                           \
@@ -146,6 +175,8 @@ EXPORT(join_experts)
 DEFINE_EXPERTS(plain<float>, float, float)
 DEFINE_EXPERTS(plain<bf16>, bf16, bf16)
 DEFINE_EXPERTS(plain<f16>, f16, f16)
+DEFINE_BOTH(plain<bf16>, bf16, bf16)
+DEFINE_BOTH(plain<f16>, f16, f16)
 DEFINE_ANY(float)
 DEFINE_ANY(bf16)
 DEFINE_ANY(f16)

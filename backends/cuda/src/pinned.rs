@@ -126,6 +126,17 @@ impl Outbox {
     }
 }
 
+impl Pinned {
+    /// Its content as numbers of F32, all that are whole.
+    #[must_use]
+    pub fn numbers(&self) -> &[f32] {
+        // SAFETY: any four bytes are a number; page-locked memory begins where any type may.
+        let (before, numbers, _) = unsafe { self.align_to() };
+        assert!(before.is_empty(), "pinned memory begins where a page does");
+        numbers
+    }
+}
+
 impl Deref for Pinned {
     type Target = [u8];
 

@@ -4,8 +4,8 @@
 
 mod support;
 
-use support::{assert_close, device, get, put, random, room, rounded};
-use tandem_cuda::{Device, Input, Number, Routing, Weight, WeightFormat};
+use support::{assert_close, device, get, put, random, room, rounded, weight};
+use tandem_cuda::{Device, Input, Number, Routing, WeightFormat};
 
 struct Case {
     rows: usize,
@@ -13,26 +13,32 @@ struct Case {
     per_token: usize,
     inputs: usize,
     outputs: usize,
+    format: WeightFormat,
     number: Number,
     among_chosen: bool,
 }
 
 impl Case {
     fn check(&self, device: &Device) {
-        let &Self { rows, experts, per_token, inputs, outputs, number, among_chosen } = self;
-        let what = format!("{rows} rows, {per_token} of {experts}, {inputs} inputs, {number:?}");
+        let &Self { rows, experts, per_token, inputs, outputs, format, number, among_chosen } = self;
+        let what = format!("{rows} rows, {per_token} of {experts}, {inputs} inputs, {format:?} {number:?}");
         let pairs = rows * per_token;
         let mut scores: Vec<f32> = random(1, rows * experts).iter().map(|x| 3.0 * x).collect();
         // Of equals the first ones.
         scores[..experts].fill(0.5);
-        let (x, weights) = (random(2, rows * inputs), random(3, experts * outputs * inputs));
-        let mut bytes = Vec::new();
-        number.write(&weights, &mut bytes);
-        let weight = Weight::new(device, WeightFormat::Plain(number), experts * outputs, inputs, &bytes).unwrap();
+        let x = random(2, rows * inputs);
+        let (weight, weights) = weight(device, format, experts * outputs, inputs);
         let [chosen, shares] = [(); 2].map(|()| room(device, Number::F32, pairs));
         let groups = device.allocate(Routing::group_bytes(rows, experts, per_token)).unwrap();
-        let routing =
-            Routing { rows, experts, per_token, chosen: chosen.all(), shares: shares.all(), groups: groups.all() };
+        let routing = Routing {
+            rows,
+            experts,
+            per_token,
+            chosen: chosen.all(),
+            shares: shares.all(),
+            group: Routing::group(rows, experts, per_token, number, [inputs; 2]),
+            groups: groups.all(),
+        };
         device.route(put(device, Number::F32, &scores).all(), among_chosen, &routing).unwrap();
         let (x_there, made) = (put(device, number, &x), room(device, Number::F32, pairs * outputs));
         let input = Input { x: x_there.all(), number, rows };
@@ -40,7 +46,7 @@ impl Case {
         let joined = room(device, Number::F32, rows * outputs);
         device.join_experts(made.all(), &routing, outputs, joined.all()).unwrap();
 
-        let (x, weights) = (rounded(number, &x), rounded(number, &weights));
+        let x = rounded(number, &x);
         let mut expected = vec![0.0; rows * outputs];
         for row in 0..rows {
             let scores = &scores[row * experts..][..experts];
@@ -76,8 +82,26 @@ fn rows_go_through_the_likeliest_experts() {
             [(1, 128, 8, 64, 24), (70, 5, 2, 40, 9), (3, 7, 3, 12, 10), (9, 2, 2, 16, 8), (40, 60, 1, 8, 3)]
         {
             for among_chosen in [false, true] {
-                Case { rows, experts, per_token, inputs, outputs, number, among_chosen }.check(&device);
+                let format = WeightFormat::Plain(number);
+                Case { rows, experts, per_token, inputs, outputs, format, number, among_chosen }.check(&device);
             }
+        }
+    }
+}
+
+/// Experts with few rows, and with more of them than are multiplied together.
+#[test]
+fn rows_of_whole_chunks_are_multiplied_on_tensor_cores() {
+    let device = device();
+    let [bf16, f16] = [Number::Bf16, Number::F16];
+    let formats = [WeightFormat::Plain(bf16), WeightFormat::Q8_0, WeightFormat::Q4K, WeightFormat::Q6K];
+    let cases = formats.map(|format| (format, bf16)).into_iter().chain([(WeightFormat::Plain(f16), f16)]);
+    for (format, number) in cases {
+        for (rows, experts, per_token, outputs) in [(5, 6, 2, 70), (90, 4, 2, 20)] {
+            let group = Routing::group(rows, experts, per_token, number, [256; 2]);
+            assert_eq!(group, if rows > 50 { 32 } else { 8 });
+            let case = Case { rows, experts, per_token, inputs: 256, outputs, format, number, among_chosen: true };
+            case.check(&device);
         }
     }
 }

@@ -4,34 +4,8 @@
 
 mod support;
 
-use candle_core::{
-    Device as Host, Tensor,
-    quantized::{GgmlDType, QTensor},
-};
-use support::{assert_close, device, get, integers, put, random, room, rounded};
-use tandem_cuda::{Device, Input, Number, Weight, WeightFormat};
-
-/// A weight of random numbers on the device, and the numbers as it keeps them.
-fn weight(device: &Device, format: WeightFormat, outputs: usize, inputs: usize) -> (Weight, Vec<f32>) {
-    let values = random(9, outputs * inputs);
-    let dtype = match format {
-        WeightFormat::Plain(number) => {
-            let mut bytes = Vec::new();
-            number.write(&values, &mut bytes);
-            return (Weight::new(device, format, outputs, inputs, &bytes).unwrap(), rounded(number, &values));
-        }
-        WeightFormat::Q4_0 => GgmlDType::Q4_0,
-        WeightFormat::Q5_0 => GgmlDType::Q5_0,
-        WeightFormat::Q8_0 => GgmlDType::Q8_0,
-        WeightFormat::Q4K => GgmlDType::Q4K,
-        WeightFormat::Q5K => GgmlDType::Q5K,
-        WeightFormat::Q6K => GgmlDType::Q6K,
-    };
-    let tensor = Tensor::from_vec(values, (outputs, inputs), &Host::Cpu).unwrap();
-    let blocks = QTensor::quantize(&tensor, dtype).unwrap();
-    let kept = blocks.dequantize(&Host::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-    (Weight::new(device, format, outputs, inputs, &blocks.data().unwrap()).unwrap(), kept)
-}
+use support::{assert_close, device, get, integers, put, random, room, rounded, weight};
+use tandem_cuda::{Device, Input, Number, WeightFormat};
 
 const QUANTIZED: [WeightFormat; 6] = [
     WeightFormat::Q4_0,
@@ -46,14 +20,7 @@ fn check(device: &Device, format: WeightFormat, number: Number, outputs: usize, 
     check_rows(device, format, number, outputs, inputs, &[1, 2, 3, 5, 8, 9, 17, 33, 97]);
 }
 
-fn check_rows(
-    device: &Device,
-    format: WeightFormat,
-    number: Number,
-    outputs: usize,
-    inputs: usize,
-    rows: &[usize],
-) {
+fn check_rows(device: &Device, format: WeightFormat, number: Number, outputs: usize, inputs: usize, rows: &[usize]) {
     let (weight, kept) = weight(device, format, outputs, inputs);
     // Room for no more than a few outputs at a time.
     let scratch = device.allocate(3 * inputs * number.bytes()).unwrap();

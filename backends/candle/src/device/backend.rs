@@ -5,7 +5,7 @@ use tandem_core::{
     AheadChunk, AheadStep, BackendSpec, Choice, Chosen, InferenceBackend, LookAhead, SampleError, SampleRow, Sampled,
     ScoreRow, SlotId, Step, StepError, TokenId, TokenLogprobs, sampling::Sampler,
 };
-use tandem_cuda::{Chooser, Choosing, CudaError, SampleParams};
+use tandem_cuda::{Chooser, Choosing, CudaError, Pinned, SampleParams};
 
 use super::{ParallelDecoder, decoder::DeviceStepError};
 
@@ -27,8 +27,6 @@ pub(crate) struct DeviceBackend {
     open: VecDeque<(u64, Choosing)>,
     /// How many times tokens were asked for.
     choices: u64,
-    /// Rows of logits that came to the host.
-    rows: Vec<Vec<f32>>,
     samplers: Vec<Sampler>,
 }
 
@@ -44,7 +42,6 @@ impl DeviceBackend {
             chooser,
             open: VecDeque::new(),
             choices: 0,
-            rows: Vec::new(),
             samplers: Vec::new(),
         }
     }
@@ -88,20 +85,19 @@ impl InferenceBackend for DeviceBackend {
                 chosen[params.row.unsigned_abs() as usize] = Some(token);
             }
         }
-        let Self { model, threads, rows: on_host, samplers, .. } = self;
+        let Self { model, threads, samplers, .. } = self;
         let left: Vec<usize> = (0..rows.len()).filter(|&at| chosen[at].is_none()).collect();
-        on_host.resize_with(on_host.len().max(left.len()), Vec::new);
         samplers.resize_with(samplers.len().max(left.len()), Sampler::default);
-        for (&at, logits) in left.iter().zip(on_host.iter_mut()) {
-            model.row(at, logits).map_err(|error| failed(error.into()))?;
-        }
+        let on_host = model.rows(&left).map_err(|error| failed(error.into()))?;
         // What came from a device after another has failed is nothing.
         model.check().map_err(|error| failed(error.into()))?;
-        let work = left.par_iter().zip(on_host).zip(samplers);
+        let logits: Vec<&[f32]> = on_host.iter().map(Pinned::numbers).collect();
+        let work = left.par_iter().zip(logits).zip(samplers);
         let results = work.map(|((&at, logits), sampler)| (at, sampler.sample(logits, &rows[at])));
         for (at, result) in threads.install(|| results.collect::<Vec<_>>()) {
             chosen[at] = Some(result);
         }
+        model.give_back(on_host);
         out.extend(chosen.into_iter().map(|one| one.expect("each row is sampled here or there")));
         Ok(())
     }

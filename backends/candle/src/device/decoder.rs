@@ -1,7 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tandem_core::{AheadStep, LoadError};
-use tandem_cuda::{Buffer, CudaError, Device, Graph, Input, LogitMap, Number, Outbox, Rank, Rows, Turns, Weight};
+use tandem_cuda::{
+    Buffer, Copying, CudaError, Device, Graph, Input, LogitMap, Number, Outbox, Pinned, Rank, Rows, Turns, Weight,
+};
 
 use super::{
     DeviceLinear, Split, batch,
@@ -44,6 +46,8 @@ pub(crate) struct DeviceDecoder {
     telling: Outbox,
     /// The token that was chosen last for each slot.
     chosen: Buffer,
+    /// Where rows of logits come to on the host; those that nobody has.
+    landings: Vec<Pinned>,
     /// Rows of a step of decoding, at most.
     most_decoding: usize,
     /// Rows of the last step that tokens are sampled after, and those behind them that are scored.
@@ -161,6 +165,7 @@ impl DeviceDecoder {
             told,
             telling,
             chosen,
+            landings: Vec::new(),
             most_decoding: sampled,
             sampled: 0,
             scored: 0,
@@ -262,10 +267,22 @@ impl DeviceDecoder {
         (&self.common.device, &self.buffers.logits, &self.chosen)
     }
 
-    /// Those of one of these rows.
-    pub(crate) fn row(&self, row: usize, logits: &mut Vec<f32>) -> Result<(), CudaError> {
-        debug_assert!(row < self.sampled, "row {row} of {}", self.sampled);
-        self.read(&self.buffers.logits, row, 1, logits)
+    /// Those of some of these rows, all of which are on their way at once. To be given back.
+    pub(crate) fn rows(&mut self, rows: &[usize]) -> Result<Vec<Pinned>, CudaError> {
+        let bytes = self.limits.vocab * F32;
+        let Self { common, buffers, landings, .. } = self;
+        let asked = rows.iter().map(|&row| {
+            debug_assert!(row < self.sampled, "row {row} of {}", self.sampled);
+            let landing = landings.pop().map_or_else(|| common.device.pin(bytes), Ok)?;
+            buffers.logits.read_later(row * bytes, landing, bytes)
+        });
+        let asked = asked.collect::<Result<Vec<_>, _>>()?;
+        asked.into_iter().map(Copying::wait).collect()
+    }
+
+    /// Takes back what rows came to.
+    pub(crate) fn give_back(&mut self, rows: Vec<Pinned>) {
+        self.landings.extend(rows);
     }
 
     /// Those of rows that are scored, all of the last step, a few at a time. All ranks have to be asked, and the first is told.

@@ -175,7 +175,9 @@ impl DeviceLayer {
             }
             DeviceMlp::Experts { router, gate_up: first, down, width, experts, per_token, among_chosen } => {
                 let room = buffers.experts.as_ref().expect("there is room for experts where a layer has them");
+                let inputs = [common.hidden, *width];
                 let routing = Routing {
+                    group: Routing::group(rows, *experts, *per_token, number, inputs),
                     rows,
                     experts: *experts,
                     per_token: *per_token,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tandem_core::{AheadStep, LoadError};
-use tandem_cuda::{Buffer, CudaError, Device, Rank};
+use tandem_cuda::{Buffer, CudaError, Device, Pinned, Rank};
 
 use super::{
     DeviceDecoder,
@@ -84,9 +84,14 @@ impl ParallelDecoder {
         self.first.sampled_logits()
     }
 
-    /// Those of one of these rows.
-    pub(crate) fn row(&self, row: usize, logits: &mut Vec<f32>) -> Result<(), CudaError> {
-        self.first.row(row, logits)
+    /// Those of some of these rows. To be given back.
+    pub(crate) fn rows(&mut self, rows: &[usize]) -> Result<Vec<Pinned>, CudaError> {
+        self.first.rows(rows)
+    }
+
+    /// Takes back what rows came to.
+    pub(crate) fn give_back(&mut self, rows: Vec<Pinned>) {
+        self.first.give_back(rows);
     }
 
     /// Those of rows that are scored, all of the last step, a few at a time.

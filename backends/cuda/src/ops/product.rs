@@ -15,7 +15,7 @@ const NARROW_ROWS_AT_A_TIME: usize = 32;
 /// Rows that plain weights are multiplied with by kernels of our own, at most.
 const NARROW_PLAIN_ROWS: usize = 16;
 /// Inputs that these take at a time, and warps of a block.
-const NARROW_CHUNK: usize = 64;
+pub(super) const NARROW_CHUNK: usize = 64;
 const NARROW_WARPS: usize = 8;
 
 const WARP: usize = 32;
@@ -186,12 +186,10 @@ impl Device {
         let &Weight { format, outputs, inputs, .. } = weight;
         for first in (0..rows).step_by(NARROW_ROWS_AT_A_TIME) {
             let now = (rows - first).min(NARROW_ROWS_AT_A_TIME);
-            let row_tiles = now.div_ceil(8).next_power_of_two();
-            // Of many rows two tiles of outputs are multiplied at a time, so that what is loaded of rows is used twice.
-            let tiles = if row_tiles > 2 { 2 } else { 1 };
+            let tiles = Tiles::of_rows(now);
             // Warps of a block that have other outputs load the same rows; but there are to be blocks for all processors.
-            let blocks_of = |beside: usize| outputs.div_ceil(beside * 16 * tiles);
-            let beside = [4, 2].into_iter().find(|&beside| blocks_of(beside) >= self.processors() as usize).unwrap_or(1);
+            let fills = |&beside: &usize| tiles.blocks(outputs, beside) >= self.processors() as usize;
+            let beside = [4, 2].into_iter().find(fills).unwrap_or(1);
             let arguments = [
                 weight.place(),
                 x.skip(first * inputs * number.bytes()).for_bytes(now * inputs * number.bytes()),
@@ -202,13 +200,35 @@ impl Device {
                 size(stride),
                 size(beside),
             ];
-            let shared_bytes = grid(NARROW_WARPS * tiles * row_tiles * 4 * WARP * F32);
-            let threads = grid(NARROW_WARPS * WARP);
-            let extent = Extent { grid: [grid(blocks_of(beside)), 1, 1], threads, shared_bytes };
-            let kernel = format!("narrow_{}_{}_{row_tiles}", format.kernel(), number.kernel());
-            self.launch(&kernel, extent, &arguments)?;
+            let kernel = format!("narrow_{}_{}_{}", format.kernel(), number.kernel(), tiles.rows);
+            self.launch(&kernel, tiles.extent([tiles.blocks(outputs, beside), 1]), &arguments)?;
         }
         Ok(())
+    }
+}
+
+/// What a warp multiplies together on tensor cores: so many times 8 rows, and so many times 16 outputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiles {
+    pub(super) rows: usize,
+    outputs: usize,
+}
+
+impl Tiles {
+    /// For so many rows. Of many two tiles of outputs are multiplied at a time, so that what is loaded of rows is used twice.
+    pub(super) fn of_rows(rows: usize) -> Self {
+        let rows = rows.div_ceil(8).next_power_of_two();
+        Self { rows, outputs: if rows > 2 { 2 } else { 1 } }
+    }
+
+    /// Blocks for so many outputs, where `beside` warps of each have other outputs.
+    pub(super) fn blocks(self, outputs: usize, beside: usize) -> usize {
+        outputs.div_ceil(beside * 16 * self.outputs)
+    }
+
+    pub(super) fn extent(self, [x, y]: [usize; 2]) -> Extent {
+        let shared_bytes = grid(NARROW_WARPS * self.outputs * self.rows * 4 * WARP * F32);
+        Extent { grid: [grid(x), grid(y), 1], threads: grid(NARROW_WARPS * WARP), shared_bytes }
     }
 }
 

@@ -2,8 +2,12 @@
 
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses a part of it")]
 
+use candle_core::{
+    Device as Host, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
 use tandem_core::sampling::uniform;
-use tandem_cuda::{Buffer, Device, Number};
+use tandem_cuda::{Buffer, Device, Number, Weight, WeightFormat};
 
 pub(crate) fn device() -> Device {
     match std::env::var("TANDEM_TEST_DEVICE").as_deref() {
@@ -42,6 +46,28 @@ pub(crate) fn integers(device: &Device, values: &[i32]) -> Buffer {
 
 pub(crate) fn room(device: &Device, number: Number, count: usize) -> Buffer {
     device.allocate(count * number.bytes()).unwrap()
+}
+
+/// A weight of random numbers on the device, and the numbers as it keeps them: quantised ones by candle.
+pub(crate) fn weight(device: &Device, format: WeightFormat, outputs: usize, inputs: usize) -> (Weight, Vec<f32>) {
+    let values = random(9, outputs * inputs);
+    let dtype = match format {
+        WeightFormat::Plain(number) => {
+            let mut bytes = Vec::new();
+            number.write(&values, &mut bytes);
+            return (Weight::new(device, format, outputs, inputs, &bytes).unwrap(), rounded(number, &values));
+        }
+        WeightFormat::Q4_0 => GgmlDType::Q4_0,
+        WeightFormat::Q5_0 => GgmlDType::Q5_0,
+        WeightFormat::Q8_0 => GgmlDType::Q8_0,
+        WeightFormat::Q4K => GgmlDType::Q4K,
+        WeightFormat::Q5K => GgmlDType::Q5K,
+        WeightFormat::Q6K => GgmlDType::Q6K,
+    };
+    let tensor = Tensor::from_vec(values, (outputs, inputs), &Host::Cpu).unwrap();
+    let blocks = QTensor::quantize(&tensor, dtype).unwrap();
+    let kept = blocks.dequantize(&Host::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    (Weight::new(device, format, outputs, inputs, &blocks.data().unwrap()).unwrap(), kept)
 }
 
 /// How far numbers may be off, as a share of their root mean square.
