@@ -152,7 +152,7 @@ EXPORT(join_experts)
     }                                                                                                                                      \
     EXPORT(experts_##NAME##_##X)
 #define DEFINE_NARROW(W, NAME, X, TILES, ROW_TILES)                                                                                        \
-    KERNEL __launch_bounds__(NARROW_WARPS *WARP, 2)                                                                                        \
+    KERNEL __launch_bounds__(NARROW_WARPS *WARP, blocks_at_once<W>(ROW_TILES))                                                                                        \
         experts_##NAME##_##X##_##ROW_TILES(const uint8_t *weight, const X *x, float *y, const int *group_expert, const int *group_pairs,   \
                                            int pairs_of_row, int inputs, int outputs, int beside) {                                        \
         narrow_experts<W, X, TILES, ROW_TILES>(weight, x, y, group_expert, group_pairs, pairs_of_row, inputs, outputs, beside);            \

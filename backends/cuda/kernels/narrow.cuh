@@ -11,6 +11,9 @@ constexpr int NARROW_WARPS = 8;
 // Inputs that a warp takes at a time, and how many of these runs share a scale.
 constexpr int CHUNK = 64, RUN = 32;
 
+// Blocks that a processor is to have registers for at a time: what one waits for, others compute. Plain weights have more on the way anyhow.
+template <typename W> constexpr int blocks_at_once(int row_tiles) { return row_tiles == 1 && W::VALUES > 8 ? 3 : 2; }
+
 // Four bytes of up to 127 as two pairs of BF16, each 128 more: 0x43 above eight bits is that.
 __device__ __forceinline__ void bytes_and_128(uint32_t bytes, uint32_t (&pairs)[2]) {
     pairs[0] = __byte_perm(bytes, 0x43434343u, 0x4140);

@@ -1,4 +1,7 @@
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+};
 
 use super::{F32, blocks, grid, size};
 use crate::{
@@ -124,7 +127,7 @@ impl Device {
             return Ok(());
         }
         let y_bytes = ((rows - 1) * stride + outputs) * F32;
-        if rows > 1 && rows <= most_narrow(format, number) && inputs.is_multiple_of(NARROW_CHUNK) {
+        if narrow_rows(format, number).contains(&rows) && inputs.is_multiple_of(NARROW_CHUNK) {
             return self.multiply_narrow(weight, Input { x, number, rows }, y, stride);
         }
         if rows <= SKINNY_ROWS && inputs.is_multiple_of(8) {
@@ -232,12 +235,12 @@ impl Tiles {
     }
 }
 
-/// Rows that there are kernels of [`multiply_narrow`](Device::multiply_narrow) for.
-fn most_narrow(format: WeightFormat, number: Number) -> usize {
+/// Rows that [`multiply_narrow`](Device::multiply_narrow) is the fastest for. A single one of plain numbers has nothing to share.
+fn narrow_rows(format: WeightFormat, number: Number) -> RangeInclusive<usize> {
     match (format, number) {
-        (WeightFormat::Plain(Number::Bf16 | Number::F16), Number::Bf16 | Number::F16) => NARROW_PLAIN_ROWS,
-        (WeightFormat::Plain(_), _) => 0,
-        (_, Number::Bf16) => NARROW_ROWS,
-        _ => 0,
+        (WeightFormat::Plain(Number::Bf16 | Number::F16), Number::Bf16 | Number::F16) => 2..=NARROW_PLAIN_ROWS,
+        (WeightFormat::Plain(_), _) => RangeInclusive::new(1, 0),
+        (_, Number::Bf16) => 1..=NARROW_ROWS,
+        _ => RangeInclusive::new(1, 0),
     }
 }
