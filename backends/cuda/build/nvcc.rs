@@ -21,7 +21,7 @@ struct Image {
 /// Compiles `kernels/NAME.cu` to `NAME.fatbin` in cargo's folder.
 pub(crate) fn compile(kernels: &[&str]) {
     let image = |name: &&str| Image { source: (*name).to_owned(), name: (*name).to_owned(), flags: Vec::new() };
-    compile_all(&kernels.iter().map(image).collect::<Vec<_>>());
+    compile_all(&kernels.iter().map(image).collect::<Vec<_>>(), usize::MAX);
 }
 
 /// Compiles `kernels/flash.cu` for BF16 and F16, for which there have to be FlashAttention-2 as the crate candle-flash-attn has it, and CUTLASS.
@@ -40,21 +40,20 @@ pub(crate) fn compile_flash_attention() {
         format!("-I{}", folder.display())
     };
     let sources = [folder("FLASH_ATTN_DIR", "kernels"), folder("CUTLASS_DIR", "include")];
-    let image = |number: &str| Image {
-        source: "flash".to_owned(),
-        name: format!("flash_{number}"),
-        // But for the number as candle-flash-attn has it compiled.
-        flags: [
-            &sources[..],
-            &["--expt-relaxed-constexpr".to_owned(), "--use_fast_math".to_owned(), format!("-DTANDEM_NUMBER={number}")],
-        ]
-        .concat(),
+    let image = |(number, head): (&str, u32)| {
+        let defines = [format!("-DTANDEM_NUMBER={number}"), format!("-DTANDEM_HEAD={head}")];
+        // As candle-flash-attn has it compiled.
+        let flags = ["--expt-relaxed-constexpr", "--use_fast_math"].map(str::to_owned);
+        let name = format!("flash_{number}_{head}");
+        Image { source: "flash".to_owned(), name, flags: [&sources[..], &flags, &defines].concat() }
     };
-    compile_all(&["bf16", "f16"].map(image));
+    let images = ["bf16", "f16"].iter().flat_map(|number| [64, 96, 128, 256].map(|head| image((number, head))));
+    // Each takes up to 4 GB of memory.
+    compile_all(&images.collect::<Vec<_>>(), 2);
 }
 
-/// As many at a time as cargo has jobs.
-fn compile_all(images: &[Image]) {
+/// As many at a time as cargo has jobs, and no more than `most`.
+fn compile_all(images: &[Image], most: usize) {
     for variable in ["CUDA_COMPUTE_CAP", "NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
@@ -63,7 +62,7 @@ fn compile_all(images: &[Image]) {
     let architectures = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| ARCHITECTURES.to_owned());
     let flags = code_flags(&architectures);
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1);
-    for batch in images.chunks(jobs) {
+    for batch in images.chunks(jobs.min(most)) {
         thread::scope(|scope| {
             let running: Vec<_> =
                 batch.iter().map(|image| scope.spawn(|| (&image.source, image.compile(&nvcc, &flags, &out)))).collect();

@@ -1,6 +1,7 @@
 // Attention of prompts by FlashAttention-2 itself (Dao 2023), for pages of a multiple of 32 tokens: its device code as the crate candle-flash-attn
 // has it, with CUTLASS, asked for one tile of 64 rows of one head. Not for the emulator, which is why nothing depends on it: `prefill.cu` computes
-// the same from the same arguments, and the tests of the one are those of the other. Compiled once for each type of numbers, TANDEM_NUMBER.
+// the same from the same arguments, and the tests of the one are those of the other. Compiled once for each type of numbers, TANDEM_NUMBER, and each size of heads, TANDEM_HEAD: the compiler takes
+// gigabytes.
 #include "portable.cuh"
 
 #include "flash.h"
@@ -81,13 +82,10 @@ __device__ __forceinline__ void flash_tile(const float *qkv, int row_width, cons
     DEFINE_KIND(X, D, KEYS, window, true, false)                                                                                           \
     DEFINE_KIND(X, D, KEYS, cap, false, true)                                                                                              \
     DEFINE_KIND(X, D, KEYS, window_cap, true, true)
-#define DEFINE(X)                                                                                                                          \
-    DEFINE_KEYS(X, 64, 32)                                                                                                                 \
-    DEFINE_KEYS(X, 64, 64)                                                                                                                 \
-    DEFINE_KEYS(X, 96, 32)                                                                                                                 \
-    DEFINE_KEYS(X, 96, 64)                                                                                                                 \
-    DEFINE_KEYS(X, 128, 32)                                                                                                                \
-    DEFINE_KEYS(X, 128, 64)                                                                                                                \
-    DEFINE_KEYS(X, 256, 32)
+#define DEFINE(X, D) DEFINE_KEYS(X, D, 32)
+#define DEFINE_64(X, D) DEFINE_KEYS(X, D, 64)
 
-DEFINE(TANDEM_NUMBER)
+DEFINE(TANDEM_NUMBER, TANDEM_HEAD)
+#if TANDEM_HEAD <= 128
+DEFINE_64(TANDEM_NUMBER, TANDEM_HEAD)
+#endif

@@ -38,7 +38,16 @@ macro_rules! images {
 const IMAGES: [&[u8]; 8] =
     images!["attention", "elementwise", "experts", "narrow", "prefill", "product", "rope_store", "sample"];
 #[cfg(feature = "flash-attn")]
-const FLASH_ATTENTION: &[&[u8]] = &images!["flash_bf16", "flash_f16"];
+const FLASH_ATTENTION: &[&[u8]] = &images![
+    "flash_bf16_64",
+    "flash_bf16_96",
+    "flash_bf16_128",
+    "flash_bf16_256",
+    "flash_f16_64",
+    "flash_f16_96",
+    "flash_f16_128",
+    "flash_f16_256"
+];
 #[cfg(not(feature = "flash-attn"))]
 const FLASH_ATTENTION: &[&[u8]] = &[];
 
