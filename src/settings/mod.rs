@@ -3,10 +3,13 @@
 //! Later layers win: `config/default.toml` (built in), `config/<profile>.toml`, `config/local.toml`, the file named by `--config`, the
 //! environment, flags. Nothing after this module reads a file or the environment for its settings, and nothing re-checks them.
 
+mod backend;
 mod checked;
 mod layers;
 mod llama_cpp;
+mod model;
 mod raw;
+mod server;
 mod sha256;
 mod show;
 mod source;
@@ -16,13 +19,12 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-pub use checked::{
-    AdapterSettings, BackendSettings, BatchOrder, BatchSettings, CandleDevice, CandleDtype, CandleKvType,
-    CandleQuantization, GenerationConfig, LimitSettings, LogFormat, LogSettings, Matryoshka, ModelSettings,
-    ServerSettings, Settings, SimFaults, Task, TlsSettings,
-};
+pub use backend::{BackendSettings, CandleDevice, CandleDtype, CandleKvType, CandleQuantization, SimFaults};
+pub use checked::{BatchOrder, BatchSettings, LimitSettings, LogFormat, LogSettings, Settings};
 pub use layers::{Resolved, profile_and_backend};
 pub use llama_cpp::{FlashAttention, GpuLayers, GpuSplit, KvType, LlamaCppSettings, Numa};
+pub use model::{AdapterSettings, GenerationConfig, Matryoshka, ModelSettings, Task};
+pub use server::{ServerSettings, TlsSettings};
 pub use source::ModelSource;
 pub use webhooks::{WebhookSecret, WebhookSettings};
 

@@ -34,7 +34,7 @@ fn check_rows(device: &Device, format: WeightFormat, number: Number, outputs: us
         let got = get(&y, Number::F32);
         let x = rounded(number, &x);
         // A wide weight is rounded to the activations' numbers on its way to a large product.
-        let narrow = number == Number::Bf16 && rows <= 96 && inputs % 64 == 0;
+        let narrow = number == Number::Bf16 && rows <= 96 && inputs.is_multiple_of(64);
         let exact = rows <= 8 || narrow || matches!(format, WeightFormat::Plain(_));
         let kept = if exact { kept.clone() } else { rounded(number, &kept) };
         let mut of_rows = Vec::new();

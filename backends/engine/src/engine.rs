@@ -30,7 +30,7 @@ pub struct Engine {
     kind: ModelKind,
     stats: watch::Receiver<Stats>,
     /// Closed when the engine's thread ends.
-    life: watch::Receiver<()>,
+    life: watch::Receiver<End>,
     pulse: Arc<Pulse>,
     places: Arc<Places>,
     limits: EngineLimits,

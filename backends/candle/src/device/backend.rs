@@ -186,6 +186,9 @@ fn params(at: usize, choice: &Choice) -> SampleParams {
 fn failed(error: DeviceStepError) -> StepError {
     match error {
         DeviceStepError::Device(CudaError::Failed { .. }) => StepError::Lost(error.into()),
-        _ => StepError::Device(error.into()),
+        DeviceStepError::Step(_)
+        | DeviceStepError::Device(CudaError::Unavailable(_) | CudaError::OutOfMemory { .. }) => {
+            StepError::Device(error.into())
+        }
     }
 }
