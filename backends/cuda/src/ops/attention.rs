@@ -9,6 +9,8 @@ pub const PROMPT_ROWS: usize = 64;
 
 /// Rows that one launch computes one by one, at most.
 const ROWS_AT_A_TIME: usize = 256;
+/// Bytes that are read at once.
+const VECTOR: usize = 16;
 const THREADS: u32 = 128;
 const WARPS: usize = 4;
 /// Parts that a row's tokens are looked at in, at most.
@@ -143,16 +145,25 @@ impl Attention {
     /// # Errors
     /// Those of the device.
     pub fn prompts(&self, device: &Device, scene: &Scene<'_>, runs: Place<'_>, count: usize) -> Result<(), CudaError> {
-        let &Self { heads, head_dim, .. } = self;
-        let keys = if head_dim > 128 { 32 } else { 64 };
+        let &Self { heads, kv_heads, head_dim, .. } = self;
+        let pages = scene.pages;
+        let vectors = pages.bytes() / VECTOR;
+        assert!(u32::try_from(vectors).is_ok(), "a kernel numbers what 16 bytes of a cache there are with 32 bits");
         let mut arguments = self.scene(scene, false);
         arguments.extend((0..4).map(|list| runs.skip(list * count * I32).for_bytes(count * I32)));
         arguments.push(self.out(scene));
-        // Queries, keys, and values the other way round, each row a little longer so that its neighbours lie in other banks.
-        let pad = 8;
-        let halves = (PROMPT_ROWS + keys) * (head_dim + pad) + head_dim * (keys + pad);
-        let extent = Extent { grid: [grid(count), grid(heads), 1], threads: THREADS, shared_bytes: grid(2 * halves) };
-        let kernel = format!("prefill_{}_{}_{head_dim}", scene.number.kernel(), scene.pages.number.kernel());
+        let group = heads / kv_heads;
+        // Two heads that share their keys make twice as much of each that is read. The largest have no registers for it.
+        let together = if group > 1 && head_dim <= 128 { 2 } else { 1 };
+        let keys = if head_dim < 128 { 64 } else { 32 };
+        // Queries, keys and values.
+        let rows = together * PROMPT_ROWS + 2 * keys;
+        let extent = Extent {
+            grid: [grid(kv_heads * group.div_ceil(together)), grid(count), 1],
+            threads: THREADS,
+            shared_bytes: grid(rows * head_dim * scene.number.bytes()),
+        };
+        let kernel = format!("prefill_{}_{}_{head_dim}_{together}", scene.number.kernel(), pages.number.kernel());
         device.launch(&kernel, extent, &arguments)
     }
 
