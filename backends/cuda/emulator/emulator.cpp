@@ -193,8 +193,8 @@ void run_block(int threads) {
     while (machine->alive > 0) {
         bool any = false;
         for (int first = 0; first < threads; first += LANES) {
-            // A warp runs until all its lanes wait for others. So the distance between warps is as large as barriers let it be; the one that
-            // comes to a barrier last is the first behind it.
+            // A warp runs until all its lanes wait for others. So warps are as far from each other as barriers let them be; the one that comes
+            // to a barrier last is the first behind it.
             do {
                 machine->progress = false;
                 for (int at = first; at < first + LANES && at < threads; at++) {

@@ -44,8 +44,8 @@ template <> __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32
 }
 
 // Four matrices of 8 x 8 numbers of 16 bits, from shared memory to a warp (PTX ISA, "Warp-level matrix load instruction: ldmatrix"): lane l
-// says where row l % 8 of matrix l / 8 begins, at a multiple of 16 bytes. Of matrix i it gets, in register i, the columns 2 (l % 4) and the
-// one behind it of row l / 4; TRANSPOSED, these rows of that column.
+// says where row l % 8 of matrix l / 8 begins, at a multiple of 16 bytes. Of matrix i it gets, in register i, the columns 2 (l % 4) and
+// the one behind it of row l / 4; TRANSPOSED, these rows of that column.
 template <bool TRANSPOSED> __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void *row) {
     uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
     if constexpr (TRANSPOSED) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool ther
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int BUT> __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(BUT) : "memory"); }
 
-// 2^x to 22 bits, which exp2f without flags gives no more of; numbers below the normal ones are nothing (PTX ISA, "ex2").
+// 2^x to 22 bits, as exp2f; what is smaller than the normal numbers is nothing (PTX ISA, "Floating point instructions: ex2").
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -1,6 +1,7 @@
-// Attention of the many rows of a prompt, on tensor cores: "FlashAttention-2" (Dao 2023) over a paged cache. A block computes 64 rows of one
-// head, or of two that share their keys and values, a warp 16 of them; scores and sums stay in registers, where what the first product leaves
-// is what the second one takes. Keys come to shared memory during the second product of the tile before, values during the first of their own.
+// Attention of the many rows of a prompt, on tensor cores: "FlashAttention-2" (Dao 2023) over a paged cache. A block computes 64 rows of
+// one head, or of two that share their keys and values, a warp 16 of them; scores and sums stay in registers, where what the first product
+// leaves is what the second one takes. Keys come to shared memory during the second product of the tile before, values during the first of
+// their own.
 #include "portable.cuh"
 
 #include <type_traits>
@@ -23,8 +24,8 @@ template <typename X, typename KV> struct Scene {
     X *out;
 };
 
-// Rows of D numbers of 16 bits in shared memory, in pieces of 16 bytes. They have no gaps; their pieces change places such that those at the
-// same place of eight rows below each other, which are what tensor cores are given at once, lie in different banks.
+// Rows of D numbers of 16 bits in shared memory, in pieces of 16 bytes. They have no gaps; their pieces change places such that those at
+// the same place of eight rows below each other, which are what tensor cores are given at once, lie in different banks.
 template <int D> struct Layout {
     static constexpr int ROW = 2 * D, SPAN = D % 64 == 0 ? 8 : 4;
     static_assert(D % 32 == 0, "pieces change places within fours or eights");
@@ -47,15 +48,15 @@ template <typename X, typename KV, int D, int KEYS, int HEADS> struct Carrier {
     // Neighbours take what lies side by side, as many of them as divide a row. So a thread has few tokens to look up.
     static constexpr int LANES = VECTORS % 8 == 0 ? 8 : VECTORS % 4 == 0 ? 4 : 2;
     static constexpr int STRIDE = THREADS / LANES, TOKENS = KEYS / STRIDE, EACH = VECTORS / LANES;
-    static_assert(KEYS % STRIDE == 0 && STRIDE % 8 == 0 && LANES * PIECES % Layout<D>::SPAN == 0, "of all its tokens a thread writes the same pieces");
+    static_assert(KEYS % STRIDE == 0 && STRIDE % 8 == 0 && LANES * PIECES % Layout<D>::SPAN == 0, "pieces lie as those of the first");
 
     const int *table;
     int page_len, kv_heads, kv_head, last;
     unsigned inverse;
     // Where the first of the thread's pieces lies.
     int first_key, first_piece;
-    // Which vector of the cache the first is that it takes of each token. The host sees to it that 32 bits are enough.
-    unsigned vector[TOKENS];
+    // The page that each of the thread's tokens is on, and the token's number there.
+    int page[TOKENS], place[TOKENS];
     const Vector<KV> *cache;
     int base;
     Vector<KV> taken[HOLDS ? TOKENS : 1][HOLDS ? EACH : 1];
@@ -64,24 +65,31 @@ template <typename X, typename KV, int D, int KEYS, int HEADS> struct Carrier {
         : table(table), page_len(page_len), kv_heads(kv_heads), kv_head(kv_head), last(last), inverse(~0u / page_len),
           first_key(threadIdx.x / LANES), first_piece(Layout<D>::at(first_key, threadIdx.x % LANES * PIECES)) {}
 
-    // Finds the tokens from `base` on. Of those behind the last one it finds that one, so that nothing is read that is not there.
+    // Finds the tokens from `base` on, and the last one for those behind it: the table may end there.
     __device__ __forceinline__ void look_up(int base) {
 #pragma unroll
         for (int i = 0; i < TOKENS; i++) {
             int token = min(base + first_key + i * STRIDE, last);
             // The quotient, or one less.
-            int page = (int)__umulhi((unsigned)token, inverse), behind = token - page * page_len;
-            if (behind >= page_len) {
-                page++;
-                behind -= page_len;
+            int at = (int)__umulhi((unsigned)token, inverse);
+            place[i] = token - at * page_len;
+            if (place[i] >= page_len) {
+                at++;
+                place[i] -= page_len;
             }
-            vector[i] = (unsigned)((table[page] * kv_heads + kv_head) * page_len + behind) * VECTORS + threadIdx.x % LANES;
+            page[i] = table[at];
         }
     }
 
-    // A vector of a token, or zeros: of a token that is not there the weight is nothing, and nothing times what a page held before might not be.
+    // The first vector that the thread takes of a token. The host sees to it that 32 bits are enough for the number of one. It is found
+    // when it is needed, so that nothing waits for the number of a page before.
+    __device__ __forceinline__ const Vector<KV> *first_of(int i) const {
+        return cache + ((unsigned)((page[i] * kv_heads + kv_head) * page_len + place[i]) * VECTORS + threadIdx.x % LANES);
+    }
+
+    // A vector of a token; zeros for one that is not there.
     __device__ __forceinline__ Vector<KV> load(int i, int j) const {
-        return base + first_key + i * STRIDE <= last ? cache[vector[i] + j * LANES] : Vector<KV>{};
+        return base + first_key + i * STRIDE <= last ? first_of(i)[j * LANES] : Vector<KV>{};
     }
 
     // Begins to bring the tokens from `from` on, which were looked up, to `to`.
@@ -90,7 +98,7 @@ template <typename X, typename KV, int D, int KEYS, int HEADS> struct Carrier {
         if constexpr (COPIES) {
 #pragma unroll
             for (int i = 0; i < TOKENS; i++) {
-                const Vector<KV> *source = cache + vector[i];
+                const Vector<KV> *source = first_of(i);
 #pragma unroll
                 for (int j = 0; j < EACH; j++) {
                     int piece = Layout<D>::behind(first_piece, j * LANES) + i * STRIDE * Layout<D>::ROW;
@@ -356,7 +364,7 @@ __device__ __forceinline__ void prefill(const Scene<X, KV> &scene, int tile, int
     }
 }
 
-// Grid: heads by HEADS of those that share keys and values, tiles. Blocks that run side by side read the same keys and values; the tiles of a
+// Grid: heads, HEADS at a time of those that share keys and values, and tiles. Blocks that run side by side read the same; the tiles of a
 // sequence that see the most tokens, its last ones, come first.
 template <typename X, typename KV, int D, int KEYS, int HEADS> __device__ __forceinline__ void prefill_block(const Scene<X, KV> &scene) {
     int group = scene.heads / scene.kv_heads, blocks = (group + HEADS - 1) / HEADS;
@@ -367,8 +375,13 @@ template <typename X, typename KV, int D, int KEYS, int HEADS> __device__ __forc
     prefill<X, KV, D, KEYS, HEADS>(scene, tile, kv_head, kv_head * group + in_group);
 }
 
+// How many blocks a processor is to have registers for.
+template <typename X, typename KV, int D, int HEADS> constexpr int blocks_at_once() {
+    return std::is_same<X, KV>::value && HEADS == 1 && D <= 128 ? 3 : 2;
+}
+
 #define DEFINE_SIZE(X, KV, D, KEYS, HEADS)                                                                                                 \
-    KERNEL __launch_bounds__(THREADS)                                                                                                      \
+    KERNEL __launch_bounds__(THREADS, blocks_at_once<X, KV, D, HEADS>())                                                                   \
         prefill_##X##_##KV##_##D##_##HEADS(const float *qkv, int row_width, const int *tables, int table_stride, int page_len, int heads,  \
                                            int kv_heads, float scale, float cap, int window, const KV *keys, const KV *values,             \
                                            const int *tile_row, const int *tile_rows, const int *tile_sequence,                            \
@@ -377,7 +390,7 @@ template <typename X, typename KV, int D, int KEYS, int HEADS> __device__ __forc
                                                           window, keys, values, tile_row, tile_rows, tile_sequence, tile_position, out});  \
     }                                                                                                                                      \
     EXPORT(prefill_##X##_##KV##_##D##_##HEADS)
-// Shared memory for two blocks on a processor that has 100 KiB of it, but for the largest heads.
+// Tiles of keys are such that a processor with 100 KiB of shared memory has room for two blocks, or one of the largest heads.
 #define DEFINE(X, KV)                                                                                                                      \
     DEFINE_SIZE(X, KV, 64, 64, 1)                                                                                                          \
     DEFINE_SIZE(X, KV, 64, 64, 2)                                                                                                          \
