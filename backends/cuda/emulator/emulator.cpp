@@ -6,6 +6,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #ifndef __x86_64__
 #include <ucontext.h>
@@ -68,11 +69,22 @@ emulator_switch:
 typedef ucontext_t Context;
 #endif
 
+// 16 bytes that are to be copied, and the group they belong to.
+struct Copy {
+    void *to;
+    const void *from;
+    bool there;
+    int group;
+};
+
 struct Fiber {
     Context context;
     Index index;
     bool done;
     unsigned char exchanges, gathers;
+    std::vector<Copy> copies;
+    // How many were committed.
+    int groups;
 };
 
 struct Machine {
@@ -85,6 +97,7 @@ struct Machine {
     Trampoline kernel = nullptr;
     void **arguments = nullptr;
     unsigned char *stacks, *shared;
+    unsigned shared_bytes = 0;
 
     Machine() {
         void *memory = mmap(nullptr, MAX_THREADS * STACK + SHARED, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -127,8 +140,14 @@ void leave(Barrier &barrier) {
     barrier.complete();
 }
 
+[[noreturn]] void fail(const char *what) {
+    fprintf(stderr, "%s\n", what);
+    abort();
+}
+
 void run() {
     machine->kernel(machine->arguments);
+    if (!me().copies.empty()) fail("a thread ends before its copies do");
     me().done = true;
     machine->alive--;
     machine->progress = true;
@@ -164,6 +183,7 @@ void run_block(int threads) {
         Fiber &fiber = machine->fibers[at];
         fiber.done = false;
         fiber.exchanges = fiber.gathers = 0;
+        fiber.groups = 0;
         fiber.index.x = at % block_extent.x;
         fiber.index.y = at / block_extent.x % block_extent.y;
         fiber.index.z = at / block_extent.x / block_extent.y;
@@ -171,21 +191,26 @@ void run_block(int threads) {
     }
     machine->alive = threads;
     while (machine->alive > 0) {
-        machine->progress = false;
-        for (int at = 0; at < threads; at++) {
-            if (machine->fibers[at].done) continue;
-            machine->current = at;
-            thread_index = machine->fibers[at].index;
+        bool any = false;
+        for (int first = 0; first < threads; first += LANES) {
+            // A warp runs until all its lanes wait for others. So warps are as far from each other as barriers let them be; the one that comes
+            // to a barrier last is the first behind it.
+            do {
+                machine->progress = false;
+                for (int at = first; at < first + LANES && at < threads; at++) {
+                    if (machine->fibers[at].done) continue;
+                    machine->current = at;
+                    thread_index = machine->fibers[at].index;
 #ifdef __x86_64__
-            emulator_switch(&machine->scheduler, machine->fibers[at].context);
+                    emulator_switch(&machine->scheduler, machine->fibers[at].context);
 #else
-            swapcontext(&machine->scheduler, &machine->fibers[at].context);
+                    swapcontext(&machine->scheduler, &machine->fibers[at].context);
 #endif
+                }
+                any |= machine->progress;
+            } while (machine->progress);
         }
-        if (!machine->progress) {
-            fprintf(stderr, "a kernel's threads wait for each other at different barriers\n");
-            abort();
-        }
+        if (!any) fail("a kernel's threads wait for each other at different barriers");
     }
 }
 
@@ -211,6 +236,36 @@ const uint32_t *gather(const uint32_t *mine, int words) {
     memcpy(warp.words[turn] + machine->current % LANES * words, mine, words * sizeof *mine);
     wait(warp.barrier);
     return warp.words[turn];
+}
+
+void check_shared(const void *at) {
+    size_t offset = static_cast<const unsigned char *>(at) - machine->shared;
+    if (offset % 16 != 0) fail("16 bytes of shared memory at an address that is no multiple of 16");
+    if (offset >= machine->shared_bytes) fail("an address that is not in shared memory");
+}
+
+void begin_copy(void *to, const void *from, bool there) {
+    check_shared(to);
+    if (reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("a copy from an address that is no multiple of 16");
+    memset(to, 0xff, 16);
+    me().copies.push_back(Copy{to, from, there, me().groups});
+}
+
+void commit_copies() { me().groups++; }
+
+void wait_copies(int but) {
+    std::vector<Copy> &copies = me().copies;
+    size_t left = 0;
+    for (Copy &copy : copies) {
+        if (copy.group >= me().groups - but) {
+            copies[left++] = copy;
+        } else if (copy.there) {
+            memcpy(copy.to, copy.from, 16);
+        } else {
+            memset(copy.to, 0, 16);
+        }
+    }
+    copies.resize(left);
 }
 
 Export::Export(const char *name, Trampoline trampoline) { exports()[name] = trampoline; }
@@ -251,6 +306,7 @@ int tandem_emulator_launch(const char *name, const unsigned *grid, const unsigne
     machine->kernel = found->second;
     machine->arguments = arguments;
     shared_memory = machine->shared;
+    machine->shared_bytes = shared_bytes;
     block_extent = Index{block[0], block[1], block[2]};
     grid_extent = Index{grid[0], grid[1], grid[2]};
     for (unsigned z = 0; z < grid[2]; z++)

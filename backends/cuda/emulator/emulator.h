@@ -1,6 +1,7 @@
 // As much of CUDA as the kernels use, on a CPU: blocks run one after the other, and the threads of a block are fibers that change places
 // where threads wait for each other. Every read and write of a kernel happens as written, so what is tested is its arithmetic, its indices
-// and its barriers; what is not is how a card orders memory between barriers.
+// and its barriers. Between two barriers of a block its warps run one after the other, each as far as it gets, and copies that are not
+// waited for have not happened: a barrier or a wait that is missing gives wrong numbers. What is not tested is every other order.
 #pragma once
 
 #include <math.h>
@@ -24,6 +25,12 @@ void warp_barrier();
 uint64_t exchange(uint64_t value, int from);
 // Gathers what each lane passes, `words` of 32 bits; the result is valid until the next but one call. Lane l's are at l * words.
 const uint32_t *gather(const uint32_t *mine, int words);
+// Whether it lies in the shared memory that the kernel was launched with, 16 bytes at a multiple of 16; ends the process if not.
+void check_shared(const void *at);
+// Of the fiber's copies. What one writes to is no number until it is waited for.
+void begin_copy(void *to, const void *from, bool there);
+void commit_copies();
+void wait_copies(int but);
 
 typedef void (*Trampoline)(void **arguments);
 struct Export {
@@ -80,6 +87,13 @@ template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned by) {
     return __shfl_sync(mask, value, lane >= (int)by ? lane - (int)by : lane);
 }
 
+inline int __any_sync(unsigned, int mine) {
+    uint32_t word = mine != 0, any = 0;
+    const uint32_t *all = emulator::gather(&word, 1);
+    for (int lane = 0; lane < 32; lane++) any |= all[lane];
+    return any != 0;
+}
+
 template <typename T> T atomicAdd(T *at, T value) {
     T before = *at;
     *at += value;
@@ -116,6 +130,9 @@ inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
 }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float exp2_fast(float x) { return exp2f(x); }
 
 struct bf16 {
     uint16_t bits;
@@ -143,9 +160,13 @@ template <> inline f16 from_float<f16>(float x) {
 }
 inline f16 f16_from_bits(uint16_t bits) { return f16{bits}; }
 
-// See portable.cuh for where the operands lie.
-template <typename X> void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+template <typename X> uint32_t pack_small(float low, float high) {
+    return (uint32_t)from_float<X>(low).bits | (uint32_t)from_float<X>(high).bits << 16;
+}
+
+// See portable.cuh for what these do.
+template <typename X> void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
     const uint32_t *all = emulator::gather(mine, 6);
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     auto number = [](uint32_t word, int high) {
@@ -162,3 +183,23 @@ template <typename X> void mma(float (&d)[4], const uint32_t (&a)[4], const uint
         }
     }
 }
+
+template <bool TRANSPOSED> void load_matrices(uint32_t (&to)[4], const void *row) {
+    emulator::check_shared(row);
+    uint32_t mine[4];
+    memcpy(mine, row, sizeof mine);
+    const uint32_t *all = emulator::gather(mine, 4);
+    int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    auto number = [=](int matrix, int at, int column) {
+        return all[(matrix * 8 + at) * 4 + column / 2] >> column % 2 * 16 & 0xffff;
+    };
+    for (int i = 0; i < 4; i++) {
+        uint32_t low = TRANSPOSED ? number(i, 2 * t, g) : number(i, g, 2 * t);
+        uint32_t high = TRANSPOSED ? number(i, 2 * t + 1, g) : number(i, g, 2 * t + 1);
+        to[i] = low | high << 16;
+    }
+}
+
+inline void copy_async(void *to, const void *from, bool there) { emulator::begin_copy(to, from, there); }
+inline void commit_copies() { emulator::commit_copies(); }
+template <int BUT> void wait_copies() { emulator::wait_copies(BUT); }

@@ -17,7 +17,7 @@ template <> struct CutlassNumber<f16> {
     typedef cutlass::half_t type;
 };
 
-// Grid: tiles, heads. KEYS tokens are looked at at a time, all of which are in one page.
+// Grid: heads, and tiles from the last one on, which sees the most tokens. KEYS tokens are looked at at a time, all of which are in one page.
 template <typename X, int D, int KEYS, bool WINDOW, bool CAP>
 __device__ __forceinline__ void flash_tile(const float *qkv, int row_width, const int *table, int page_len, int heads, int kv_heads,
                                            float scale, float cap, int window, const X *keys, const X *values, int first_row, int rows,
@@ -25,7 +25,7 @@ __device__ __forceinline__ void flash_tile(const float *qkv, int row_width, cons
     typedef typename CutlassNumber<X>::type Element;
     // It takes queries as it multiplies them. They are put where the output of the tile goes: it reads all of them before it writes that, and
     // nobody else looks there.
-    int head = blockIdx.y;
+    int head = blockIdx.x;
     X *tile = out + ((int64_t)first_row * heads + head) * D;
     for (int at = threadIdx.x; at < rows * (D / 2); at += blockDim.x) {
         int row = at / (D / 2), i = at % (D / 2) * 2;
@@ -72,7 +72,7 @@ __device__ __forceinline__ void flash_tile(const float *qkv, int row_width, cons
                                           int kv_heads, float scale, float cap, int window, const X *keys, const X *values,                \
                                           const int *tile_row, const int *tile_rows, const int *tile_sequence, const int *tile_position,   \
                                           X *out) {                                                                                        \
-        int tile = blockIdx.x;                                                                                                             \
+        int tile = gridDim.y - 1 - blockIdx.y;                                                                                                             \
         const int *table = tables + (int64_t)tile_sequence[tile] * table_stride;                                                           \
         flash_tile<X, D, KEYS, WINDOW, CAP>(qkv, row_width, table, page_len, heads, kv_heads, scale, cap, window, keys, values,            \
                                             tile_row[tile], tile_rows[tile], tile_position[tile], out);                                    \

@@ -297,8 +297,8 @@ __device__ __forceinline__ void narrow(const uint8_t *weight, IN in, OUT out, in
                 if (Part::SHARING == CHUNK) {
 #pragma unroll
                     for (int tile = 0; tile < TILES; tile++) {
-                        mma<X>(sums[tile][n], a[tile][0], b[0]);
-                        mma<X>(sums[tile][n], a[tile][1], b[1]);
+                        mma<X>(sums[tile][n], a[tile][0], b[0][0], b[0][1]);
+                        mma<X>(sums[tile][n], a[tile][1], b[1][0], b[1][1]);
                     }
                     continue;
                 }
@@ -309,14 +309,14 @@ __device__ __forceinline__ void narrow(const uint8_t *weight, IN in, OUT out, in
                     float of_x[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                     if (Part::MINIMUM) {
                         const uint32_t ones[4] = {two_ones<X>(), two_ones<X>(), two_ones<X>(), two_ones<X>()};
-                        mma<X>(of_x, ones, b[half]);
-                        if (HALVES == 1) mma<X>(of_x, ones, b[1]);
+                        mma<X>(of_x, ones, b[half][0], b[half][1]);
+                        if (HALVES == 1) mma<X>(of_x, ones, b[1][0], b[1][1]);
                     }
 #pragma unroll
                     for (int tile = 0; tile < TILES; tile++) {
                         float products[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-                        mma<X>(products, a[tile][half], b[half]);
-                        if (HALVES == 1) mma<X>(products, a[tile][1], b[1]);
+                        mma<X>(products, a[tile][half], b[half][0], b[half][1]);
+                        if (HALVES == 1) mma<X>(products, a[tile][1], b[1][0], b[1][1]);
 #pragma unroll
                         for (int i = 0; i < 4; i++) {
                             float sum = sums[tile][n][i] + scales[tile][half][i / 2] * products[i];

@@ -31,16 +31,61 @@ __device__ __forceinline__ f16 f16_from_bits(uint16_t bits) { return __ushort_as
 // D += A B of 16 x 8 numbers, 16 deep, with the operands spread over a warp as the instruction has them (PTX ISA, "Matrix fragments for
 // mma.m16n8k16 with floating point type"): of lane l, g = l / 4 and t = l % 4, A has rows g and g + 8 and the columns 2t, 2t + 1 and 8
 // behind them; B has column g and the rows 2t, 2t + 1 and 8 behind them; D has rows g and g + 8 and the columns 2t and 2t + 1.
-template <typename X> __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
-template <> __device__ __forceinline__ void mma<bf16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <typename X> __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+template <> __device__ __forceinline__ void mma<bf16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-template <> __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <> __device__ __forceinline__ void mma<f16>(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four matrices of 8 x 8 numbers of 16 bits, from shared memory to a warp (PTX ISA, "Warp-level matrix load instruction: ldmatrix"): lane l
+// says where row l % 8 of matrix l / 8 begins, at a multiple of 16 bytes. Of matrix i it gets, in register i, the columns 2 (l % 4) and
+// the one behind it of row l / 4; TRANSPOSED, these rows of that column.
+template <bool TRANSPOSED> __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void *row) {
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if constexpr (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(at));
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(at));
+    }
+}
+
+// 16 bytes on their way to shared memory past the registers, or zeros where `there` is false; both ends at multiples of 16 (PTX ISA, "Data
+// movement and conversion instructions: cp.async"). What was asked for up to a commit is a group. A thread that waits has what it asked for
+// itself, but for so many groups that it committed last ("cp.async.wait_group"); that others have is what a barrier behind it says.
+__device__ __forceinline__ void copy_async(void *to, const void *from, bool there) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"((uint32_t)__cvta_generic_to_shared(to)), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int BUT> __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(BUT) : "memory"); }
+
+// 2^x to 22 bits, as exp2f; what is smaller than the normal numbers is nothing (PTX ISA, "Floating point instructions: ex2").
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Two numbers that the type has room for, as the register that the tensor cores take.
+template <typename X> __device__ __forceinline__ uint32_t pack_small(float low, float high);
+template <> __device__ __forceinline__ uint32_t pack_small<bf16>(float low, float high) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<uint32_t *>(&pair);
+}
+template <> __device__ __forceinline__ uint32_t pack_small<f16>(float low, float high) {
+    __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<uint32_t *>(&pair);
 }
 #endif
 
@@ -89,9 +134,6 @@ template <typename T> __device__ __forceinline__ void load_floats(const T *from,
 }
 
 // Two neighbours, the first of which is at an even place, as the register that the tensor cores take.
-template <typename X> __device__ __forceinline__ uint32_t load_pair(const X *from) {
-    return *reinterpret_cast<const uint32_t *>(from);
-}
 template <typename X> __device__ __forceinline__ void store_pair(X *to, uint32_t pair) { *reinterpret_cast<uint32_t *>(to) = pair; }
 
 // Two numbers as such a register.

@@ -25,13 +25,15 @@ struct Case {
     cap: Option<f32>,
     number: Number,
     kv: Number,
+    /// Whether each token's key is larger than those before it, so that scores are larger and larger.
+    louder: bool,
     sequences: Vec<Sequence>,
 }
 
 impl Case {
     /// Whether on tensor cores or row by row, all rows of the step.
     fn check(&self, device: &Device, prompts: bool) {
-        let &Self { heads, kv_heads, head_dim, page_len, window, cap, number, kv, .. } = self;
+        let &Self { heads, kv_heads, head_dim, page_len, window, cap, number, kv, louder, .. } = self;
         let what = format!("{self:?}, prompts: {prompts}");
         let width = (heads + 2 * kv_heads) * head_dim;
         let rows: usize = self.sequences.iter().map(|sequence| sequence.rows).sum();
@@ -51,7 +53,11 @@ impl Case {
         for (at, sequence) in self.sequences.iter().enumerate() {
             let seed = 100 + at as u64;
             let tokens = sequence.start + sequence.rows;
-            let [k, v] = [seed, seed + 50].map(|seed| random(seed, tokens * kv_heads * head_dim));
+            let [mut k, v] = [seed, seed + 50].map(|seed| random(seed, tokens * kv_heads * head_dim));
+            if louder {
+                let token = |at: usize| at / (kv_heads * head_dim);
+                k.iter_mut().enumerate().for_each(|(at, k)| *k *= 30.0 * (token(at) + 1) as f32 / tokens as f32);
+            }
             for token in 0..tokens {
                 let page = table(at).nth(token / page_len).unwrap();
                 let range = token * kv_heads * head_dim..(token + 1) * kv_heads * head_dim;
@@ -144,8 +150,28 @@ fn ragged() -> Vec<Sequence> {
 
 fn case(heads: usize, kv_heads: usize, head_dim: usize) -> Case {
     let number = Number::Bf16;
-    Case { heads, kv_heads, head_dim, page_len: 16, window: None, cap: None, number, kv: number, sequences: ragged() }
+    Case {
+        heads,
+        kv_heads,
+        head_dim,
+        page_len: 16,
+        window: None,
+        cap: None,
+        number,
+        kv: number,
+        louder: false,
+        sequences: ragged(),
+    }
 }
+
+/// Activations and caches that there are kernels on tensor cores for.
+const PAIRS: [(Number, Number); 5] = [
+    (Number::Bf16, Number::Bf16),
+    (Number::Bf16, Number::F16),
+    (Number::F16, Number::F16),
+    (Number::Bf16, Number::F8),
+    (Number::F16, Number::F8),
+];
 
 #[test]
 fn rows_of_heads_of_all_sizes() {
@@ -163,14 +189,11 @@ fn rows_of_heads_of_all_sizes() {
 #[test]
 fn prompts_of_heads_of_all_sizes() {
     let device = device();
-    for (heads, kv_heads, head_dim) in [(4, 2, 64), (2, 1, 96), (2, 2, 128), (2, 1, 256)] {
-        for (number, kv) in [
-            (Number::Bf16, Number::Bf16),
-            (Number::Bf16, Number::F16),
-            (Number::F16, Number::F16),
-            (Number::Bf16, Number::F8),
-            (Number::F16, Number::F8),
-        ] {
+    // Groups of one head, of two, and of an odd number.
+    for (heads, kv_heads, head_dim) in
+        [(3, 1, 64), (1, 1, 64), (4, 2, 96), (2, 2, 96), (3, 1, 128), (2, 2, 128), (2, 1, 256)]
+    {
+        for (number, kv) in PAIRS {
             Case { number, kv, ..case(heads, kv_heads, head_dim) }.check(&device, true);
         }
     }
@@ -193,14 +216,59 @@ fn prompts_over_pages_of_whole_tiles() {
 }
 
 #[test]
+fn prompts_on_pages_of_all_lengths() {
+    let device = device();
+    for page_len in [1, 7, 16, 32, 33, 200] {
+        for (at, head_dim) in [64, 96, 128, 256].into_iter().enumerate() {
+            let (number, kv) = PAIRS[(page_len + at) % PAIRS.len()];
+            let sequences = [(3, 61), (page_len, 20), (130, 17)].map(|(start, rows)| Sequence { start, rows }).to_vec();
+            Case { page_len, number, kv, sequences, ..case(2, 1, head_dim) }.check(&device, true);
+        }
+    }
+}
+
+/// The tokens of a sequence end around where tiles of keys do.
+#[test]
+fn prompts_that_end_anywhere() {
+    let device = device();
+    for (number, kv) in [PAIRS[0], PAIRS[4]] {
+        for end in [31, 32, 33, 63, 64, 65, 95, 96, 97] {
+            let sequences =
+                [(0, end), (end - 16, 16), (end - 17, 17)].map(|(start, rows)| Sequence { start, rows }).to_vec();
+            let case = Case { number, kv, sequences, ..case(2, 1, 64) };
+            Case { head_dim: 128, ..case.clone() }.check(&device, true);
+            case.check(&device, true);
+        }
+    }
+}
+
+/// What sums are relative to has to follow the scores.
+#[test]
+fn scores_that_grow() {
+    let device = device();
+    for head_dim in [64, 96, 128, 256] {
+        let number = Number::F16;
+        let case = Case { number, kv: number, louder: true, ..case(2, 1, head_dim) };
+        case.check(&device, true);
+        Case { window: Some(50), cap: Some(20.0), ..case }.check(&device, true);
+    }
+}
+
+#[test]
 fn windows_and_caps() {
     let device = device();
-    for (window, cap) in
-        [(Some(1), None), (Some(20), Some(5.0)), (Some(64), None), (Some(1000), None), (None, Some(2.0))]
-    {
+    for (window, cap) in [
+        (Some(1), None),
+        (Some(20), Some(5.0)),
+        (Some(64), None),
+        (Some(33), Some(0.3)),
+        (Some(1000), None),
+        (None, Some(2.0)),
+    ] {
         let case = Case { window, cap, page_len: 32, ..case(2, 1, 64) };
         case.check(&device, false);
         case.check(&device, true);
+        Case { heads: 3, head_dim: 128, ..case.clone() }.check(&device, true);
         Case { number: Number::F32, kv: Number::F32, head_dim: 12, ..case }.check(&device, false);
     }
 }
@@ -213,14 +281,16 @@ proptest! {
         starts in prop::collection::vec((0usize..200, 1usize..90), 1..4),
         group in prop::sample::select(vec![1usize, 2, 4, 7]),
         kv_heads in 1usize..3,
+        head_dim in prop::sample::select(vec![64usize, 96, 128]),
         window in prop::option::of(1usize..150),
-        pages in 1usize..4,
+        cap in prop::option::of(0.5f32..30.0),
+        page_len in 1usize..70,
+        (number, kv) in prop::sample::select(PAIRS.to_vec()),
         f32_too in any::<bool>(),
     ) {
         let sequences = starts.into_iter().map(|(start, rows)| Sequence { start, rows }).collect();
         let case = Case {
-            heads: group * kv_heads, kv_heads, head_dim: 64, page_len: 16 * pages, window, cap: None, number: Number::Bf16,
-            kv: Number::Bf16, sequences,
+            heads: group * kv_heads, kv_heads, head_dim, page_len, window, cap, number, kv, louder: false, sequences,
         };
         let device = device();
         case.check(&device, true);

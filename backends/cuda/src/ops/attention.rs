@@ -9,6 +9,8 @@ pub const PROMPT_ROWS: usize = 64;
 
 /// Rows that one launch computes one by one, at most.
 const ROWS_AT_A_TIME: usize = 256;
+/// Bytes that are read at once.
+const VECTOR: usize = 16;
 const THREADS: u32 = 128;
 const WARPS: usize = 4;
 /// Parts that a row's tokens are looked at in, at most.
@@ -164,11 +166,16 @@ impl Attention {
     /// # Errors
     /// Those of the device.
     pub fn prompts(&self, device: &Device, scene: &Scene<'_>, runs: Place<'_>, count: usize) -> Result<(), CudaError> {
-        let &Self { heads, head_dim, cap, .. } = self;
+        let &Self { heads, kv_heads, head_dim, cap, .. } = self;
         let (number, pages) = (scene.number, scene.pages);
         let mut arguments = self.scene(scene, false);
         arguments.extend((0..4).map(|list| runs.skip(list * count * I32).for_bytes(count * I32)));
         arguments.push(self.out(scene));
+        // Queries of so many heads, and so many keys and values at a time.
+        let extent = |blocks: usize, together: usize, keys: usize| {
+            let shared_bytes = (together * PROMPT_ROWS + 2 * keys) * head_dim * number.bytes();
+            Extent { grid: [grid(blocks), grid(count), 1], threads: THREADS, shared_bytes: grid(shared_bytes) }
+        };
         if let Some(keys) = self.flash_keys(number, pages.number, pages.page_len) {
             let kind = match (scene.window, cap) {
                 (None, None) => "all",
@@ -176,16 +183,17 @@ impl Attention {
                 (None, Some(_)) => "cap",
                 (Some(_), Some(_)) => "window_cap",
             };
-            let shared_bytes = grid((PROMPT_ROWS + 2 * keys) * head_dim * number.bytes());
-            let extent = Extent { grid: [grid(count), grid(heads), 1], threads: THREADS, shared_bytes };
-            return device.launch(&format!("flash_{}_{head_dim}_{keys}_{kind}", number.kernel()), extent, &arguments);
+            let kernel = format!("flash_{}_{head_dim}_{keys}_{kind}", number.kernel());
+            return device.launch(&kernel, extent(heads, 1, keys), &arguments);
         }
-        let keys = if head_dim > 128 { 32 } else { 64 };
-        // Queries, keys, and values the other way round, each row a little longer so that its neighbours lie in other banks.
-        let pad = 8;
-        let halves = (PROMPT_ROWS + keys) * (head_dim + pad) + head_dim * (keys + pad);
-        let extent = Extent { grid: [grid(count), grid(heads), 1], threads: THREADS, shared_bytes: grid(2 * halves) };
-        let kernel = format!("prefill_{}_{}_{head_dim}", scene.number.kernel(), scene.pages.number.kernel());
+        let vectors = pages.bytes() / VECTOR;
+        assert!(u32::try_from(vectors).is_ok(), "a kernel numbers what 16 bytes of a cache there are with 32 bits");
+        let group = heads / kv_heads;
+        // Two heads that share their keys make twice as much of each that is read. The largest have no registers for it.
+        let together = if group > 1 && head_dim <= 128 { 2 } else { 1 };
+        let keys = if head_dim < 128 { 64 } else { 32 };
+        let extent = extent(kv_heads * group.div_ceil(together), together, keys);
+        let kernel = format!("prefill_{}_{}_{head_dim}_{together}", number.kernel(), pages.number.kernel());
         device.launch(&kernel, extent, &arguments)
     }
 
