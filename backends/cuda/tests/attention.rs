@@ -214,7 +214,8 @@ fn prompts_that_end_anywhere() {
     let device = device();
     for (number, kv) in [PAIRS[0], PAIRS[4]] {
         for end in [31, 32, 33, 63, 64, 65, 95, 96, 97] {
-            let sequences = [(0, end), (end - 16, 16), (end - 17, 17)].map(|(start, rows)| Sequence { start, rows }).to_vec();
+            let sequences =
+                [(0, end), (end - 16, 16), (end - 17, 17)].map(|(start, rows)| Sequence { start, rows }).to_vec();
             let case = Case { number, kv, sequences, ..case(2, 1, 64) };
             Case { head_dim: 128, ..case.clone() }.check(&device, true);
             case.check(&device, true);
@@ -237,9 +238,12 @@ fn scores_that_grow() {
 #[test]
 fn windows_and_caps() {
     let device = device();
+    // Among them those at which a warp's first row sees one token of a tile of 32, and its last row all but one.
     for (window, cap) in [
         (Some(1), None),
+        (Some(18), None),
         (Some(20), Some(5.0)),
+        (Some(63), None),
         (Some(64), None),
         (Some(33), Some(0.3)),
         (Some(1000), None),
