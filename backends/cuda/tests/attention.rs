@@ -257,9 +257,12 @@ fn scores_that_grow() {
 #[test]
 fn windows_and_caps() {
     let device = device();
+    // Among them those at which a warp's first row sees one token of a tile of 32, and its last row all but one.
     for (window, cap) in [
         (Some(1), None),
+        (Some(18), None),
         (Some(20), Some(5.0)),
+        (Some(63), None),
         (Some(64), None),
         (Some(33), Some(0.3)),
         (Some(1000), None),
