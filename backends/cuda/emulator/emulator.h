@@ -101,6 +101,12 @@ inline unsigned __float_as_uint(float x) {
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
+// Towards zero, where the sum has room in an F64.
+inline float __fmaf_rz(float x, float y, float z) {
+    double sum = (double)x * y + z;
+    float rounded = (float)sum;
+    return fabs(rounded) > fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
