@@ -39,7 +39,7 @@ pub use error::CudaError;
 pub use number::{Number, WeightFormat};
 pub use ops::{
     Activation, Attention, Bias, Chooser, Choosing, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, MOST_TOKENS,
-    Norm, PROMPT_ROWS, Routing, Rows, SKINNY_ROWS, SampleParams, Scene, Turns, Weight, waiting_for,
+    MOST_WIDTH, Norm, PROMPT_ROWS, Routing, Rows, SKINNY_ROWS, SampleParams, Scene, Turns, Weight, waiting_for,
 };
 pub use pinned::{Copying, Outbox, Pinned};
 pub use rank::Rank;
