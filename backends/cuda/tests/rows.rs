@@ -162,8 +162,17 @@ enum Over {
 
 #[test]
 fn queries_and_keys_get_their_positions_and_a_place_in_the_cache() {
+    // Parts of heads that are turned, an odd rest of one, all of it; more than a warp has at a time.
+    for (heads, kv_heads, head_dim, pairs) in
+        [(6, 2, 20, 8), (3, 1, 21, 8), (7, 7, 64, 32), (9, 1, 128, 64), (2, 1, 330, 150)]
+    {
+        check_heads(heads, kv_heads, head_dim, pairs);
+    }
+}
+
+fn check_heads(heads: usize, kv_heads: usize, head_dim: usize, pairs: usize) {
     let device = device();
-    let (rows, heads, kv_heads, head_dim, pairs, page_len) = (4, 6, 2, 20, 8, 16);
+    let (rows, page_len) = (4, 16);
     let width = (heads + 2 * kv_heads) * head_dim;
     let qkv = random(1, rows * width);
     let bias = random(2, width);
@@ -182,7 +191,7 @@ fn queries_and_keys_get_their_positions_and_a_place_in_the_cache() {
             (Over::All, true, true),
             (Over::Each, false, false),
         ] {
-            let what = format!("{number:?} {over:?}");
+            let what = format!("{number:?} {over:?} {heads} {head_dim}");
             let (q_norm, k_norm) = match over {
                 Over::All => (heads * head_dim, kv_heads * head_dim),
                 Over::Nothing | Over::Each => (head_dim, head_dim),
@@ -236,8 +245,10 @@ fn queries_and_keys_get_their_positions_and_a_place_in_the_cache() {
                 expected_queries.extend_from_slice(q);
                 if slots[row] >= 0 {
                     let (keys, values) = pages.token(slots[row] as usize).unwrap();
-                    assert_close(&keys, k, tolerance(number), &what);
-                    assert_close(&values, v, tolerance(number), &what);
+                    // Of many numbers of eight bits some lie in the middle between two.
+                    let tolerance = tolerance(number) * if number == Number::F8 { 1.5 } else { 1.0 };
+                    assert_close(&keys, k, tolerance, &what);
+                    assert_close(&values, v, tolerance, &what);
                 }
             }
             assert_close(&queries, &expected_queries, 1e-5, &what);
