@@ -4,6 +4,7 @@
 // Weights are integers of 2^-36, so that their sums are the same in whatever order threads add them up.
 #include "portable.cuh"
 
+// A weight as an integer has two halves of 18 bits.
 constexpr int SAMPLE_THREADS = 1024, AT_ONCE = 4, DIGITS = 256, HALF = 18;
 
 struct Choice {
@@ -40,11 +41,22 @@ struct Row {
 };
 
 struct Weigher {
-    float maximum, scale, floor;
+    float maximum, scale, floor, least_exponent;
+
+    // Only what weighs at least `cut` matters, and is more than nothing as an integer. Rounding must not leave out what weighs just that.
+    __device__ Weigher(float maximum, float scale, float floor, float cut)
+        : maximum(maximum), scale(scale), floor(floor),
+          least_exponent(logf(fmaxf(fmaxf(cut, floor), 1.0f / (1ull << 2 * HALF))) - 0.01f) {}
+
+    __device__ __forceinline__ float exponent(float logit) const { return (logit - maximum) * scale; }
     // The likeliest token weighs one; what is below the floor nothing.
     __device__ __forceinline__ float operator()(float logit) const {
-        float weight = expf((logit - maximum) * scale);
+        float weight = expf(exponent(logit));
         return weight >= floor ? weight : 0.0f;
+    }
+    // Whether none of four matters, as of nearly all. One look at the likeliest of them is much less than four weights.
+    __device__ __forceinline__ bool skips(const float *four) const {
+        return exponent(fmaxf(fmaxf(four[0], four[1]), fmaxf(four[2], four[3]))) < least_exponent;
     }
 };
 
@@ -106,14 +118,18 @@ __device__ __forceinline__ Part measure(const Row &row, const Weigher &weigh, fl
         float logits[4 * AT_ONCE];
         row.load(group, step, end, logits);
 #pragma unroll
-        for (int i = 0; i < 4 * AT_ONCE; i++) {
-            float weight = weigh(logits[i]);
-            if (weight > least) {
-                Fixed halves(weight);
-                high += halves.high;
-                low += halves.low;
+        for (int i = 0; i < 4 * AT_ONCE; i += 4) {
+            if (weigh.skips(logits + i)) continue;
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                float weight = weigh(logits[i + j]);
+                if (weight > least) {
+                    Fixed halves(weight);
+                    high += halves.high;
+                    low += halves.low;
+                }
+                if (weight == least) equals++;
             }
-            if (weight == least) equals++;
         }
     }
     return Part{whole(high, low), equals};
@@ -138,17 +154,21 @@ __device__ float threshold(const Row &row, const Weigher &weigh, bool count, uin
             float logits[4 * AT_ONCE];
             row.load(group, blockDim.x, end, logits);
 #pragma unroll
-            for (int i = 0; i < 4 * AT_ONCE; i++) {
-                float weight = weigh(logits[i]);
-                unsigned bits = __float_as_uint(weight);
-                if (!(weight > 0.0f) || (bits & known) != prefix) continue;
-                int at = (bits >> shift & (DIGITS - 1)) * WARP + lane;
-                if (count) {
-                    atomicAdd(&low[at], 1u);
-                } else {
-                    Fixed halves(weight);
-                    atomicAdd(&low[at], halves.low);
-                    atomicAdd(&high[at], halves.high);
+            for (int i = 0; i < 4 * AT_ONCE; i += 4) {
+                if (weigh.skips(logits + i)) continue;
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    float weight = weigh(logits[i + j]);
+                    unsigned bits = __float_as_uint(weight);
+                    if (!(weight > 0.0f) || (bits & known) != prefix) continue;
+                    int at = (bits >> shift & (DIGITS - 1)) * WARP + lane;
+                    if (count) {
+                        atomicAdd(&low[at], 1u);
+                    } else {
+                        Fixed halves(weight);
+                        atomicAdd(&low[at], halves.low);
+                        atomicAdd(&high[at], halves.high);
+                    }
                 }
             }
         }
@@ -270,11 +290,18 @@ KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *
         if (threadIdx.x == 0) answer(found, slots, tokens, last);
         return;
     }
-    Weigher weigh = {highest, 1.0f / choice.temperature, choice.min_p};
+    const float scale = 1.0f / choice.temperature;
+    Weigher weigh(highest, scale, choice.min_p, 0.0f);
     // What is kept: all that weighs more than `least`, and of what weighs just that the first few tokens, `equals` of them.
     float least = 0.0f;
     uint64_t equals = ~0ull;
-    if (choice.top_k > 0 && choice.top_k < vocab) least = threshold(row, weigh, true, choice.top_k, &equals, counters, sums);
+    if (choice.top_k > 0 && choice.top_k < vocab) {
+        // There are as many tokens as warps that are at least as likely as this one: the likeliest of each warp.
+        float likely = -warp_max(lane < warps ? -numbers[lane] : NEGATIVE_INFINITY);
+        Weigher counted(highest, scale, choice.min_p, choice.top_k <= warps ? expf(weigh.exponent(likely)) : 0.0f);
+        least = threshold(row, counted, true, choice.top_k, &equals, counters, sums);
+        weigh = Weigher(highest, scale, choice.min_p, least);
+    }
     if (choice.top_p < 1.0f) {
         // The total of what top-k has left, with as many of the last weight as it lets stand.
         uint64_t all;
@@ -283,10 +310,9 @@ KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *
         if (equals != ~0ull) all += of_last * equals;
         uint64_t wanted = (uint64_t)((double)choice.top_p * (double)all), rest;
         if (wanted == 0) wanted = 1;
-        Weigher kept = weigh;
-        // Tokens that are not in the nucleus even if all weigh as much need not be looked at, and most are such.
-        float outside = all > wanted ? (float)(0.999 * (double)(all - wanted) / (double)(1ull << 2 * HALF) / vocab) : 0.0f;
-        kept.floor = fmaxf(kept.floor, fmaxf(least, outside));
+        // Tokens that are not in the nucleus even if all weigh as much.
+        float outside = all > wanted ? (float)((double)(all - wanted) / vocab / (1ull << 2 * HALF)) : 0.0f;
+        Weigher kept(highest, scale, fmaxf(choice.min_p, least), outside);
         float nucleus = threshold(row, kept, false, wanted, &rest, counters, sums);
         uint64_t of_nucleus = fixed(nucleus), few = of_nucleus > 0 ? (rest + of_nucleus - 1) / of_nucleus : ~0ull;
         if (nucleus > least) {
@@ -295,6 +321,7 @@ KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *
         } else {
             equals = equals < few ? equals : few;
         }
+        weigh = Weigher(highest, scale, choice.min_p, least);
     }
     // The draw, among tokens in the order of their ids. Each warp sums up a part of them; then the part into which the draw falls is divided
     // in the same way, until each lane of one warp has a group.

@@ -195,10 +195,18 @@ fn the_largest_vocabulary_is_as_any() {
 #[test]
 fn large_vocabularies_are_drawn_from() {
     let vocab = 151_937;
-    for spread in [0.01, 12.0] {
+    for spread in [0.01, 12.0, 60.0] {
         let logits: Vec<_> = random(5, 2 * vocab).iter().map(|x| x * spread).collect();
-        for (top_k, top_p, min_p) in [(0, 1.0, 0.0), (40, 0.95, 0.0), (0, 0.9, 0.0), (100_000, 1.0, 0.0), (0, 1.0, 0.1)]
-        {
+        let truncations = [
+            (0, 1.0, 0.0),
+            (20, 0.95, 0.0),
+            (40, 0.95, 0.0),
+            (0, 0.9, 0.0),
+            (32, 1.0, 0.0),
+            (100_000, 1.0, 0.0),
+            (0, 1.0, 0.1),
+        ];
+        for (top_k, top_p, min_p) in truncations {
             let params = SampleParams { temperature: 0.8, top_k, top_p, min_p, ..greedy(0) };
             let rows = [0, 1, 0].map(|row| SampleParams { row, u: uniform(9, top_k as u32 + row as u32), ..params });
             assert_chosen(&logits, vocab, &rows);
