@@ -105,7 +105,7 @@ __device__ void add_norm(float *__restrict__ hidden, const float *__restrict__ d
     if (pre) {
         float factor = 1.0f / sqrtf(block_sum(squares_of(h), scratch) / width + eps);
 #pragma unroll
-        for (int i = 0; i < KEPT * 4; i++) h[i / 4][i % 4] *= factor * weights[i / 4][i % 4];
+        for (int i = 0; i < KEPT * 4; i++) h[i / 4][i % 4] = h[i / 4][i % 4] * factor * weights[i / 4][i % 4];
     }
     store_share<FOURS>(out + (int64_t)blockIdx.x * width, width, h);
 }
