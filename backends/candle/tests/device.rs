@@ -182,4 +182,14 @@ fn what_a_device_cannot_compute_is_refused() {
     let large = CandleSettings { kv_tokens: Some(u32::MAX / 16 * 16), ..settings(dir.path()) };
     let error = load(large, |_| panic!("lent out")).unwrap_err().to_string();
     assert!(error.contains("on the GPU") && error.contains("GiB"), "{error}");
+    for (key, count, reason) in [
+        ("vocab_size", 500_001, "500001 tokens, more than 500000, are not computed on a GPU"),
+        ("hidden_size", 16_512, "hidden states of 16512 numbers, more than 16384, are not computed on a GPU"),
+    ] {
+        let mut model = Model::awkward();
+        model.config[key] = count.into();
+        let dir = model.write();
+        let error = load(settings(dir.path()), |_| panic!("lent out")).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }

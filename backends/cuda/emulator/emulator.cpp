@@ -20,7 +20,8 @@ thread_local unsigned char *shared_memory;
 namespace {
 
 constexpr int MAX_THREADS = 1024, LANES = 32, MAX_WORDS = 8;
-constexpr size_t STACK = 64 << 10, SHARED = 256 << 10;
+// Some more than a power of two: the tops of all stacks, which is all that most kernels use, would lie in the same few lines of the caches.
+constexpr size_t STACK = (64 << 10) + (4 << 10) + 9 * 64, SHARED = 256 << 10;
 
 struct Barrier {
     int members = 0, waiting = 0;
@@ -85,6 +86,10 @@ struct Fiber {
     std::vector<Copy> copies;
     // How many were committed.
     int groups;
+    // What it waits at, and the number of that wait.
+    const Barrier *barrier;
+    unsigned generation;
+    bool waits() const { return barrier && barrier->generation == generation; }
 };
 
 struct Machine {
@@ -132,7 +137,9 @@ void wait(Barrier &barrier) {
         machine->progress = true;
         return;
     }
-    while (barrier.generation == generation) yield();
+    me().barrier = &barrier;
+    me().generation = generation;
+    yield();
 }
 
 void leave(Barrier &barrier) {
@@ -184,6 +191,7 @@ void run_block(int threads) {
         fiber.done = false;
         fiber.exchanges = fiber.gathers = 0;
         fiber.groups = 0;
+        fiber.barrier = nullptr;
         fiber.index.x = at % block_extent.x;
         fiber.index.y = at / block_extent.x % block_extent.y;
         fiber.index.z = at / block_extent.x / block_extent.y;
@@ -198,7 +206,7 @@ void run_block(int threads) {
             do {
                 machine->progress = false;
                 for (int at = first; at < first + LANES && at < threads; at++) {
-                    if (machine->fibers[at].done) continue;
+                    if (machine->fibers[at].done || machine->fibers[at].waits()) continue;
                     machine->current = at;
                     thread_index = machine->fibers[at].index;
 #ifdef __x86_64__

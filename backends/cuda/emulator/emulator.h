@@ -128,6 +128,12 @@ inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t which) {
     for (int i = 0; i < 4; i++) bytes |= (uint32_t)(both >> 8 * (which >> 4 * i & 7) & 255) << 8 * i;
     return bytes;
 }
+// Towards zero, where the sum has room in an F64.
+inline float __fmaf_rz(float x, float y, float z) {
+    double sum = (double)x * y + z;
+    float rounded = (float)sum;
+    return fabs(rounded) > fabs(sum) ? nextafterf(rounded, 0.0f) : rounded;
+}
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }

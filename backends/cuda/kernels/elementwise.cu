@@ -1,51 +1,113 @@
 // What is computed number by number, or row by row: vectors of tokens, norms, activations, angles, and the map of logits.
 #include "portable.cuh"
 
-// The vector of each token. A block for each row.
-template <typename X>
-__device__ void embed(const X *table, const int *tokens, float *hidden, int width, float scale) {
-    const X *from = table + (int64_t)tokens[blockIdx.x] * width;
-    float *to = hidden + (int64_t)blockIdx.x * width;
-    for (int at = threadIdx.x; at < width; at += blockDim.x) to[at] = to_float(from[at]) * scale;
+// Four neighbours, which are loaded and stored as one.
+template <typename X> struct __align__(4 * sizeof(X)) Four {
+    X at[4];
+};
+
+// Four numbers of a row that begin at a multiple of four; zeros beyond its end. `FOURS`: its width is a multiple of four as well.
+template <bool FOURS, typename X> __device__ __forceinline__ void load_four(const X *row, int at, int width, float (&to)[4]) {
+    Four<X> loaded;
+#pragma unroll
+    for (int i = 0; i < 4; i++) loaded.at[i] = from_float<X>(0.0f);
+    if (FOURS) {
+        if (at < width) loaded = *reinterpret_cast<const Four<X> *>(row + at);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (at + i < width) loaded.at[i] = row[at + i];
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[i] = to_float(loaded.at[i]);
 }
 
-// Adds what a block of the model made to the hidden state, and normalises the sum for the next block. A block of threads for each row.
+template <bool FOURS, typename X> __device__ __forceinline__ void store_four(X *row, int at, int width, const float (&from)[4]) {
+    Four<X> stored;
+#pragma unroll
+    for (int i = 0; i < 4; i++) stored.at[i] = from_float<X>(from[i]);
+    if (FOURS) {
+        if (at < width) *reinterpret_cast<Four<X> *>(row + at) = stored;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (at + i < width) row[at + i] = stored.at[i];
+        }
+    }
+}
+
+// What a thread has of a row: each `blockDim.x`th four of it. A block has as many threads as its rows are wide for.
+constexpr int KEPT = 4;
+typedef float Share[KEPT][4];
+
+template <bool FOURS, typename X> __device__ __forceinline__ void load_share(const X *row, int width, Share &to) {
+#pragma unroll
+    for (int i = 0; i < KEPT; i++) load_four<FOURS>(row, 4 * (threadIdx.x + i * blockDim.x), width, to[i]);
+}
+
+template <bool FOURS, typename X> __device__ __forceinline__ void store_share(X *row, int width, const Share &from) {
+#pragma unroll
+    for (int i = 0; i < KEPT; i++) store_four<FOURS>(row, 4 * (threadIdx.x + i * blockDim.x), width, from[i]);
+}
+
+__device__ __forceinline__ float squares_of(const Share &share) {
+    float squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < KEPT * 4; i++) squares += share[i / 4][i % 4] * share[i / 4][i % 4];
+    return squares;
+}
+
+// The vector of each token. A block for each row.
+template <typename X, bool FOURS>
+__device__ void embed(const X *__restrict__ table, const int *tokens, float *__restrict__ hidden, int width, float scale) {
+    Share x;
+    load_share<FOURS>(table + (int64_t)tokens[blockIdx.x] * width, width, x);
+#pragma unroll
+    for (int i = 0; i < KEPT * 4; i++) x[i / 4][i % 4] *= scale;
+    store_share<FOURS>(hidden + (int64_t)blockIdx.x * width, width, x);
+}
+
+// Adds what a block of the model made to the hidden state, and normalises the sum for the next block. A block of threads for each row, which
+// lies in their registers meanwhile.
 //
 // `rows`, where there is one, says which row of `hidden` and `delta` each row of `out` is made of. Without `delta` nothing is added; with
 // `post` it is normalised first. Without `pre` the sum goes on as it is.
-template <typename X>
-__device__ void add_norm(float *hidden, const float *delta, const float *bias, float scale, const float *post, const float *pre,
-                         const int *rows, X *out, int width, float eps) {
+template <typename X, bool FOURS>
+__device__ void add_norm(float *__restrict__ hidden, const float *__restrict__ delta, const float *__restrict__ bias, float scale,
+                         const float *__restrict__ post, const float *__restrict__ pre, const int *rows, X *__restrict__ out, int width,
+                         float eps) {
     __shared__ float scratch[WARP];
     int64_t row = rows ? rows[blockIdx.x] : blockIdx.x;
     hidden += row * width;
-    float squares = 0.0f;
+    Share h, d, weights;
+    // Whatever is needed first is on its way before threads wait for any of it.
+    load_share<FOURS>(hidden, width, h);
+    if (delta) load_share<FOURS>(delta + row * width, width, d);
+    bool with_post = delta && post;
+    if (with_post || pre) load_share<FOURS>(with_post ? post : pre, width, weights);
     if (delta) {
-        delta += row * width;
-        float factor = scale;
-        if (post) {
-            float of_delta = 0.0f;
-            for (int at = threadIdx.x; at < width; at += blockDim.x) {
-                float d = delta[at] + (bias ? bias[at] : 0.0f);
-                of_delta += d * d;
+        if (bias) {
+#pragma unroll
+            for (int i = 0; i < KEPT; i++) {
+                float b[4];
+                load_four<FOURS>(bias, 4 * (threadIdx.x + i * blockDim.x), width, b);
+                for (int j = 0; j < 4; j++) d[i][j] += b[j];
             }
-            factor = scale / sqrtf(block_sum(of_delta, scratch) / width + eps);
         }
-        for (int at = threadIdx.x; at < width; at += blockDim.x) {
-            float d = (delta[at] + (bias ? bias[at] : 0.0f)) * factor * (post ? post[at] : 1.0f);
-            float h = hidden[at] + d;
-            hidden[at] = h;
-            squares += h * h;
-        }
-    } else {
-        for (int at = threadIdx.x; at < width; at += blockDim.x) squares += hidden[at] * hidden[at];
+        float factor = scale;
+        if (post) factor = scale / sqrtf(block_sum(squares_of(d), scratch) / width + eps);
+#pragma unroll
+        for (int i = 0; i < KEPT * 4; i++) h[i / 4][i % 4] += d[i / 4][i % 4] * factor * (post ? weights[i / 4][i % 4] : 1.0f);
+        store_share<FOURS>(hidden, width, h);
+        if (post && pre) load_share<FOURS>(pre, width, weights);
     }
-    float factor = pre ? 1.0f / sqrtf(block_sum(squares, scratch) / width + eps) : 1.0f;
-    out += (int64_t)blockIdx.x * width;
-    // Each thread reads what it wrote.
-    for (int at = threadIdx.x; at < width; at += blockDim.x) {
-        out[at] = from_float<X>(hidden[at] * factor * (pre ? pre[at] : 1.0f));
+    if (pre) {
+        float factor = 1.0f / sqrtf(block_sum(squares_of(h), scratch) / width + eps);
+#pragma unroll
+        for (int i = 0; i < KEPT * 4; i++) h[i / 4][i % 4] = h[i / 4][i % 4] * factor * weights[i / 4][i % 4];
     }
+    store_share<FOURS>(out + (int64_t)blockIdx.x * width, width, h);
 }
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
@@ -55,19 +117,24 @@ __device__ __forceinline__ float gelu_tanh(float x) {
     return x / (1.0f + expf(-2.0f * 0.7978846f * (x + 0.044715f * x * x * x)));
 }
 
-// The first half of each row of `gate_up`, activated, times the second half. A thread for each product.
-template <typename X>
-__device__ void gated(const float *gate_up, const float *bias, X *out, int width, int rows, int gelu) {
-    int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= (int64_t)rows * width) return;
-    int64_t row = at / width;
-    int column = at % width;
-    float gate = gate_up[row * 2 * width + column], up = gate_up[row * 2 * width + width + column];
+// The first half of each row of `gate_up`, activated, times the second half. Blocks for each row, a thread for four products.
+template <typename X, bool FOURS>
+__device__ void gated(const float *__restrict__ gate_up, const float *__restrict__ bias, X *__restrict__ out, int width, int gelu) {
+    int at = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
+    gate_up += (int64_t)blockIdx.x * 2 * width;
+    float gate[4], up[4], of_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f}, of_up[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    load_four<FOURS>(gate_up, at, width, gate);
+    load_four<FOURS>(gate_up + width, at, width, up);
     if (bias) {
-        gate += bias[column];
-        up += bias[width + column];
+        load_four<FOURS>(bias, at, width, of_gate);
+        load_four<FOURS>(bias + width, at, width, of_up);
     }
-    out[at] = from_float<X>((gelu ? gelu_tanh(gate) : silu(gate)) * up);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float x = gate[i] + of_gate[i];
+        gate[i] = (gelu ? gelu_tanh(x) : silu(x)) * (up[i] + of_up[i]);
+    }
+    store_four<FOURS>(out + (int64_t)blockIdx.x * width, at, width, gate);
 }
 
 // Cosine and sine of each token and pair, in F64: at a far position an F32 angle is off visibly. A thread for each pair.
@@ -101,17 +168,20 @@ KERNEL join_parts(const float *parts, float *out, int ranks, int rows, int width
 EXPORT(join_parts)
 
 #define DEFINE(X)                                                                                                                          \
-    KERNEL embed_##X(const X *table, const int *tokens, float *hidden, int width, float scale) {                                           \
-        embed<X>(table, tokens, hidden, width, scale);                                                                                     \
+    KERNEL __launch_bounds__(1024) embed_##X(const X *table, const int *tokens, float *hidden, int width, float scale) {                   \
+        if (width % 4 == 0) embed<X, true>(table, tokens, hidden, width, scale);                                                           \
+        else embed<X, false>(table, tokens, hidden, width, scale);                                                                         \
     }                                                                                                                                      \
     EXPORT(embed_##X)                                                                                                                      \
-    KERNEL add_norm_##X(float *hidden, const float *delta, const float *bias, float scale, const float *post, const float *pre,            \
-                        const int *rows, X *out, int width, float eps) {                                                                   \
-        add_norm<X>(hidden, delta, bias, scale, post, pre, rows, out, width, eps);                                                         \
+    KERNEL __launch_bounds__(1024) add_norm_##X(float *hidden, const float *delta, const float *bias, float scale, const float *post,      \
+                                                const float *pre, const int *rows, X *out, int width, float eps) {                         \
+        if (width % 4 == 0) add_norm<X, true>(hidden, delta, bias, scale, post, pre, rows, out, width, eps);                               \
+        else add_norm<X, false>(hidden, delta, bias, scale, post, pre, rows, out, width, eps);                                             \
     }                                                                                                                                      \
     EXPORT(add_norm_##X)                                                                                                                   \
-    KERNEL gated_##X(const float *gate_up, const float *bias, X *out, int width, int rows, int gelu) {                                     \
-        gated<X>(gate_up, bias, out, width, rows, gelu);                                                                                   \
+    KERNEL gated_##X(const float *gate_up, const float *bias, X *out, int width, int gelu) {                                               \
+        if (width % 4 == 0) gated<X, true>(gate_up, bias, out, width, gelu);                                                               \
+        else gated<X, false>(gate_up, bias, out, width, gelu);                                                                             \
     }                                                                                                                                      \
     EXPORT(gated_##X)
 

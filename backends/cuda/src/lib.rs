@@ -38,8 +38,8 @@ pub use emulator::Fault;
 pub use error::CudaError;
 pub use number::{Number, WeightFormat};
 pub use ops::{
-    Activation, Attention, Bias, Chooser, Choosing, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, Norm,
-    PROMPT_ROWS, Routing, Rows, SKINNY_ROWS, SampleParams, Scene, Turns, Weight, waiting_for,
+    Activation, Attention, Bias, Chooser, Choosing, HeadNorms, Input, KvPages, LogitMap, MOST_EXPERTS, MOST_TOKENS,
+    MOST_WIDTH, Norm, PROMPT_ROWS, Routing, Rows, SKINNY_ROWS, SampleParams, Scene, Turns, Weight, waiting_for,
 };
 pub use pinned::{Copying, Outbox, Pinned};
 pub use rank::Rank;

@@ -1,5 +1,5 @@
 use tandem_core::MemoryNeeds;
-use tandem_cuda::{Attention, MOST_EXPERTS, Number};
+use tandem_cuda::{Attention, MOST_EXPERTS, MOST_TOKENS, MOST_WIDTH, Number};
 use tandem_kernels::Format;
 
 use super::{Split, batch, buffers::Buffers};
@@ -103,12 +103,18 @@ pub(crate) fn kv_tokens(settings: &CandleSettings, config: &DecoderConfig, needs
 
 /// Why a device does not compute a model.
 pub(crate) fn unsupported(config: &DecoderConfig) -> Option<String> {
-    let reason = config.layers.iter().find_map(|layer| match layer.mlp {
+    let more = |count: usize, most: usize, what: &str| (count > most).then(|| format!("{what}, more than {most},"));
+    let (tokens, width) = (config.vocab_size, config.hidden_size);
+    let of_rows = more(tokens, MOST_TOKENS, &format!("{tokens} tokens"))
+        .or_else(|| more(width, MOST_WIDTH, &format!("hidden states of {width} numbers")));
+    let of_layers = config.layers.iter().find_map(|layer| match layer.mlp {
         MlpConfig::Dense { .. } => None,
         MlpConfig::Experts { experts, .. } if experts > MOST_EXPERTS => {
             Some(format!("{experts} experts in a layer, more than {MOST_EXPERTS},"))
         }
         MlpConfig::Experts { .. } => config.biases.mlp.then(|| "biases of experts".to_owned()),
     });
-    reason.map(|reason| format!("{reason} are not computed on a GPU (backend.device = \"cpu\" has no such bound)"))
+    of_rows
+        .or(of_layers)
+        .map(|reason| format!("{reason} are not computed on a GPU (backend.device = \"cpu\" has no such bound)"))
 }

@@ -1,4 +1,4 @@
-use super::{F32, I64, Norm, ROW_THREADS, grid, optional, size};
+use super::{F32, I64, Norm, blocks, grid, optional, size};
 use crate::{
     Buffer, CudaError, Device, Number, Place,
     executor::{Arg, Extent},
@@ -144,7 +144,10 @@ impl Device {
             size(head_dim),
             size(page_len),
         ];
-        let extent = Extent { grid: [grid(rows), 1, 1], threads: ROW_THREADS, shared_bytes: grid(width * F32) };
+        // A warp for each vector of a head, in blocks of four; but where all heads of a row are normalised together they are one block's.
+        let together = norms.is_some_and(|norms| !norms.per_head);
+        let (blocks, threads) = if together { (1, 512) } else { (blocks(heads + 2 * kv_heads, 4), 128) };
+        let extent = Extent { grid: [grid(rows), blocks, 1], threads, shared_bytes: 0 };
         self.launch(&format!("rope_store_{}", number.kernel()), extent, &arguments)
     }
 }

@@ -12,8 +12,8 @@ pub use attention::{Attention, PROMPT_ROWS, Scene};
 pub use cache::{HeadNorms, KvPages};
 pub use experts::{MOST_EXPERTS, Routing};
 pub use product::{Input, SKINNY_ROWS, Weight};
-pub use rows::{Activation, Bias, LogitMap, Norm, Rows, Turns};
-pub use sample::{Chooser, Choosing, SampleParams, waiting_for};
+pub use rows::{Activation, Bias, LogitMap, MOST_WIDTH, Norm, Rows, Turns};
+pub use sample::{Chooser, Choosing, MOST_TOKENS, SampleParams, waiting_for};
 
 use crate::{Buffer, executor::Arg};
 

@@ -4,6 +4,25 @@ use crate::{
     executor::{Arg, Extent},
 };
 
+/// Numbers that a row of the hidden state may have: those that a block of threads keeps in registers.
+pub const MOST_WIDTH: usize = 1024 * KEPT;
+
+/// As many of a row as a thread may keep. It has half of that if there are threads enough: more of them wait for less.
+const KEPT: usize = 16;
+
+/// Threads that a row of so many numbers is divided among.
+fn threads(width: usize) -> u32 {
+    assert!(width <= MOST_WIDTH, "a row of {width} numbers");
+    grid(width.div_ceil(KEPT / 2).next_multiple_of(32).min(1024))
+}
+
+/// Of operands that kernels load by fours, where rows are as wide as some of them.
+fn by_fours(place: Place<'_>, bytes: usize) -> Arg {
+    let address = place.address_of(bytes);
+    assert!(address.is_multiple_of(16), "an operand at {address:#x}");
+    Arg::Address(address)
+}
+
 /// Weights of a norm, in F32, and what keeps its divisor from nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
@@ -111,18 +130,18 @@ impl<'a> Rows<'a> {
         let known = if picked.is_some() { width } else { rows * width } * F32;
         let nothing = Arg::Address(0);
         let arguments = [
-            hidden.for_bytes(known),
-            delta.map_or(nothing, |delta| delta.values.for_bytes(known)),
+            by_fours(hidden, known),
+            delta.map_or(nothing, |delta| by_fours(delta.values, known)),
             delta.map_or(nothing, |delta| optional(delta.bias, width)),
             Arg::F32(delta.map_or(1.0, |delta| delta.scale)),
             delta.map_or(nothing, |delta| optional(delta.norm, width)),
             optional(norm, width),
             picked.map_or(nothing, |rows_of| rows_of.for_bytes(rows * I32)),
-            out.for_bytes(rows * width * number.bytes()),
+            by_fours(out, rows * width * number.bytes()),
             size(width),
             Arg::F32(eps),
         ];
-        let extent = Extent { grid: [grid(rows), 1, 1], threads: ROW_THREADS, shared_bytes: 0 };
+        let extent = Extent { grid: [grid(rows), 1, 1], threads: threads(width), shared_bytes: 0 };
         device.launch(&format!("add_norm_{}", number.kernel()), extent, &arguments)
     }
 }
@@ -143,11 +162,11 @@ impl Device {
         let arguments = [
             table.place(),
             tokens.for_bytes(rows * I32),
-            hidden.for_bytes(rows * table.inputs() * F32),
+            by_fours(hidden, rows * table.inputs() * F32),
             size(table.inputs()),
             Arg::F32(scale),
         ];
-        let extent = Extent { grid: [grid(rows), 1, 1], threads: ROW_THREADS, shared_bytes: 0 };
+        let extent = Extent { grid: [grid(rows), 1, 1], threads: threads(table.inputs()), shared_bytes: 0 };
         self.launch(&format!("embed_{}", table.format().kernel()), extent, &arguments)
     }
 
@@ -167,14 +186,15 @@ impl Device {
         number: Number,
     ) -> Result<(), CudaError> {
         let arguments = [
-            gate_up.for_bytes(rows * 2 * width * F32),
+            by_fours(gate_up, rows * 2 * width * F32),
             optional(bias, 2 * width),
-            out.for_bytes(rows * width * number.bytes()),
+            by_fours(out, rows * width * number.bytes()),
             size(width),
-            size(rows),
             Arg::I32((activation == Activation::GeluTanh).into()),
         ];
-        let extent = Extent { grid: [blocks(rows * width, ROW_THREADS), 1, 1], threads: ROW_THREADS, shared_bytes: 0 };
+        // A thread makes four products. Rows first: of them there may be more than the other dimensions have room for.
+        let blocks = blocks(width.div_ceil(4), ROW_THREADS);
+        let extent = Extent { grid: [grid(rows), blocks, 1], threads: ROW_THREADS, shared_bytes: 0 };
         self.launch(&format!("gated_{}", number.kernel()), extent, &arguments)
     }
 

@@ -2,7 +2,13 @@ use super::{F32, I32, ROW_THREADS, blocks, grid, size};
 use crate::{Buffer, Copying, CudaError, Device, Outbox, Pinned, Place, executor::Extent};
 
 /// As many as the kernel is made for.
-const THREADS: u32 = 512;
+const THREADS: u32 = 1024;
+
+/// Shared memory for the counters with which the kernel finds what top-k and top-p leave.
+const COUNTERS: u32 = 2 * 256 * 32 * 4;
+
+/// Tokens that a vocabulary may have: with 2^19 of them the kernel's counters could overflow.
+pub const MOST_TOKENS: usize = 500_000;
 
 /// How one token is chosen.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +95,7 @@ impl Chooser {
         last: &Buffer,
     ) -> Result<Choosing, CudaError> {
         let (count, room) = (rows.len(), &self.room);
+        assert!(vocab <= MOST_TOKENS, "{vocab} tokens, more than {MOST_TOKENS}");
         assert!(count <= self.most, "{count} rows of {}", self.most);
         assert!(rows.iter().all(|row| row.row >= 0), "rows of logits are counted from 0");
         let places = last.len() / I32;
@@ -108,7 +115,9 @@ impl Chooser {
                 room.at(tokens).for_bytes(count * I32),
                 last.all().for_bytes(places * I32),
             ];
-            let extent = Extent { grid: [grid(count), 1, 1], threads: THREADS, shared_bytes: 0 };
+            let truncated = rows.iter().any(|row| row.top_k > 0 || row.top_p < 1.0);
+            let shared_bytes = if truncated { COUNTERS } else { 0 };
+            let extent = Extent { grid: [grid(count), 1, 1], threads: THREADS, shared_bytes };
             device.launch("sample", extent, &arguments)?;
         }
         let into = match self.answers.pop() {
