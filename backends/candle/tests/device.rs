@@ -76,7 +76,8 @@ fn wide() -> Model {
 #[test]
 fn numbers_of_all_kinds() {
     let dir = wide().write();
-    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.05), (Dtype::F16, 0.01)] {
+    // Of BF16 it is chance which of two neighbours a number becomes: with the order of sums, prompts differ by 0.02 to 0.08.
+    for (dtype, tolerance) in [(Dtype::F32, 1e-4), (Dtype::Bf16, 0.1), (Dtype::F16, 0.01)] {
         compare(&CandleSettings { dtype, ..settings(dir.path()) }, &prompt(90), 3, tolerance);
     }
 }
