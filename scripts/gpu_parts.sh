@@ -273,7 +273,6 @@ run_nano() {
     if [[ -n $rates && -z $rehearse ]]; then options=(--gpu-rates "$rates"); fi
     attempt "$name" "$subject/bin/tandem" bench --mode offline --profile "$profile" --model "$model_directory" --requests "$nano_requests" \
         --input-tokens "$nano_tokens" --output-tokens "$nano_tokens" --repeats "$nano_repeats" --out "$out/$name" "${options[@]}" || return 0
-    forget_model
     if ((status)) || [[ ! -f $report ]]; then
         failed "$name"
         return 0
@@ -283,6 +282,8 @@ run_nano() {
         "${rate:-null}" "${fraction:-null}" "$(json_number "$report" input_tokens)" "$(json_number "$report" output_tokens)" \
         "$(json_number "$report" wall_s)" >"$figures"
     note "$name" ok "$took" "${rate:-no} output tokens/s, ${fraction:-unknown} of the roofline, the median of $nano_repeats" "$figures"
+    if wants peers; then measure_transformers "peer-transformers-$name" --job "$out/$name/requests.jsonl"; fi
+    forget_model
 }
 
 # --- memory ----------------------------------------------------------------------------------------------------------------------------
@@ -360,16 +361,15 @@ run_peers() {
     measure_llama_cpp "peer-llama-cpp-$1-q4"
 }
 
-# Transformers' continuous batching, on the same weights and with as many tokens.
+# measure_transformers NAME [OPTION…]: Transformers' continuous batching, on the same weights and with as many tokens.
 measure_transformers() {
-    local name=$1 options=()
-    if [[ -n $rehearse ]]; then options=(--device cpu); fi
+    local name=$1 options=(--before "$before" --decoded "$decoded" --sequences "${sequences%,256}" "${@:2}")
+    if [[ -n $rehearse ]]; then options+=(--device cpu); fi
     if ! have python3; then
         skip "$name" "there is no python3"
         return 0
     fi
-    attempt "$name" python3 "$here/scripts/peer_card.py" --model "$model_directory" --before "$before" --decoded "$decoded" \
-        --sequences "${sequences%,256}" --json "$out/$name.json" "${options[@]}" || return 0
+    attempt "$name" python3 "$here/scripts/peer_card.py" --model "$model_directory" --json "$out/$name.json" "${options[@]}" || return 0
     if ((status == 3)); then
         note "$name" skipped "$took" "$(tail -n 1 "$log")"
     elif ((status)); then
