@@ -144,10 +144,7 @@ fn a_library_that_is_missing_is_named() {
 fn wrong_arguments_of_a_check_are_refused() {
     let machine = Machine::new(CARD);
     for (args, expected) in [
-        (
-            &["--only", "speed"][..],
-            "error: --only is speed; it may be kernels numerics nano card peers plan bench\n",
-        ),
+        (&["--only", "speed"][..], "error: --only is speed; it may be kernels numerics nano card peers plan bench\n"),
         (&["--minutes", "0"], "error: --minutes is a positive number\n"),
         (&["--repeats", "x"], "error: --repeats is a positive number\n"),
         (&["--shapes", "llama"], "error: --shapes is llama; shapes look like llama-8b,qwen3-1.7b\n"),
