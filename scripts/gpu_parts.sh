@@ -49,18 +49,23 @@ skip() { note "$1" skipped 0 "$2"; }
 is_late() { [[ -n $minutes ]] && ((SECONDS >= minutes * 60)); }
 
 # attempt NAME COMMAND…: runs it with its output in `$log`, and leaves its `$status` and the seconds it `$took`. False where there was no time
-# left for it.
+# for it, or not enough.
 attempt() {
-    local name=$1 begin=$SECONDS
+    local name=$1 begin=$SECONDS most=$limit
     shift
     log=$out/$name.log status=0 took=0
     if is_late; then
         skip "$name" "the $minutes minutes were over"
         return 1
     fi
+    if [[ -n $minutes ]] && ((minutes * 60 - SECONDS < most)); then most=$((minutes * 60 - SECONDS)); fi
     heading "$name"
-    (cd "$workdir" && exec timeout --kill-after 10 "$limit" "$@") >"$log" 2>&1 || status=$?
+    (cd "$workdir" && exec timeout --kill-after 10 "$most" "$@") >"$log" 2>&1 || status=$?
     took=$((SECONDS - begin))
+    if ((status == 124 || status == 137)) && ((most < limit)); then
+        note "$name" skipped "$took" "the $minutes minutes were over before it ended, see $log"
+        return 1
+    fi
 }
 
 # failed NAME [REMARK]: notes the failure of the last attempt.

@@ -282,6 +282,12 @@ fn what_would_begin_too_late_is_skipped() {
     }
     let (_, last, written) = machine.check_with(&["--minutes", "1", "--only", "kernels"], "0");
     assert_eq!(row(&written, "tandem-cuda-rows"), ("ok", "6 passed; 0 failed"), "{last}");
+    // One that does not come to its end.
+    machine.program("build/tests/tandem-cuda-rows", "exec tail -f /dev/null");
+    let (code, _, written) = machine.check_with(&["--minutes", "1", "--only", "kernels"], "56");
+    let (result, remark) = row(&written, "tandem-cuda-rows");
+    assert!(result == "skipped" && remark.starts_with("the 1 minutes were over before it ended"), "{remark}");
+    assert_eq!(code, Some(0));
 }
 
 #[test]
