@@ -40,22 +40,41 @@ impl Machine {
         fs_err::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// The exit code, the last line, and what was written as JSON.
-    fn check(&self) -> (Option<i32>, String, Value) {
+    /// The script's output with these arguments, behind what is to be checked.
+    fn run(&self, args: &[&str], seconds: &str) -> Output {
         let path = format!("{}:{}", self.path().join("machine").display(), std::env::var("PATH").unwrap());
-        let Output { status, stdout, stderr } = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check"))
+        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/gpu-check"))
             .arg(self.path().join("build"))
-            .args(["--no-bench", "--out"])
+            .args(args)
+            .arg("--out")
             .arg(self.path().join("out"))
             .env("PATH", path)
             .env("TANDEM_CACHE", self.path().join("cache"))
+            // So many have gone by when it begins.
+            .env("SECONDS", seconds)
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// The exit code, the last line, and what was written as JSON.
+    fn check_with(&self, args: &[&str], seconds: &str) -> (Option<i32>, String, Value) {
+        let Output { status, stdout, stderr } = self.run(args, seconds);
         let text = String::from_utf8(stdout).unwrap();
         let written = fs_err::read(self.path().join("out/gpu-check.json"));
         let written = written.unwrap_or_else(|error| panic!("{error}: {text}{}", String::from_utf8_lossy(&stderr)));
         (status.code(), text.lines().last().unwrap().to_owned(), serde_json::from_slice(&written).unwrap())
     }
+
+    fn check(&self) -> (Option<i32>, String, Value) {
+        self.check_with(&["--no-bench"], "0")
+    }
+}
+
+/// A row of the table: its result and its remark.
+fn row<'a>(written: &'a Value, name: &str) -> (&'a str, &'a str) {
+    let rows = written["checks"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name} in {written:#}"));
+    (row["result"].as_str().unwrap(), row["remark"].as_str().unwrap())
 }
 
 const CARD: &str = "echo '580.95.05, NVIDIA GeForce RTX 4080, 8.9, 16376'";
@@ -119,6 +138,194 @@ fn a_library_that_is_missing_is_named() {
     let (code, last, _) = machine.check();
     assert_eq!(code, Some(2), "{last}");
     assert!(last.starts_with("Missing on this machine: libcublas.so.13. scripts/cuda-toolkit --runtime "), "{last}");
+}
+
+#[test]
+fn wrong_arguments_of_a_check_are_refused() {
+    let machine = Machine::new(CARD);
+    for (args, expected) in [
+        (&["--only", "speed"][..], "error: --only is speed; it may be kernels numerics nano card peers plan bench\n"),
+        (&["--minutes", "0"], "error: --minutes is a positive number\n"),
+        (&["--repeats", "x"], "error: --repeats is a positive number\n"),
+        (&["--shapes", "llama"], "error: --shapes is llama; shapes look like llama-8b,qwen3-1.7b\n"),
+        (&["--model", "/no/such.gguf"], "error: there is no file /no/such.gguf\n"),
+        (&["--onyl", "card"], "error: unknown argument --onyl; scripts/gpu-check --help lists them\n"),
+    ] {
+        let Output { status, stderr, .. } = machine.run(args, "0");
+        assert_eq!((status.code(), String::from_utf8(stderr).unwrap().as_str()), (Some(1), expected));
+        assert!(!machine.path().join("out").exists(), "{args:?}");
+    }
+}
+
+/// A card whose memory is used by what is served.
+const MEMORY: &str = r#"case "$*" in
+    *memory.used*) if [ -e "$(dirname "$0")/served" ]; then echo 21000; else echo 1000; fi ;;
+    *) echo '580.95.05, NVIDIA H200, 9.0, 143771' ;;
+esac"#;
+
+/// Programs of an archive that answer as they do where all is well; what is served takes a fifth of a second to be so.
+fn archive(machine: &Machine) {
+    let server = "import http.server
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = http.server.HTTPServer((\"127.0.0.1\", 0), Ready)
+print(f\"Tandem is listening on http://127.0.0.1:{server.server_port}\", flush=True)
+server.serve_forever()
+";
+    fs_err::write(machine.path().join("server.py"), server).unwrap();
+    let (used, server) = (machine.path().join("machine/served"), machine.path().join("server.py"));
+    let tandem = format!(
+        r#"words="$*"; what=$1
+while [ $# -gt 0 ]; do case $1 in --out) out=$2 ;; esac; shift; done
+case $what in
+dev) mkdir -p "$out"; echo x > "$out/model.safetensors"; echo x > "$out/llama-8b-Q4_K_M.gguf" ;;
+plan) echo 'model default: 256 sequences'; echo "together         ${{PLANNED:-19.0 GiB}}"; echo fits ;;
+serve) touch {used}; trap 'kill $!; rm {used}' TERM; python3 {server} & wait $! ;;
+bench)
+    echo "$words" >> {seen}
+    mkdir -p "$out"
+    printf '{{\n  "targets": [\n    {{\n      "runs": [\n        {{\n          "output_tokens_per_s": 1.0\n        }}\n      ],\n' > "$out/report.json"
+    printf '      "input_tokens": 10,\n      "output_tokens": 20,\n      "wall_s": 2.5,\n      "output_tokens_per_s": 12345.6,\n' >> "$out/report.json"
+    printf '      "roofline_fraction": 0.61,\n      "roofline_reason": null\n    }}\n  ]\n}}\n' >> "$out/report.json" ;;
+esac"#,
+        used = used.display(),
+        server = server.display(),
+        seen = machine.path().join("bench.args").display(),
+    );
+    machine.program("build/bin/tandem", &tandem);
+    let bench = r#"while [ $# -gt 0 ]; do case $1 in --json) json=$2 ;; esac; shift; done
+echo 'NVIDIA H200: copies 4.312 TB/s, BF16 785.5 TFLOP/s'
+echo 'loaded in 4.0 s, 15.0 GiB read by each step'
+echo 'prompt of    512:     41000 tokens/s, 0.812 of the roofline'
+echo 'decoding       8:      1900 tokens/s, 0.840 of the roofline, host 0.021 of the time'
+printf '{ "device": "NVIDIA H200" }\n' > "$json""#;
+    machine.program("build/bench/tandem-candle-card", bench);
+    let built = format!("directory={}\nfeatures=cuda\narchs=90\ncommit=0123456789ab\n", env!("CARGO_MANIFEST_DIR"));
+    fs_err::write(machine.path().join("build/built"), built).unwrap();
+}
+
+#[test]
+fn what_is_measured_is_in_the_table_and_in_the_file() {
+    let machine = Machine::new(MEMORY);
+    archive(&machine);
+    machine.program("machine/python3", "echo 'this Python has no torch'; exit 3");
+    machine.program(
+        "machine/llama-batched-bench",
+        r#"echo '{"n_kv_max": 4608, "pl": 8, "speed_pp": 30000.5, "speed_tg": 1500.25, "speed": 1.0}'"#,
+    );
+    let args = ["--only", "nano", "--only", "card", "--only", "peers", "--shapes", "llama-8b"];
+    let (code, last, written) = machine.check_with(&args, "0");
+    assert_eq!(code, Some(0), "{last}");
+    assert!(last.starts_with("All 7 checks passed on NVIDIA H200, and 2 were skipped; "), "{last}");
+    let steps = "copies 4.312 TB/s, BF16 785.5 TFLOP/s; prompt 512: 41000/s 0.812; decode 8: 1900/s 0.840 host 0.021";
+    for name in ["card-qwen3-0.6b-bf16", "card-llama-8b-bf16", "card-llama-8b-q4"] {
+        assert_eq!(row(&written, name), ("ok", steps));
+    }
+    let nano = "12345.6 output tokens/s, 0.61 of the roofline, the median of 2";
+    assert_eq!(row(&written, "nano-qwen3-0.6b"), ("ok", nano));
+    for name in ["peer-transformers-nano-qwen3-0.6b", "peer-transformers-llama-8b"] {
+        assert_eq!(row(&written, name), ("skipped", "this Python has no torch"));
+    }
+    assert_eq!(row(&written, "peer-llama-cpp-llama-8b-q4"), ("ok", "decode 8: 1500.25/s, prompts 30000.5/s"));
+    let rows = written["checks"].as_array().unwrap();
+    let of = |name: &str| &rows.iter().find(|row| row["name"] == name).unwrap()["measured"];
+    assert_eq!(of("card-llama-8b-q4")["device"], "NVIDIA H200");
+    assert_eq!(of("nano-qwen3-0.6b")["roofline_fraction"], 0.61);
+    assert_eq!(of("peer-llama-cpp-llama-8b-q4")[0]["speed_tg"], 1500.25);
+    // What was measured of the card is what the engine is held against.
+    let asked = fs_err::read_to_string(machine.path().join("bench.args")).unwrap();
+    assert!(asked.contains("--gpu-rates 4.312,785.5") && asked.contains("--input-tokens 100..1024"), "{asked}");
+    // Models are large, and are not left behind.
+    let left = fs_err::read_dir(machine.path().join("cache/gpu/models"));
+    assert_eq!(left.map_or(0, Iterator::count), 0);
+
+    machine.program("build/bench/tandem-candle-card", "echo 'error: no memory'; exit 1");
+    let (code, last, written) = machine.check_with(&["--only", "card", "--shapes", "llama-8b"], "0");
+    assert_eq!(code, Some(1), "{last}");
+    assert!(last.starts_with("2 of 3 checks failed on NVIDIA H200; "), "{last}");
+    assert_eq!(row(&written, "card-llama-8b-q4").0, "FAILED");
+}
+
+#[test]
+fn a_plan_is_held_against_what_is_used() {
+    let machine = Machine::new(MEMORY);
+    archive(&machine);
+    let args = ["--only", "plan", "--shapes", "llama-8b"];
+    let (code, last, written) = machine.check_with(&args, "0");
+    assert_eq!(code, Some(0), "{last}");
+    let expected = "planned 19456 MiB, used 20000 MiB (2.8 %)";
+    assert_eq!(row(&written, "plan-llama-8b"), ("ok", expected));
+    assert_eq!(row(&written, "plan-llama-8b-all"), ("ok", expected));
+    assert!(!machine.path().join("machine/served").exists(), "what was served is stopped");
+
+    let tandem = fs_err::read_to_string(machine.path().join("build/bin/tandem")).unwrap();
+    machine.program("build/bin/tandem", tandem.replace("19.0 GiB", "18.0 GiB").trim_start_matches("#!/bin/sh\n"));
+    let (code, _, written) = machine.check_with(&args, "0");
+    assert_eq!(code, Some(1));
+    let expected = "planned 18432 MiB, used 20000 MiB (8.5 %), which is more than 5 % off";
+    assert_eq!(row(&written, "plan-llama-8b"), ("FAILED", expected));
+}
+
+#[test]
+fn what_would_begin_too_late_is_skipped() {
+    let machine = Machine::new(MEMORY);
+    archive(&machine);
+    machine.program("build/tests/tandem-cuda-rows", "echo 'test result: ok. 6 passed; 0 failed; 0 ignored'");
+    let args = ["--minutes", "1", "--only", "kernels", "--only", "card"];
+    let (code, last, written) = machine.check_with(&args, "60");
+    assert_eq!(code, Some(0), "{last}");
+    assert!(last.starts_with("All 0 checks passed on NVIDIA H200, and 4 were skipped; "), "{last}");
+    for name in ["tandem-cuda-rows", "shape-qwen3-1.7b", "shape-llama-8b", "shape-gemma3-12b"] {
+        assert_eq!(row(&written, name), ("skipped", "the 1 minutes were over"));
+    }
+    let (_, last, written) = machine.check_with(&["--minutes", "1", "--only", "kernels"], "0");
+    assert_eq!(row(&written, "tandem-cuda-rows"), ("ok", "6 passed; 0 failed"), "{last}");
+    // One that does not come to its end.
+    machine.program("build/tests/tandem-cuda-rows", "exec tail -f /dev/null");
+    let (code, _, written) = machine.check_with(&["--minutes", "1", "--only", "kernels"], "56");
+    let (result, remark) = row(&written, "tandem-cuda-rows");
+    assert!(result == "skipped" && remark.starts_with("the 1 minutes were over before it ended"), "{remark}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn tests_run_under_a_sanitizer_where_there_is_one() {
+    let machine = Machine::new(MEMORY);
+    archive(&machine);
+    machine.program("build/tests/tandem-cuda-attention", "exit 7");
+    let sanitizer = r#"case "$*" in
+*racecheck*) echo '========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)'; exit 9 ;;
+*) echo '========= COMPUTE-SANITIZER'; echo 'test result: ok. 1 passed; 0 failed'; echo '========= ERROR SUMMARY: 0 errors' ;;
+esac"#;
+    machine.program("build/compute-sanitizer/compute-sanitizer", sanitizer);
+    let args = ["--sanitize", "--only", "plan", "--minutes", "9", "--shapes", "llama-8b"];
+    let (code, last, written) = machine.check_with(&args, "0");
+    assert_eq!(code, Some(1), "{last}");
+    assert_eq!(row(&written, "memcheck-attention"), ("ok", "ERROR SUMMARY: 0 errors"));
+    let (result, remark) = row(&written, "racecheck-attention");
+    assert!(result == "FAILED" && remark.starts_with("RACECHECK SUMMARY: 2 hazards"), "{remark}");
+    // The archive has no such test.
+    assert_eq!(row(&written, "memcheck-product").0, "skipped");
+}
+
+#[test]
+fn all_of_it_can_be_rehearsed_without_a_card() {
+    let machine = Machine::new("echo 'has failed'; exit 9");
+    archive(&machine);
+    machine.program("machine/python3", "exit 3");
+    let emulated = "test \"$TANDEM_TEST_DEVICE\" = emulated || exit 4";
+    machine.program("build/tests/tandem-cuda-rows", &format!("{emulated}; echo 'test result: ok. 6 passed; 0 failed'"));
+    let bench = fs_err::read_to_string(machine.path().join("build/bench/tandem-candle-card")).unwrap();
+    let emulated = "case \"$*\" in *--emulated*) ;; *) exit 5 ;; esac\n".to_owned();
+    machine.program("build/bench/tandem-candle-card", &(emulated + bench.trim_start_matches("#!/bin/sh\n")));
+    let (code, last, written) = machine.check_with(&["--rehearse"], "0");
+    assert_eq!(code, Some(0), "{last}\n{written:#}");
+    assert_eq!(row(&written, "tandem-cuda-rows").0, "ok");
+    assert_eq!(row(&written, "card-gemma3-tiny-q4").0, "ok");
+    assert_eq!(row(&written, "plan-llama-tiny").0, "skipped");
+    assert_eq!(row(&written, "bench-candle").0, "ok");
 }
 
 #[test]

@@ -98,7 +98,9 @@ impl<'a> Contest<'a> {
     pub(super) async fn work(&mut self) {
         self.probe().await;
         self.prepare().await;
-        if self.standings.iter().any(|standing| standing.is_up() && standing.reads.is_ok()) {
+        let needs_rate =
+            |standing: &Standing| standing.is_up() && standing.reads.as_ref().is_ok_and(|reads| reads.gpu.is_none());
+        if self.standings.iter().any(needs_rate) {
             self.watcher.begin("memory", 0);
             // Nothing else runs, and the thread has nothing else to do.
             self.host.memory_bytes_per_s = Some(roofline::bytes_per_s().round());
@@ -129,7 +131,7 @@ impl<'a> Contest<'a> {
     async fn probe(&mut self) {
         for index in 0..self.standings.len() {
             let outcome = match &self.standings[index].target.place {
-                Place::Own(_) => self.standings[index].describe(),
+                Place::Own(_) => self.standings[index].describe(self.order.gpu_rates),
                 Place::Url(_) => {
                     let target = self.standings[index].target.clone();
                     self.open(&target).await.map(|opened| {

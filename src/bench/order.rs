@@ -1,6 +1,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
+    gpu_roofline::GpuRates,
     load::Load,
     report::Goal,
     target::Target,
@@ -22,6 +23,8 @@ pub struct Order {
     pub goal: Goal,
     /// So many greedy requests are compared between targets.
     pub check: usize,
+    /// What a GPU of this machine does at most, where that was measured.
+    pub gpu_rates: Option<GpuRates>,
     /// Where reports, charts and logs go.
     pub out: PathBuf,
     /// The API key for a server, by the target's name.

@@ -1,19 +1,21 @@
 use std::{hint::black_box, sync::Barrier, thread, time::Instant};
 
-use super::{figures::rounded, sample::Sample};
+use super::{figures::rounded, gpu_roofline::GpuRates, sample::Sample};
 use crate::{
-    models::{self, Place, Plan, Room},
+    models::{self, Place, Plan, Room, Work},
     settings::{BackendSettings, Settings},
 };
 
 /// What a step has to read from memory, as far as it is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Reads {
     /// But for what a step only looks up in.
     pub(super) weights: u64,
     pub(super) kv_per_token: u64,
     /// Sequences of one step.
     pub(super) parallel: u32,
+    /// What it computes, where a GPU of these rates does.
+    pub(super) gpu: Option<(Work, GpuRates)>,
 }
 
 /// What all cores together read at a time, at least: far beyond usual caches.
@@ -25,13 +27,17 @@ impl Reads {
     ///
     /// # Errors
     /// When it cannot be told, with the reason.
-    pub(super) fn of(settings: &Settings, plan: Option<&Plan>) -> Result<Self, String> {
+    pub(super) fn of(settings: &Settings, plan: Option<&Plan>, rates: Option<GpuRates>) -> Result<Self, String> {
         if matches!(settings.backend, BackendSettings::Sim { .. }) {
             return Err("the simulated model reads no weights".to_owned());
         }
         let plan = plan.ok_or("the size of the weights is not known")?;
         if plan.shares.iter().any(|share| matches!(share.place, Place::Gpu(_) | Place::AbsentGpu)) {
-            return Err("what a GPU reads in a second is not measured".to_owned());
+            let rates = rates.ok_or("what a GPU reads in a second is not measured here (--gpu-rates)")?;
+            let work = plan.work.clone().ok_or("what the backend computes is not known")?;
+            let weights = plan.weights.saturating_sub(plan.looked_up);
+            let kv_per_token = work.kv_layer * work.windows.len() as u64;
+            return Ok(Self { weights, kv_per_token, parallel: plan.parallel, gpu: Some((work, rates)) });
         }
         let (weights, cache) = (plan.weights.saturating_sub(plan.looked_up), last_level_cache());
         if weights <= cache {
@@ -40,24 +46,29 @@ impl Reads {
             return Err(format!("weights of {weights} fit the caches of {cache}, so that memory is no bound"));
         }
         let tokens = u64::from(plan.parallel) * u64::from(plan.context);
-        Ok(Self { weights, kv_per_token: plan.kv / tokens.max(1), parallel: plan.parallel })
+        Ok(Self { weights, kv_per_token: plan.kv / tokens.max(1), parallel: plan.parallel, gpu: None })
     }
 
     /// The least time that reading takes for these answers with so many at once, over the time that was taken.
     ///
     /// A step reads all weights once and brings one token for each sequence, and a token reads what K and V its sequence has. Prompts are
-    /// left out: what they take is computing. With answers of which nothing is known but the load, the fewest steps are assumed.
+    /// left out on a processor, whose speed of computing is not measured. The fewest steps are assumed that could bring so many tokens, and
+    /// the longest answer.
     pub(super) fn fraction(&self, samples: &[Sample], concurrency: u32, wall_s: f64, bytes_per_s: f64) -> Option<f64> {
-        let good = samples.iter().filter(|sample| sample.is_ok());
-        let (mut tokens, mut kv) = (0.0, 0.0);
-        for sample in good {
+        let good: Vec<&Sample> = samples.iter().filter(|sample| sample.is_ok()).collect();
+        let (mut tokens, mut kv, mut longest) = (0.0, 0.0, 0.0_f64);
+        for sample in &good {
             let (input, output) = (sample.input_tokens as f64, sample.output_tokens as f64);
             tokens += output;
             kv += input * output + output * output / 2.0;
+            longest = longest.max(output);
         }
-        let steps = tokens / f64::from(concurrency.min(self.parallel).max(1));
-        let bytes = steps * self.weights as f64 + kv * self.kv_per_token as f64;
-        (wall_s > 0.0 && bytes_per_s > 0.0 && tokens > 0.0).then(|| rounded(bytes / bytes_per_s / wall_s))
+        let steps = (tokens / f64::from(concurrency.min(self.parallel).max(1))).max(longest);
+        let least = match &self.gpu {
+            Some((work, rates)) => rates.least_seconds(work, self.weights, steps, &good),
+            None => (steps * self.weights as f64 + kv * self.kv_per_token as f64) / bytes_per_s,
+        };
+        (wall_s > 0.0 && least.is_finite() && tokens > 0.0).then(|| rounded(least / wall_s))
     }
 }
 
@@ -146,7 +157,7 @@ mod tests {
             verdict: Verdict::Ok,
             refused: false,
         };
-        let reads = Reads { weights: 1_000_000, kv_per_token: 10, parallel: 8 };
+        let reads = Reads { weights: 1_000_000, kv_per_token: 10, parallel: 8, gpu: None };
         let samples = vec![sample; 16];
         // 160 tokens in 20 steps, and K and V of 16 times 1,050 tokens.
         let bytes = 20.0 * 1e6 + 16.0 * 1050.0 * 10.0;
@@ -182,10 +193,20 @@ mod tests {
             trained: 10,
             longest_context: None,
             most_sequences: None,
+            work: None,
         };
         let settings = settings("llama-cpp", None);
-        let expected = Reads { weights: 4 * GIB, kv_per_token: 10, parallel: 8 };
-        assert_eq!(Reads::of(&settings, Some(&plan)), Ok(expected));
+        let expected = Reads { weights: 4 * GIB, kv_per_token: 10, parallel: 8, gpu: None };
+        assert_eq!(Reads::of(&settings, Some(&plan), None), Ok(expected));
+        let share = models::Share { place: Place::AbsentGpu, weights: 0, kv: 0, compute: 0, room: 0, margin: 0 };
+        let on_gpu = Plan { shares: vec![share], ..plan };
+        let rates = GpuRates { bytes_per_s: 1e12, flop_per_s: 1e14 };
+        assert!(Reads::of(&settings, Some(&on_gpu), None).unwrap_err().contains("--gpu-rates"));
+        assert!(Reads::of(&settings, Some(&on_gpu), Some(rates)).unwrap_err().contains("is not known"));
+        let work = Work { kv_layer: 5, layers_flop: 1, head_flop: 1, pair_flop: 1, windows: vec![None; 2] };
+        let on_gpu = Plan { work: Some(work.clone()), ..on_gpu };
+        let expected = Reads { weights: 4 * GIB, kv_per_token: 10, parallel: 8, gpu: Some((work, rates)) };
+        assert_eq!(Reads::of(&settings, Some(&on_gpu), Some(rates)), Ok(expected));
     }
 
     /// Where the head has weights of its own, the table of embeddings gives a step the rows of its tokens; where it shares them, it is read.

@@ -2,6 +2,7 @@ use std::io::Write as _;
 
 use super::{
     answer::Answer,
+    gpu_roofline::GpuRates,
     measure::{self, Measured},
     order::Order,
     report::{Figures, Host, Level, Mode, TargetReport},
@@ -50,14 +51,14 @@ impl Standing {
     ///
     /// # Errors
     /// When they cannot be used; with the reason.
-    pub(super) fn describe(&mut self) -> Result<(), String> {
+    pub(super) fn describe(&mut self, gpu_rates: Option<GpuRates>) -> Result<(), String> {
         let Place::Own(own) = &self.target.place else { return Ok(()) };
         let settings = settings(own, self.target.model.as_deref())?;
         let plan = roofline::plan(&settings);
         // The type that most weights have.
         let most = plan.as_ref().and_then(|plan| plan.formats.iter().max_by_key(|(_, bytes)| *bytes));
         self.quantization = most.map(|(format, _)| format.clone());
-        self.reads = Reads::of(&settings, plan.as_ref());
+        self.reads = Reads::of(&settings, plan.as_ref(), gpu_rates);
         self.backend = Some(settings.backend.name().to_owned());
         self.model = settings.models.first().map(|model| model.name.clone());
         Ok(())
@@ -115,8 +116,10 @@ impl Standing {
             Ok(reads) => reads,
             Err(reason) => return (None, Some(reason.clone())),
         };
-        let Some(bytes_per_s) = host.memory_bytes_per_s else {
-            return (None, Some("the speed of memory was not measured".to_owned()));
+        let bytes_per_s = match (&reads.gpu, host.memory_bytes_per_s) {
+            (Some((_, rates)), _) => rates.bytes_per_s,
+            (None, Some(bytes_per_s)) => bytes_per_s,
+            (None, None) => return (None, Some("the speed of memory was not measured".to_owned())),
         };
         let fractions = runs.iter().filter_map(|measured| {
             let concurrency = measured.run.concurrency.unwrap_or(reads.parallel);

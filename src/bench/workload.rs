@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     counter::Counter,
+    length::Length,
     request::{Conversation, Expect, Request},
     text::Writer,
 };
@@ -35,9 +36,9 @@ pub enum Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Of a prompt, with what the chat template adds.
-    pub input: u32,
+    pub input: Length,
     /// Of an answer.
-    pub output: u32,
+    pub output: Length,
     /// Of the system prompt that is shared.
     pub shared: u32,
     /// Questions of a conversation.
@@ -100,11 +101,15 @@ impl Workload {
         let mut made = 0;
         while made < set.requests {
             let mut conversation = match self {
-                Self::Fixed => vec![maker.chat(Vec::new(), sizes.input, sizes.output).await],
+                Self::Fixed => {
+                    let (input, output) = maker.drawn();
+                    vec![maker.chat(Vec::new(), input, output).await]
+                }
                 Self::ShareGpt => maker.sharegpt().await,
                 Self::Shared => {
                     let before = vec![json!({"role": "system", "content": system})];
-                    vec![maker.chat(before, sizes.shared + sizes.input, sizes.output).await]
+                    let (input, output) = maker.drawn();
+                    vec![maker.chat(before, sizes.shared + input, output).await]
                 }
                 Self::MultiTurn => maker.turns().await,
                 Self::Structured => vec![maker.structured().await],
@@ -126,6 +131,12 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
+    /// The lengths of a prompt and of its answer.
+    fn drawn(&mut self) -> (u32, u32) {
+        let Sizes { input, output, .. } = self.sizes;
+        (input.drawn(self.random), output.drawn(self.random))
+    }
+
     /// A text of so many tokens by itself.
     async fn text(&mut self, tokens: u32) -> String {
         let count = async |counter: &Counter, text: &str| counter.text(text).await;
@@ -161,10 +172,12 @@ impl Maker<'_> {
 
     /// Each question is asked with the earlier ones and answers that were written before, so that all targets read the same.
     async fn turns(&mut self) -> Conversation {
-        let Sizes { input, output, turns, .. } = self.sizes;
+        let turns = self.sizes.turns;
         let mut messages = Vec::new();
         let mut conversation = Vec::new();
+        let input = self.sizes.input.drawn(self.random);
         for turn in 0..turns.max(1) {
+            let output = self.sizes.output.drawn(self.random);
             if turn > 0 {
                 messages.push(json!({"role": "assistant", "content": self.text(output).await}));
             }
@@ -175,7 +188,8 @@ impl Maker<'_> {
     }
 
     async fn structured(&mut self) -> Request {
-        let request = self.chat(Vec::new(), self.sizes.input, STRUCTURED_OUTPUT_MAX).await;
+        let input = self.sizes.input.drawn(self.random);
+        let request = self.chat(Vec::new(), input, STRUCTURED_OUTPUT_MAX).await;
         let schema = json!({
             "type": "object",
             "properties": {
@@ -199,7 +213,8 @@ impl Maker<'_> {
     }
 
     async fn embedding(&mut self) -> Request {
-        let input = self.text(self.sizes.input).await;
+        let tokens = self.sizes.input.drawn(self.random);
+        let input = self.text(tokens).await;
         Request { endpoint: Endpoint::Embeddings, body: json!({"input": input}), expect: Expect::Vectors(1) }
     }
 }
@@ -268,7 +283,14 @@ const PLACES: [&str; 16] = [
 mod tests {
     use super::*;
 
-    const SIZES: Sizes = Sizes { input: 64, output: 16, shared: 200, turns: 3, longest: 1000, seed: 7 };
+    const SIZES: Sizes = Sizes {
+        input: Length::exactly(64),
+        output: Length::exactly(16),
+        shared: 200,
+        turns: 3,
+        longest: 1000,
+        seed: 7,
+    };
 
     async fn made(workload: &Workload, sizes: Sizes, repeat: u32) -> Vec<Conversation> {
         workload.generate(sizes, Set { repeat, level: 0, requests: 12 }, &mut Writer::new(None)).await
@@ -326,6 +348,19 @@ mod tests {
         outputs.sort_unstable();
         assert!((100..180).contains(&outputs[150]), "{}", outputs[150]);
         assert!(outputs[0] < 40 && outputs[299] > 400 && outputs[299] < 1000, "{outputs:?}");
+    }
+
+    #[tokio::test]
+    async fn lengths_between_two_are_spread_evenly() {
+        let length = Length::parse("100..1024").unwrap();
+        let sizes = Sizes { input: length, output: length, ..SIZES };
+        let set = Set { repeat: 0, level: 0, requests: 300 };
+        let made = Workload::Fixed.generate(sizes, set, &mut Writer::new(None)).await;
+        let mean = |of: &dyn Fn(&Request) -> f64| made.iter().flatten().map(of).sum::<f64>() / 300.0;
+        let output = mean(&|request| request.body["max_tokens"].as_f64().unwrap());
+        // Three words stand for four tokens.
+        let input = mean(&|request| words(content(request)) as f64 / 0.75);
+        assert!((510.0..615.0).contains(&output) && (510.0..615.0).contains(&input), "{input}, {output}");
     }
 
     #[test]

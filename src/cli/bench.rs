@@ -12,8 +12,8 @@ use indicatif::ProgressBar;
 use super::{bar::bar, exit::Failure, print};
 use crate::{
     bench::{
-        self, BenchError, Comparison, Goal, Load, Mode, Order, Own, Place, Remote, Report, Sizes, Verdict, Watcher,
-        Workload,
+        self, BenchError, Comparison, Goal, GpuRates, Length, Load, Mode, Order, Own, Place, Remote, Report, Sizes,
+        Verdict, Watcher, Workload,
     },
     telemetry,
 };
@@ -74,6 +74,9 @@ struct Run {
     /// Compare the answers of all targets to so many greedy chats
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "16", default_value_t = 0, hide_default_value = true)]
     check: usize,
+    /// What the GPU copies and multiplies (BF16) at most, as measured: then the fraction of its roofline is told
+    #[arg(long, value_name = "TB/S,TFLOP/S", value_parser = GpuRates::parse)]
+    gpu_rates: Option<GpuRates>,
     /// Where the report, charts and logs go
     #[arg(long, value_name = "DIR", default_value = "bench-report")]
     out: PathBuf,
@@ -109,12 +112,12 @@ struct Work {
         conflicts_with = "concurrency", value_parser = clap::value_parser!(u32).range(1..=4096)
     )]
     sweep: Vec<u32>,
-    /// Tokens of a prompt, with what the chat template adds; of multi-turn of all questions together
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    input_tokens: u32,
-    /// Tokens of an answer
-    #[arg(long, value_name = "M", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    output_tokens: u32,
+    /// Tokens of a prompt, with what the chat template adds, or from N to M, drawn evenly; of multi-turn of all questions together
+    #[arg(long, value_name = "N[..M]", default_value = "256", value_parser = Length::parse)]
+    input_tokens: Length,
+    /// Tokens of an answer, or from N to M
+    #[arg(long, value_name = "N[..M]", default_value = "64", value_parser = Length::parse)]
+    output_tokens: Length,
     /// Tokens of the system prompt of shared-prefix
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     shared_tokens: u32,
@@ -168,7 +171,7 @@ impl Run {
     }
 
     fn order(self) -> Order {
-        let Self { profiles, remotes, models, mode, work, repeats, no_stream, goals, check, out, .. } = self;
+        let Self { profiles, remotes, models, mode, work, repeats, no_stream, goals, check, gpu_rates, out, .. } = self;
         let mut places: Vec<Place> = profiles.into_iter().map(Place::Own).collect();
         places.extend(remotes.into_iter().map(Place::Url));
         if places.is_empty() {
@@ -199,6 +202,7 @@ impl Run {
             stream: !no_stream,
             goal,
             check,
+            gpu_rates,
             out,
             key,
             request_timeout: Duration::from_secs(self.timeout),

@@ -132,6 +132,7 @@ fn plan_llama_cpp(
         trained: fitted.trained,
         longest_context: planner.longest_context()?,
         most_sequences: planner.most_sequences()?,
+        work: None,
     })
 }
 
@@ -278,7 +279,14 @@ fn plan_candle(backend: &BackendSettings, model: &ModelSettings, room: Room) -> 
         trained: plan.trained,
         longest_context: planner.longest_context(room),
         most_sequences: planner.most_sequences(room),
+        work: planner.work().map(candle_work),
     })
+}
+
+#[cfg(feature = "candle")]
+fn candle_work(work: tandem_candle::Work) -> super::Work {
+    let tandem_candle::Work { weights: _, kv_layer, layers_flop, head_flop, pair_flop, windows } = work;
+    super::Work { kv_layer, layers_flop, head_flop, pair_flop, windows }
 }
 
 #[cfg(not(feature = "candle"))]

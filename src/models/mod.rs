@@ -12,7 +12,7 @@ mod watchdog;
 
 pub use lease::{Embedder, Generator, Lease, LeaseError, Reranker};
 pub use loader::{backend_versions, plan, synthesize};
-pub use plan::{Place, Plan, Room, Share};
+pub use plan::{Place, Plan, Room, Share, Work};
 pub use registry::{ModelCard, Models};
 pub use synth::{SynthFailure, SynthOrder};
 pub use watchdog::Fatal;

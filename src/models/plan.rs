@@ -20,6 +20,23 @@ pub struct Plan {
     pub longest_context: Option<u32>,
     /// Which would fit with this context.
     pub most_sequences: Option<u32>,
+    /// What steps compute, where that is known.
+    pub work: Option<Work>,
+}
+
+/// What the steps of a model compute, and what attention reads for it. A multiplication and an addition are two operations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes of K and V of one token in one layer.
+    pub kv_layer: u64,
+    /// Operations of the products with the layers' weights, for a token.
+    pub layers_flop: u64,
+    /// Of the product that makes logits, for a token that has them.
+    pub head_flop: u64,
+    /// Of attention in one layer, for a token and one that it attends to.
+    pub pair_flop: u64,
+    /// What a token attends to in each layer, itself among it; `None` is all before it.
+    pub windows: Vec<Option<usize>>,
 }
 
 /// What a plan reckons with.

@@ -14,7 +14,8 @@
 //! - `embedder`, `models/encoder`: one pass over whole texts, of an encoder or of the trunk of a decoder;
 //! - `paged`: the KV cache;
 //! - `device`: the same decoder on a GPU;
-//! - `synth`: models with random weights, to test and measure with; `accuracy`: what quantising a model changes.
+//! - `synth`: models with random weights, to test and measure with; `work`: what their steps take at least; `accuracy`: what quantising a
+//!   model changes.
 
 pub mod accuracy;
 mod backend;
@@ -37,10 +38,12 @@ pub mod synth;
 mod tokenizer;
 mod vocab;
 mod weights;
+mod work;
 
 pub use loader::CandleLoader;
 pub use plan::{MemoryPlan, Planner};
 pub use settings::{CandleSettings, ComputeDevice, Dtype, KvType, Quantization};
+pub use work::{Least, Work};
 
 /// The version of candle that this crate is built on; candle exports none itself.
 #[must_use]

@@ -11,6 +11,7 @@ use crate::{
     model_files::ModelFiles,
     settings::{CandleSettings, ComputeDevice},
     weights::Weights,
+    work::Work,
 };
 
 /// What a model would take, and what there is.
@@ -127,6 +128,18 @@ impl Planner {
         };
         let needs = self.needs(context, parallel, kv_tokens);
         MemoryPlan { context, parallel, trained, needs, looked_up: self.looked_up, free: free_ram() }
+    }
+
+    /// What steps of the model take at least, where they are of its own text and it is not divided among cards.
+    #[must_use]
+    pub fn work(&self) -> Option<Work> {
+        let ModelConfig::Generator(config) = &self.config else { return None };
+        if self.card.as_ref().is_some_and(|card| card.ranks > 1) {
+            return None;
+        }
+        let page = self.needs(self.settings.block_size, 1, self.settings.block_size.into());
+        let kv_layer = page.kv / u64::from(self.settings.block_size) / config.layers.len().max(1) as u64;
+        Some(Work::new(config, page.weights.saturating_sub(self.looked_up), kv_layer))
     }
 
     /// Bytes of the weights by the format that they are kept in, the largest share first.
@@ -329,6 +342,21 @@ mod tests {
         assert!(wide.weights > plan.needs.weights * 19 / 10);
         let few = planner(|settings| settings.quantization = Quantization::Q4_0).plan().needs;
         assert!(few.weights < plan.needs.weights / 2, "{few:?}");
+    }
+
+    /// The numbers of the small model: see the memory that it takes above.
+    #[test]
+    fn a_step_reads_what_the_plan_has() {
+        let work = planner(|_| ()).work().expect("a decoder");
+        let plan = planner(|_| ()).plan();
+        assert_eq!(work.weights, plan.needs.weights - plan.looked_up);
+        assert_eq!((work.kv_layer, work.windows), (2 * 64 * 2 * 2, vec![None; 5]));
+        // The vectors of 3,072 tokens are the head as well.
+        assert_eq!(work.head_flop, 2 * 3072 * 256);
+        let matrices = (work.layers_flop + work.head_flop) / 2;
+        assert!((plan.needs.weights * 9 / 20..=plan.needs.weights / 2).contains(&matrices), "{matrices}, {plan:?}");
+        let embedder = planner_of("tests/embedding_fixtures/bert", |_| ());
+        assert_eq!(embedder.work(), None);
     }
 
     #[test]

@@ -138,3 +138,27 @@ fn find(arch: &str, size: &str) -> Result<(&'static Arch, &'static Shape), Strin
     })?;
     Ok((found, shape))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of parameters that are published of Llama 3.1 8B and Qwen3 (whose heads are counted once), and what Gemma 3 12B's are
+    /// without those of its vision.
+    #[test]
+    fn shapes_are_those_of_true_models() {
+        for (arch, size, published) in [
+            ("llama", "8b", 8_030_261_248),
+            ("qwen3", "0.6b", 596_049_920),
+            ("qwen3", "1.7b", 1_720_574_976),
+            ("gemma3", "12b", 11_766_034_176),
+        ] {
+            let (arch, shape) = find(arch, size).expect("a known one");
+            let vocabulary = Vocabulary::new(shape.vocab).expect("a vocabulary");
+            let (_, config) = config::config(arch, shape, vocabulary.specials()).expect("a model");
+            let names = Names { family: arch.family, head_dim: shape.head_dim };
+            let parameters: usize = weights::tensors(names, &config, 1).iter().map(Drawn::len).sum();
+            assert_eq!(parameters, published, "{} {size}", arch.name);
+        }
+    }
+}
