@@ -81,7 +81,7 @@ struct Copy {
 struct Fiber {
     Context context;
     Index index;
-    bool done;
+    bool done, has_waited;
     unsigned char exchanges, gathers;
     std::vector<Copy> copies;
     // How many were committed.
@@ -155,6 +155,7 @@ void leave(Barrier &barrier) {
 void run() {
     machine->kernel(machine->arguments);
     if (!me().copies.empty()) fail("a thread ends before its copies do");
+    if (!me().has_waited) fail("a kernel does not wait for those before it");
     me().done = true;
     machine->alive--;
     machine->progress = true;
@@ -188,7 +189,7 @@ void run_block(int threads) {
     }
     for (int at = 0; at < threads; at++) {
         Fiber &fiber = machine->fibers[at];
-        fiber.done = false;
+        fiber.done = fiber.has_waited = false;
         fiber.exchanges = fiber.gathers = 0;
         fiber.groups = 0;
         fiber.barrier = nullptr;
@@ -245,6 +246,8 @@ const uint32_t *gather(const uint32_t *mine, int words) {
     wait(warp.barrier);
     return warp.words[turn];
 }
+
+void wait_for_previous() { me().has_waited = true; }
 
 void check_shared(const void *at) {
     size_t offset = static_cast<const unsigned char *>(at) - machine->shared;

@@ -27,6 +27,8 @@ uint64_t exchange(uint64_t value, int from);
 const uint32_t *gather(const uint32_t *mine, int words);
 // Whether it lies in the shared memory that the kernel was launched with, 16 bytes at a multiple of 16; ends the process if not.
 void check_shared(const void *at);
+// Notes that the thread has waited for the kernels before; one that ends without ends the process.
+void wait_for_previous();
 // Of the fiber's copies. What one writes to is no number until it is waited for.
 void begin_copy(void *to, const void *from, bool there);
 void commit_copies();
@@ -206,6 +208,8 @@ template <bool TRANSPOSED> void load_matrices(uint32_t (&to)[4], const void *row
     }
 }
 
+inline void let_next_begin() {}
+inline void wait_for_previous() { emulator::wait_for_previous(); }
 inline void copy_async(void *to, const void *from, bool there) { emulator::begin_copy(to, from, there); }
 inline void commit_copies() { emulator::commit_copies(); }
 template <int BUT> void wait_copies() { emulator::wait_copies(BUT); }

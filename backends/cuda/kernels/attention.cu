@@ -270,6 +270,7 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
 
 #define DEFINE_HEADS(KV, D, LANES, HEADS)                                                                                                  \
     KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_##D##_##HEADS(SCENE, const KV *keys, const KV *values, ROWS) {              \
+        begin_kernel();                                                                                                                    \
         attend<KV, D, LANES, HEADS>(THE_SCENE, keys, values, THE_ROWS);                                                                    \
     }                                                                                                                                      \
     EXPORT(attend_##KV##_##D##_##HEADS)
@@ -287,12 +288,14 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
     DEFINE_ANY(KV)
 #define DEFINE_ANY(KV)                                                                                                                     \
     KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_any(SCENE, const KV *keys, const KV *values, ROWS) {                        \
+        begin_kernel();                                                                                                                    \
         attend_any<KV>(THE_SCENE, keys, values, THE_ROWS);                                                                                 \
     }                                                                                                                                      \
     EXPORT(attend_##KV##_any)
 #define DEFINE_JOIN(X)                                                                                                                     \
     KERNEL attend_join_##X(const float *parts, const float *totals, const int *row_list, const int *row_position, int window, X *out,      \
                            int head_dim, int splits) {                                                                                     \
+        begin_kernel();                                                                                                                    \
         attend_join<X>(parts, totals, row_list, row_position, window, out, head_dim, splits);                                              \
     }                                                                                                                                      \
     EXPORT(attend_join_##X)

@@ -74,7 +74,7 @@ __device__ void embed(const X *__restrict__ table, const int *tokens, float *__r
 // `rows`, where there is one, says which row of `hidden` and `delta` each row of `out` is made of. Without `delta` nothing is added; with
 // `post` it is normalised first. Without `pre` the sum goes on as it is.
 template <typename X, bool FOURS>
-__device__ void add_norm(float *__restrict__ hidden, const float *__restrict__ delta, const float *__restrict__ bias, float scale,
+__device__ void add_norm(float *__restrict__ hidden, const float *delta, const float *__restrict__ bias, float scale,
                          const float *__restrict__ post, const float *__restrict__ pre, const int *rows, X *__restrict__ out, int width,
                          float eps) {
     __shared__ float scratch[WARP];
@@ -119,7 +119,7 @@ __device__ __forceinline__ float gelu_tanh(float x) {
 
 // The first half of each row of `gate_up`, activated, times the second half. Blocks for each row, a thread for four products.
 template <typename X, bool FOURS>
-__device__ void gated(const float *__restrict__ gate_up, const float *__restrict__ bias, X *__restrict__ out, int width, int gelu) {
+__device__ void gated(const float *gate_up, const float *__restrict__ bias, X *__restrict__ out, int width, int gelu) {
     int at = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
     gate_up += (int64_t)blockIdx.x * 2 * width;
     float gate[4], up[4], of_gate[4] = {0.0f, 0.0f, 0.0f, 0.0f}, of_up[4] = {0.0f, 0.0f, 0.0f, 0.0f};
@@ -139,6 +139,7 @@ __device__ void gated(const float *__restrict__ gate_up, const float *__restrict
 
 // Cosine and sine of each token and pair, in F64: at a far position an F32 angle is off visibly. A thread for each pair.
 KERNEL angles(const int *positions, const double *frequencies, double magnitude, float *turns, int pairs, int rows) {
+    begin_kernel();
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= rows * pairs) return;
     double angle = positions[at / pairs] * frequencies[at % pairs];
@@ -149,6 +150,7 @@ EXPORT(angles)
 
 // What becomes of the head's products: divided by a number, or kept softly between `cap` and its negative. A thread for each.
 KERNEL map_logits(float *logits, float factor, float cap, int64_t count) {
+    begin_kernel();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
     float logit = logits[at] * factor;
@@ -158,6 +160,7 @@ EXPORT(map_logits)
 
 // Rows of which each rank made some columns, which lie behind each other by rank, as they are. A thread for each number.
 KERNEL join_parts(const float *parts, float *out, int ranks, int rows, int width, int longest, int64_t count) {
+    begin_kernel();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
     int64_t row = at / width, column = at % width;
@@ -169,17 +172,20 @@ EXPORT(join_parts)
 
 #define DEFINE(X)                                                                                                                          \
     KERNEL __launch_bounds__(1024) embed_##X(const X *table, const int *tokens, float *hidden, int width, float scale) {                   \
+        begin_kernel();                                                                                                                    \
         if (width % 4 == 0) embed<X, true>(table, tokens, hidden, width, scale);                                                           \
         else embed<X, false>(table, tokens, hidden, width, scale);                                                                         \
     }                                                                                                                                      \
     EXPORT(embed_##X)                                                                                                                      \
     KERNEL __launch_bounds__(1024) add_norm_##X(float *hidden, const float *delta, const float *bias, float scale, const float *post,      \
                                                 const float *pre, const int *rows, X *out, int width, float eps) {                         \
+        begin_kernel();                                                                                                                    \
         if (width % 4 == 0) add_norm<X, true>(hidden, delta, bias, scale, post, pre, rows, out, width, eps);                               \
         else add_norm<X, false>(hidden, delta, bias, scale, post, pre, rows, out, width, eps);                                             \
     }                                                                                                                                      \
     EXPORT(add_norm_##X)                                                                                                                   \
     KERNEL gated_##X(const float *gate_up, const float *bias, X *out, int width, int gelu) {                                               \
+        begin_kernel();                                                                                                                    \
         if (width % 4 == 0) gated<X, true>(gate_up, bias, out, width, gelu);                                                               \
         else gated<X, false>(gate_up, bias, out, width, gelu);                                                                             \
     }                                                                                                                                      \

@@ -10,6 +10,7 @@ constexpr int MOST_EXPERTS = 1024, GROUPING_THREADS = 256;
 // The likeliest experts of each row, the first of equals first, and how much each counts: its probability among all, or among those that are
 // chosen. A warp for each row.
 KERNEL __launch_bounds__(WARP) route(const float *scores, int experts, int per_token, int among_chosen, int *chosen, float *shares) {
+    begin_kernel();
     __shared__ float left[MOST_EXPERTS];
     scores += (int64_t)blockIdx.x * experts;
     chosen += (int64_t)blockIdx.x * per_token;
@@ -60,6 +61,7 @@ EXPORT(route)
 // Groups of up to `most` pairs of one expert each: the expert, -1 for a group that is not needed, and the pairs, -1 behind the last. One block.
 KERNEL __launch_bounds__(GROUPING_THREADS)
     group_pairs(const int *chosen, int pairs, int experts, int groups, int most, int *group_expert, int *group_pairs) {
+    begin_kernel();
     __shared__ int counts[MOST_EXPERTS], firsts[MOST_EXPERTS];
     for (int at = threadIdx.x; at < experts; at += blockDim.x) counts[at] = 0;
     for (int at = threadIdx.x; at < groups; at += blockDim.x) group_expert[at] = -1;
@@ -111,6 +113,8 @@ __device__ void multiply_experts(const uint8_t *weight, const X *x, float *y, co
 template <typename W, typename X, int TILES, int ROW_TILES>
 __device__ void narrow_experts(const uint8_t *weight, const X *x, float *y, const int *group_expert, const int *group_pairs,
                                int pairs_of_row, int inputs, int outputs, int beside) {
+    // Which weights are wanted is what kernels before have found out.
+    begin_kernel();
     int expert = group_expert[blockIdx.y], lane = threadIdx.x % WARP;
     if (expert < 0) return;
     const int *pairs = group_pairs + blockIdx.y * 8 * ROW_TILES;
@@ -135,6 +139,7 @@ __device__ void multiply_experts_any(const X *weight, const X *x, float *y, cons
 
 // What the experts of each row made, each by how much it counts. A thread for each number.
 KERNEL join_experts(const float *of_pairs, const float *shares, float *out, int per_token, int width, int rows) {
+    begin_kernel();
     int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= (int64_t)rows * width) return;
     int64_t row = at / width;
@@ -148,11 +153,12 @@ EXPORT(join_experts)
 #define DEFINE_EXPERTS(W, NAME, X)                                                                                                         \
     KERNEL __launch_bounds__(128) experts_##NAME##_##X(const uint8_t *weight, const X *x, float *y, const int *group_expert,               \
                                                        const int *group_pairs, int pairs_of_row, int inputs, int outputs) {                \
+        begin_kernel();                                                                                                                    \
         multiply_experts<W, X>(weight, x, y, group_expert, group_pairs, pairs_of_row, inputs, outputs);                                    \
     }                                                                                                                                      \
     EXPORT(experts_##NAME##_##X)
 #define DEFINE_NARROW(W, NAME, X, TILES, ROW_TILES)                                                                                        \
-    KERNEL __launch_bounds__(NARROW_WARPS *WARP, blocks_at_once<W>(ROW_TILES))                                                                                        \
+    KERNEL __launch_bounds__(NARROW_WARPS *WARP, blocks_at_once<W>(ROW_TILES))                                                             \
         experts_##NAME##_##X##_##ROW_TILES(const uint8_t *weight, const X *x, float *y, const int *group_expert, const int *group_pairs,   \
                                            int pairs_of_row, int inputs, int outputs, int beside) {                                        \
         narrow_experts<W, X, TILES, ROW_TILES>(weight, x, y, group_expert, group_pairs, pairs_of_row, inputs, outputs, beside);            \
@@ -168,6 +174,7 @@ EXPORT(join_experts)
 #define DEFINE_ANY(X)                                                                                                                      \
     KERNEL __launch_bounds__(128) experts_any_##X(const X *weight, const X *x, float *y, const int *chosen, int pairs_of_row, int inputs,  \
                                                   int outputs) {                                                                           \
+        begin_kernel();                                                                                                                    \
         multiply_experts_any<X>(weight, x, y, chosen, pairs_of_row, inputs, outputs);                                                      \
     }                                                                                                                                      \
     EXPORT(experts_any_##X)

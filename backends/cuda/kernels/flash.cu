@@ -72,6 +72,7 @@ __device__ __forceinline__ void flash_tile(const float *qkv, int row_width, cons
                                           int kv_heads, float scale, float cap, int window, const X *keys, const X *values,                \
                                           const int *tile_row, const int *tile_rows, const int *tile_sequence, const int *tile_position,   \
                                           X *out) {                                                                                        \
+        begin_kernel();                                                                                                                    \
         int tile = gridDim.y - 1 - blockIdx.y;                                                                                                             \
         const int *table = tables + (int64_t)tile_sequence[tile] * table_stride;                                                           \
         flash_tile<X, D, KEYS, WINDOW, CAP>(qkv, row_width, table, page_len, heads, kv_heads, scale, cap, window, keys, values,            \

@@ -2,8 +2,10 @@
 #include "narrow.cuh"
 
 #define DEFINE_TILES(W, NAME, X, TILES, ROW_TILES)                                                                                         \
-    KERNEL __launch_bounds__(NARROW_WARPS *WARP, blocks_at_once<W>(ROW_TILES)) narrow_##NAME##_##X##_##ROW_TILES(const uint8_t *weight, const X *x, float *y, int rows,  \
-                                                                                   int inputs, int outputs, int stride, int beside) {      \
+    KERNEL __launch_bounds__(NARROW_WARPS *WARP, blocks_at_once<W>(ROW_TILES))                                                             \
+        narrow_##NAME##_##X##_##ROW_TILES(const uint8_t *weight, const X *x, float *y, int rows, int inputs, int outputs, int stride,      \
+                                          int beside) {                                                                                    \
+        let_next_begin();                                                                                                                  \
         auto in = [=](int row) { return x + (int64_t)row * inputs; };                                                                      \
         auto out = [=](int row) { return y + (int64_t)row * stride; };                                                                     \
         narrow<W, X, TILES, ROW_TILES>(weight, in, out, rows, inputs, outputs, beside);                                                    \

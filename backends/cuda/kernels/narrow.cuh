@@ -269,6 +269,8 @@ __device__ __forceinline__ void narrow(const uint8_t *weight, IN in, OUT out, in
     // Where there are registers for it, what comes next is on its way while this is multiplied; otherwise other warps are there to do that.
     constexpr bool AHEAD = TILES == 1;
     if (AHEAD && chunk < end) load(parts, chunk);
+    // Weights are there before the activations are.
+    wait_for_previous();
     for (; chunk < end; chunk++) {
         if (!AHEAD) load(parts, chunk);
         if (AHEAD && chunk + 1 < end) load(next, chunk + 1);

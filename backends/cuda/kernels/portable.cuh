@@ -70,6 +70,21 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool ther
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int BUT> __device__ __forceinline__ void wait_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(BUT) : "memory"); }
 
+// On cards of compute capability 9.0 and later the kernels of a stream overlap (PTX ISA, "griddepcontrol"): once all blocks of one have let it,
+// those of the next begin where there is room for them. Until they have waited, what the kernels before it write is not there, and what these
+// still read must not be written; weights and other constants may be loaded. Nothing that a kernel before it writes may be loaded as
+// constant, which `const` with `__restrict__` allows the compiler: such loads may be older than the wait.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // 2^x to 22 bits, as exp2f; what is smaller than the normal numbers is nothing (PTX ISA, "Floating point instructions: ex2").
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;
@@ -88,6 +103,12 @@ template <> __device__ __forceinline__ uint32_t pack_small<f16>(float low, float
     return *reinterpret_cast<uint32_t *>(&pair);
 }
 #endif
+
+// What each thread of a kernel does first, if it has nothing to do before.
+__device__ __forceinline__ void begin_kernel() {
+    let_next_begin();
+    wait_for_previous();
+}
 
 // Eight bits of a float: 4 of exponent and 3 of fraction, no infinities ("E4M3", OCP 8-bit Floating Point Specification 1.0). For caches; the
 // same on all cards, of which the older have no instruction for it.

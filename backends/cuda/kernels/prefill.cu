@@ -386,6 +386,7 @@ template <typename X, typename KV, int D, int HEADS> constexpr int blocks_at_onc
                                            int kv_heads, float scale, float cap, int window, const KV *keys, const KV *values,             \
                                            const int *tile_row, const int *tile_rows, const int *tile_sequence,                            \
                                            const int *tile_position, X *out) {                                                             \
+        begin_kernel();                                                                                                                    \
         prefill_block<X, KV, D, KEYS, HEADS>(Scene<X, KV>{qkv, row_width, tables, table_stride, page_len, heads, kv_heads, scale, cap,     \
                                                           window, keys, values, tile_row, tile_rows, tile_sequence, tile_position, out});  \
     }                                                                                                                                      \

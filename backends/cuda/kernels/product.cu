@@ -41,6 +41,7 @@ __device__ void embed_blocks(const uint8_t *table, const int *tokens, float *hid
 #define DEFINE_ROWS(W, NAME, X, ROWS)                                                                                                      \
     KERNEL __launch_bounds__(128) skinny_##NAME##_##X##_##ROWS(const uint8_t *weight, const X *x, float *y, int rows, int inputs,          \
                                                                int outputs, int stride) {                                                            \
+        begin_kernel();                                                                                                                    \
         skinny<W, X, ROWS>(weight, x, y, rows, inputs, outputs, stride);                                                                           \
     }                                                                                                                                      \
     EXPORT(skinny_##NAME##_##X##_##ROWS)
@@ -50,7 +51,10 @@ __device__ void embed_blocks(const uint8_t *table, const int *tokens, float *hid
     DEFINE_ROWS(W, NAME, X, 4)                                                                                                             \
     DEFINE_ROWS(W, NAME, X, 8)
 #define DEFINE_WIDEN(W, X)                                                                                                                 \
-    KERNEL widen_##W##_##X(const uint8_t *blocks, X *to, int64_t eights) { widen<W, X>(blocks, to, eights); }                              \
+    KERNEL widen_##W##_##X(const uint8_t *blocks, X *to, int64_t eights) {                                                                 \
+        begin_kernel();                                                                                                                    \
+        widen<W, X>(blocks, to, eights);                                                                                                   \
+    }                                                                                                                                      \
     EXPORT(widen_##W##_##X)
 #define DEFINE_BLOCKS(W)                                                                                                                   \
     DEFINE_SKINNY(W, W, float)                                                                                                             \
@@ -58,6 +62,7 @@ __device__ void embed_blocks(const uint8_t *table, const int *tokens, float *hid
     DEFINE_WIDEN(W, float)                                                                                                                 \
     DEFINE_WIDEN(W, bf16)                                                                                                                  \
     KERNEL embed_##W(const uint8_t *table, const int *tokens, float *hidden, int width, float scale) {                                     \
+        begin_kernel();                                                                                                                    \
         embed_blocks<W>(table, tokens, hidden, width, scale);                                                                              \
     }                                                                                                                                      \
     EXPORT(embed_##W)

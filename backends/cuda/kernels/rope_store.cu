@@ -140,6 +140,7 @@ __device__ void rope_store(float *qkv, const float *bias, const float *q_norm, c
     KERNEL rope_store_##KV(float *qkv, const float *bias, const float *q_norm, const float *k_norm, int norm_width, float eps,             \
                            const float *turns, int pairs, KV *keys, KV *values, const int64_t *slots, int heads, int kv_heads,             \
                            int head_dim, int page_len) {                                                                                   \
+        begin_kernel();                                                                                                                    \
         rope_store<KV>(qkv, bias, q_norm, k_norm, norm_width, eps, turns, pairs, keys, values, slots, heads, kv_heads, head_dim,           \
                        page_len);                                                                                                          \
     }                                                                                                                                      \

@@ -230,6 +230,7 @@ __device__ __forceinline__ void answer(int token, const int *slots, int *tokens,
 // top-p there must be room for two times DIGITS * WARP counters.
 KERNEL __launch_bounds__(SAMPLE_THREADS) sample(const float *logits, const int *rows, const float *choices, const int *top_ks,
                                                 const int *slots, int vocab, int *tokens, int *last) {
+    begin_kernel();
     SHARED_BYTES(shared);
     __shared__ float numbers[WARP];
     __shared__ uint64_t sums[WARP];
@@ -378,6 +379,7 @@ EXPORT(sample)
 // Puts the tokens in their places that were chosen for rows: these say so by -1 less the place in `last`. Whatever follows on a row that had
 // no choice is thrown away, so it may be any token.
 KERNEL follow(int *tokens, const int *last, int rows) {
+    begin_kernel();
     int row = blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= rows || tokens[row] >= 0) return;
     int chosen = last[-1 - tokens[row]];

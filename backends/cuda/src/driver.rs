@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::{CString, c_void},
-    fmt, slice,
+    fmt, ptr, slice,
     sync::{Arc, Mutex},
 };
 
@@ -20,6 +20,9 @@ use crate::{
 /// What cuBLAS may use beside its operands; graphs need it to be given beforehand. As much as its documentation has for Hopper
 /// (`cublasSetWorkspace`).
 const WORKSPACE: usize = 32 << 20;
+
+/// Drivers from which on overlapping kernels can be captured: 12.3.
+const OVERLAP_CAPTURE: i32 = 12_030;
 
 /// The driver reads structures from an image, so it begins where they may.
 #[repr(C, align(16))]
@@ -62,6 +65,8 @@ pub(crate) struct Driver {
     graphs: Mutex<Graphs>,
     processors: u32,
     shared_bytes: i32,
+    /// Whether kernels may begin before the one before them has ended. They wait for it themselves (`wait_for_previous` in `portable.cuh`).
+    overlaps: bool,
 }
 
 #[derive(Default)]
@@ -165,6 +170,7 @@ impl Driver {
             graphs: Mutex::default(),
             processors: processors.unsigned_abs(),
             shared_bytes,
+            overlaps: major >= 9 && driver_version()? >= OVERLAP_CAPTURE,
         })
     }
 
@@ -344,11 +350,28 @@ impl Executor for Driver {
         let function = self.function(kernel)?;
         let mut bits: Vec<u64> = arguments.iter().map(|argument| argument.bits()).collect();
         let mut pointers: Vec<*mut c_void> = bits.iter_mut().map(|bits| (&raw mut *bits).cast()).collect();
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
         let [x, y, z] = extent.grid;
-        let (grid, block, stream) = ((x, y, z), (extent.threads, 1, 1), self.stream.cu_stream());
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: extent.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: extent.shared_bytes,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut overlap,
+            numAttrs: self.overlaps.into(),
+        };
         // SAFETY: the caller's; the driver copies the arguments before it returns.
-        unsafe { result::launch_kernel(function, grid, block, extent.shared_bytes, stream, &mut pointers) }
-            .map_err(failed("cuLaunchKernel"))
+        unsafe { sys::cuLaunchKernelEx(&raw const config, function, pointers.as_mut_ptr(), ptr::null_mut()) }
+            .result()
+            .map_err(failed("cuLaunchKernelEx"))
     }
 
     unsafe fn gemm(&self, gemm: &Gemm) -> Done {
@@ -459,6 +482,14 @@ impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver").field("name", &self.name()).finish_non_exhaustive()
     }
+}
+
+/// As in 13000 for 13.0.
+fn driver_version() -> Result<i32, CudaError> {
+    let mut version = 0;
+    // SAFETY: it writes a number.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(failed("cuDriverGetVersion"))?;
+    Ok(version)
 }
 
 fn look_for_driver() -> Done {
