@@ -209,6 +209,7 @@ template <bool TRANSPOSED> void load_matrices(uint32_t (&to)[4], const void *row
 }
 
 inline void let_next_begin() {}
+inline void prefetch(const void *) {}
 inline void wait_for_previous() { emulator::wait_for_previous(); }
 inline void copy_async(void *to, const void *from, bool there) { emulator::begin_copy(to, from, there); }
 inline void commit_copies() { emulator::commit_copies(); }

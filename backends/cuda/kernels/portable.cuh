@@ -85,6 +85,9 @@ __device__ __forceinline__ void wait_for_previous() {
 #endif
 }
 
+// The 128 bytes around an address, on their way to the L2 cache (PTX ISA, "Data movement and conversion instructions: prefetch").
+__device__ __forceinline__ void prefetch(const void *at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 // 2^x to 22 bits, as exp2f; what is smaller than the normal numbers is nothing (PTX ISA, "Floating point instructions: ex2").
 __device__ __forceinline__ float exp2_fast(float x) {
     float y;

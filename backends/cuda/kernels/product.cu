@@ -41,7 +41,7 @@ __device__ void embed_blocks(const uint8_t *table, const int *tokens, float *hid
 #define DEFINE_ROWS(W, NAME, X, ROWS)                                                                                                      \
     KERNEL __launch_bounds__(128) skinny_##NAME##_##X##_##ROWS(const uint8_t *weight, const X *x, float *y, int rows, int inputs,          \
                                                                int outputs, int stride) {                                                            \
-        begin_kernel();                                                                                                                    \
+        let_next_begin();                                                                                                                  \
         skinny<W, X, ROWS>(weight, x, y, rows, inputs, outputs, stride);                                                                           \
     }                                                                                                                                      \
     EXPORT(skinny_##NAME##_##X##_##ROWS)
