@@ -62,13 +62,40 @@ __device__ __forceinline__ void join(float *maximum, float *total, float other_m
 
 constexpr int ATTEND_WARPS = 4;
 
+// Where attention goes: parts of it with their maxima and totals; or, where all of a row is one part, what is made of it.
+struct Target {
+    float *parts, *totals;
+    // Of each row and head, in the numbers that `number` says: 0 is F32, 1 BF16, 2 F16.
+    void *out;
+    int number;
+};
+
+// One number of a part of a row's head, whose weights have this maximum and this total.
+__device__ __forceinline__ void put(const Target &target, const Scene &scene, int row, int head, int split, int splits, int i, float number,
+                                    float maximum, float total) {
+    if (splits == 1) {
+        int64_t at = ((int64_t)row * scene.heads + head) * scene.head_dim + i;
+        float share = number / total;
+        if (target.number == 0) static_cast<float *>(target.out)[at] = share;
+        if (target.number == 1) static_cast<bf16 *>(target.out)[at] = from_float<bf16>(share);
+        if (target.number == 2) static_cast<f16 *>(target.out)[at] = from_float<f16>(share);
+        return;
+    }
+    int64_t part = ((int64_t)blockIdx.z * scene.heads + head) * splits + split;
+    target.parts[part * scene.head_dim + i] = number;
+    if (i == 0) {
+        target.totals[2 * part] = maximum;
+        target.totals[2 * part + 1] = total;
+    }
+}
+
 // Parts of `HEADS` query heads that share a KV head. Grid: splits, KV heads times the groups of HEADS, rows.
 //
 // LANES lanes hold a key and its value together, each every LANES-th vector of it, so that a warp loads WARP / LANES tokens at a time in
 // whole lines, and few shuffles add up a score.
 template <typename KV, int D, int LANES, int HEADS>
 __device__ void attend(Scene scene, const KV *keys, const KV *values, const int *row_list, const int *row_sequence, const int *row_position,
-                       int splits, float *parts, float *totals) {
+                       int splits, const Target &target) {
     constexpr int RUN = D / LANES, LEN = Vector<KV>::LEN, VECTORS = RUN / LEN, TOKENS = WARP / LANES;
     static_assert(RUN % LEN == 0, "whole vectors");
     SHARED_BYTES(shared);
@@ -177,12 +204,7 @@ __device__ void attend(Scene scene, const KV *keys, const KV *values, const int 
             join(&top, &all, from[D], from[D + 1], &mine, &other);
             number = number * mine + from[i] * other;
         }
-        int64_t to = ((int64_t)blockIdx.z * scene.heads + first_head + h) * splits + split;
-        parts[to * D + i] = number;
-        if (i == 0) {
-            totals[2 * to] = top;
-            totals[2 * to + 1] = all;
-        }
+        put(target, scene, row, first_head + h, split, splits, i, number, top, all);
     }
 }
 
@@ -192,7 +214,7 @@ constexpr int ANY_RUN = 16;
 // compared with F64. Grid: splits, heads, rows.
 template <typename KV>
 __device__ void attend_any(Scene scene, const KV *keys, const KV *values, const int *row_list, const int *row_sequence,
-                           const int *row_position, int splits, float *parts, float *totals) {
+                           const int *row_position, int splits, const Target &target) {
     SHARED_BYTES(shared);
     float *of_warps = reinterpret_cast<float *>(shared);
     int row = row_list[blockIdx.z], split = blockIdx.x, head = blockIdx.y, size = scene.head_dim;
@@ -233,12 +255,7 @@ __device__ void attend_any(Scene scene, const KV *keys, const KV *values, const 
             join(&top, &all, from[size], from[size + 1], &mine, &other);
             number = number * mine + from[i] * other;
         }
-        int64_t at = ((int64_t)blockIdx.z * scene.heads + head) * splits + split;
-        parts[at * size + i] = number;
-        if (i == 0) {
-            totals[2 * at] = top;
-            totals[2 * at + 1] = all;
-        }
+        put(target, scene, row, head, split, splits, i, number, top, all);
     }
 }
 
@@ -265,8 +282,9 @@ __device__ void attend_join(const float *parts, const float *totals, const int *
     const float *qkv, int row_width, const int *tables, int table_stride, int page_len, int heads, int kv_heads, int head_dim,             \
         float scale, float cap, int window
 #define THE_SCENE Scene{qkv, row_width, tables, table_stride, page_len, heads, kv_heads, head_dim, scale, cap, window}
-#define ROWS const int *row_list, const int *row_sequence, const int *row_position, int splits, float *parts, float *totals
-#define THE_ROWS row_list, row_sequence, row_position, splits, parts, totals
+#define ROWS                                                                                                                               \
+    const int *row_list, const int *row_sequence, const int *row_position, int splits, float *parts, float *totals, void *out, int number
+#define THE_ROWS row_list, row_sequence, row_position, splits, Target{parts, totals, out, number}
 
 #define DEFINE_HEADS(KV, D, LANES, HEADS)                                                                                                  \
     KERNEL __launch_bounds__(ATTEND_WARPS *WARP) attend_##KV##_##D##_##HEADS(SCENE, const KV *keys, const KV *values, ROWS) {              \

@@ -135,6 +135,13 @@ impl Attention {
                 size(splits),
                 parts,
                 totals,
+                self.out(scene),
+                Arg::I32(match scene.number {
+                    Number::F32 => 0,
+                    Number::Bf16 => 1,
+                    Number::F16 => 2,
+                    Number::F8 => return Err(CudaError::Unavailable("attention in eight bits".to_owned())),
+                }),
             ]);
             let (kernel, together) = match heads_together(heads, kv_heads, head_dim, kv) {
                 Some(together) => (format!("attend_{}_{head_dim}_{together}", kv.kernel()), together),
@@ -143,6 +150,10 @@ impl Attention {
             let shared_bytes = grid(WARPS * together * (head_dim + 2) * F32);
             let extent = Extent { grid: [grid(splits), grid(blocks), grid(now)], threads: THREADS, shared_bytes };
             device.launch(&kernel, extent, &arguments)?;
+            // What is one part is already where it belongs.
+            if splits == 1 {
+                continue;
+            }
             let window = size(scene.window.unwrap_or(0));
             let arguments = [
                 parts,
