@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use tandem_core::LoadError;
+
 use crate::{app::AppError, models::Fatal, settings::SettingsError, store::StoreError};
 
 /// Between the log's word on the reason and the end: readiness says no, and what batches have finished is committed.
@@ -108,6 +110,9 @@ impl From<AppError> for Failure {
             AppError::Bind { .. } => Self::new(Self::UNAVAILABLE, error.to_string()),
             AppError::Settings(error) => Self::new(Self::CONFIG, error.to_string()),
             AppError::Store { path, source } => Self::from_store(&format!("storage {path}"), source),
+            AppError::Model { source, .. } if matches!(**source, LoadError::DeviceLost(_)) => {
+                Self::software(error.to_string())
+            }
             AppError::Model { .. } => Self::new(Self::CONFIG, error.to_string()),
             AppError::Disk => Self::new(Self::IO, error.to_string()),
             AppError::Server(_) => Self::software(error.to_string()),

@@ -182,6 +182,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_device_that_is_lost_while_a_model_is_loaded_is_told() {
+        let make: MakeLoader = Box::new(|_| Err(LoadError::DeviceLost("an illegal access".into())));
+        let models = Models([Resident::start("a".into(), 0, EngineLimits::default(), make)].into());
+        let (tell, told) = tokio::sync::oneshot::channel();
+        models.watch(None, |fatal| tell.send(fatal).expect("the test waits for it")).unwrap();
+        assert_eq!(told.await, Ok(Fatal::DeviceLost { model: "a".to_owned() }));
+    }
+
+    #[tokio::test]
     async fn loading_is_told_over_all_models() {
         let silent = Models([stuck("a", None)].into());
         silent.ready().await.expect_err("a failure");

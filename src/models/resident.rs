@@ -196,7 +196,12 @@ async fn keep_loaded(resident: Weak<Resident>, limits: EngineLimits, make: MakeL
                 let error = Arc::new(error);
                 let cause = &*error as &(dyn std::error::Error + 'static);
                 tracing::error!(model.name = &*name, error = cause, "the model cannot be loaded");
+                let device_lost = matches!(*error, LoadError::DeviceLost(_));
                 there.state.send_replace(State::Failed(error));
+                if device_lost {
+                    there.device_lost.store(true, Ordering::Relaxed);
+                    return;
+                }
                 drop(there);
                 back_off.failed()
             }

@@ -3,7 +3,8 @@ use std::{path::Path, sync::Arc};
 use serde_json::Value;
 use tandem_core::{
     Backend, BackendLoader, BackendSpec, BlockId, Chunk, EmbeddingBackend, GenerationDefaults, InferenceBackend,
-    KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SampleRow, SamplingParams, SlotId, Step, TokenId, free_ram,
+    KvLayout, LoadError, LoadProgress, Loaded, Matryoshka, SampleRow, SamplingParams, SlotId, Step, StepError, TokenId,
+    free_ram,
 };
 use tandem_cuda::{Chooser, Device, Rank};
 use tandem_kernels::KvShape;
@@ -363,7 +364,7 @@ fn warm_up(backend: &mut dyn InferenceBackend, model: &Path) -> Result<(), LoadE
     let chunk =
         Chunk { slot: SlotId(0), start: 0, tokens: &tokens, block_table: &block_table, sample: true, score: false };
     let pass = backend.forward(&Step { kv_ops: &[], chunks: &[chunk], adapter: None });
-    pass.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
+    pass.map_err(first_pass_failed)?;
     // With its log-probability, so that all logits are looked at.
     let params = SamplingParams::greedy();
     let row = SampleRow {
@@ -378,10 +379,19 @@ fn warm_up(backend: &mut dyn InferenceBackend, model: &Path) -> Result<(), LoadE
     };
     let mut out = Vec::new();
     let sampled = backend.sample(&[row], &mut out);
-    sampled.map_err(|error| LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() })?;
+    sampled.map_err(first_pass_failed)?;
     match out.pop() {
         Some(Ok(sampled)) if sampled.logprobs.as_ref().is_some_and(|logprobs| logprobs.logprob.is_finite()) => Ok(()),
         _ => Err(invalid(model, "model produces non-finite logits")),
+    }
+}
+
+fn first_pass_failed(error: StepError) -> LoadError {
+    match error {
+        StepError::Lost(source) => LoadError::DeviceLost(source),
+        StepError::KvFull | StepError::Device(_) => {
+            LoadError::Other { context: "the first pass failed".to_owned(), source: error.into() }
+        }
     }
 }
 

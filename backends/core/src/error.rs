@@ -56,6 +56,9 @@ pub enum LoadError {
     /// The settings ask for something that this backend or machine cannot give.
     #[error("{0}")]
     Unsupported(String),
+    /// The device is lost to this process, as [`StepError::Lost`] has it.
+    #[error("the device is lost to this process")]
+    DeviceLost(#[source] BoxError),
     /// Anything else, from the library below.
     #[error("{context}")]
     Other {

@@ -35,6 +35,6 @@ pub(crate) fn refused(error: CudaError) -> LoadError {
     match error {
         CudaError::Unavailable(reason) => LoadError::Unsupported(reason),
         CudaError::OutOfMemory { .. } => LoadError::Unsupported(error.to_string()),
-        CudaError::Failed { .. } => LoadError::Other { context: "the GPU failed".to_owned(), source: error.into() },
+        CudaError::Failed { .. } => LoadError::DeviceLost(error.into()),
     }
 }

@@ -167,7 +167,10 @@ fn invalid(path: &Path) -> String {
             assert_eq!(named, path.display().to_string());
             reason
         }
-        error @ (LoadError::Unreadable { .. } | LoadError::Unsupported(_) | LoadError::Other { .. }) => {
+        error @ (LoadError::Unreadable { .. }
+        | LoadError::Unsupported(_)
+        | LoadError::DeviceLost(_)
+        | LoadError::Other { .. }) => {
             panic!("another error: {error}")
         }
     }

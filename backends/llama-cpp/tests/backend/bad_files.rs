@@ -26,7 +26,10 @@ fn invalid(path: &Path) -> String {
             assert!(!reason.contains('\n'), "one line: {reason}");
             reason
         }
-        error @ (LoadError::Unreadable { .. } | LoadError::Unsupported(_) | LoadError::Other { .. }) => {
+        error @ (LoadError::Unreadable { .. }
+        | LoadError::Unsupported(_)
+        | LoadError::DeviceLost(_)
+        | LoadError::Other { .. }) => {
             panic!("another error: {error}")
         }
     }
@@ -56,7 +59,10 @@ fn what_is_no_file() {
         LoadError::Unreadable { path, reason } => {
             assert_eq!((path, &*reason), (missing.display().to_string(), "entity not found"));
         }
-        error @ (LoadError::Invalid { .. } | LoadError::Unsupported(_) | LoadError::Other { .. }) => {
+        error @ (LoadError::Invalid { .. }
+        | LoadError::Unsupported(_)
+        | LoadError::DeviceLost(_)
+        | LoadError::Other { .. }) => {
             panic!("another error: {error}")
         }
     }
@@ -218,7 +224,10 @@ mod shards {
                     (path(3).display().to_string(), "not shard 3 of 3, which its name claims")
                 );
             }
-            error @ (LoadError::Unreadable { .. } | LoadError::Unsupported(_) | LoadError::Other { .. }) => {
+            error @ (LoadError::Unreadable { .. }
+            | LoadError::Unsupported(_)
+            | LoadError::DeviceLost(_)
+            | LoadError::Other { .. }) => {
                 panic!("another error: {error}")
             }
         }

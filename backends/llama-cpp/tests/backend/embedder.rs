@@ -135,7 +135,10 @@ pub(crate) fn invalid(file: &Gguf) -> String {
     let result = Box::new(embedder(&path, 48, 64)).with_backend(&mut |_| panic!("a failed load serves nothing"));
     match result.expect_err("the load fails") {
         LoadError::Invalid { reason, .. } => reason,
-        error @ (LoadError::Unreadable { .. } | LoadError::Unsupported(_) | LoadError::Other { .. }) => {
+        error @ (LoadError::Unreadable { .. }
+        | LoadError::Unsupported(_)
+        | LoadError::DeviceLost(_)
+        | LoadError::Other { .. }) => {
             panic!("another error: {error}")
         }
     }

@@ -24,7 +24,10 @@ fn refusal(settings: LlamaCppSettings) -> String {
     let result = Box::new(LlamaCppLoader::new(settings)).with_backend(&mut |_| panic!("a failed load serves nothing"));
     match result.expect_err("the load fails") {
         LoadError::Invalid { path, reason } => format!("{path}: {reason}"),
-        error @ (LoadError::Unreadable { .. } | LoadError::Unsupported(_) | LoadError::Other { .. }) => {
+        error @ (LoadError::Unreadable { .. }
+        | LoadError::Unsupported(_)
+        | LoadError::DeviceLost(_)
+        | LoadError::Other { .. }) => {
             panic!("another error: {error}")
         }
     }
