@@ -328,11 +328,12 @@ __device__ __forceinline__ void narrow(const uint8_t *weight, IN in, OUT out, in
                 }
             }
         }
-        if (!AHEAD) continue;
+        if constexpr (AHEAD) {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+            for (int tile = 0; tile < TILES; tile++) {
 #pragma unroll
-            for (int r = 0; r < 2; r++) parts[tile][r] = next[tile][r];
+                for (int r = 0; r < 2; r++) parts[tile][r] = next[tile][r];
+            }
         }
     }
     constexpr int OF_LANE = TILES * ROW_TILES * 4;
